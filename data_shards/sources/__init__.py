@@ -1,0 +1,1 @@
+"""Raw data on disk as samples."""

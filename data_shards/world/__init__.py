@@ -1,0 +1,1 @@
+"""The synthetic world: a procedural landscape and the cameras that photograph it."""

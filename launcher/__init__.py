@@ -1,0 +1,1 @@
+"""Start a multi-node run and keep it alive."""

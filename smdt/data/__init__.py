@@ -1,0 +1,1 @@
+"""The data plane: which sample, when, on which rank, and its bytes as tensors."""

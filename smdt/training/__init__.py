@@ -1,0 +1,1 @@
+"""The training loop around DeepSpeed engines, its checkpoints and its run folder."""
