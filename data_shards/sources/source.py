@@ -1,0 +1,72 @@
+"""What a source of raw data is: rows that any worker can turn into samples."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal, Protocol, TypeAlias
+
+from data_shards.sample import RejectedSample, Sample
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+Kind: TypeAlias = Literal["pairs", "aerial", "ground"]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPlan:
+    """A split before it is built.
+
+    Args:
+        kind: `pairs`, `aerial` (a gallery) or `ground` (queries).
+        rows: source rows, before any is rejected.
+    """
+
+    kind: Kind
+    rows: int
+
+
+class Source(Protocol):
+    """Raw data on disk, addressed by row, so that any worker can make any shard.
+
+    A source must pickle: each worker process gets a copy.
+    """
+
+    @property
+    def name(self) -> str:
+        """The data set's name, for the manifest."""
+        ...
+
+    @property
+    def splits(self) -> Mapping[str, SplitPlan]:
+        """The splits by name; a name has letters, digits and underscores only."""
+        ...
+
+    def sample(self, split: str, row: int) -> Sample:
+        """The sample of a row, the same at every call.
+
+        Raises:
+            RejectedSample: the row can't be used.
+        """
+        ...
+
+    def options(self) -> dict[str, JSON]:
+        """What the samples depend on besides the code: equal options, equal samples."""
+        ...
+
+
+def read_inside(root: Path, relative: str) -> bytes:
+    """The bytes of a file that a list names relative to `root`.
+
+    Raises:
+        RejectedSample: `outside_root`, `missing_file` or `unreadable_file`.
+    """
+    path = PurePosixPath(relative)
+    if path.is_absolute() or ".." in path.parts or "\0" in relative:
+        raise RejectedSample("outside_root", f"{relative!r} leads out of {root}.")
+    try:
+        return (root / path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise RejectedSample("missing_file", f"{root / path} does not exist.") from None
+    except OSError as error:
+        raise RejectedSample(
+            "unreadable_file", f"{root / path} can't be read: {error.strerror}."
+        ) from None
