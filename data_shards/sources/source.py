@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol, TypeAlias
 
+from pydantic import JsonValue
+
 from data_shards.sample import RejectedSample, Sample
 
-JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+JSON: TypeAlias = JsonValue
 Kind: TypeAlias = Literal["pairs", "aerial", "ground"]
 
 

@@ -1,0 +1,64 @@
+"""Errors that a person reads, and the one place where commands turn them into exit codes."""
+
+import sys
+import traceback
+from typing import ClassVar, NoReturn
+
+import click
+import typer
+
+EXIT_STOPPED = 75
+"""Stopped on request after saving; start the same command again to go on."""
+
+
+class UserError(Exception):
+    """One sentence for the user: what was wrong, where, what to do. The work failed: exit 1."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ShardError(UserError):
+    """A data set on disk is not what it should be, or a job could not finish."""
+
+
+class InputError(ShardError):
+    """The user handed in something that can't be used: exit 2."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class Stopped(UserError):  # noqa: N818  (an outcome, not a failure)
+    """The work stopped because it was asked to, with everything saved that was finished."""
+
+    exit_code: ClassVar[int] = EXIT_STOPPED
+
+
+def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
+    """Run a command line and exit: 0 done, 1 failed, 2 wrong usage or input, 75 stopped.
+
+    A `UserError` and a usage error become one sentence on stderr; `--debug`, anywhere on the
+    command line, adds the traceback. Any other exception is a bug and keeps its traceback.
+
+    Args:
+        app: the commands.
+        arguments: instead of `sys.argv[1:]`.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    command = typer.main.get_command(app)
+    try:
+        result = command.main([a for a in given if a != "--debug"], standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), error.exit_code, debug)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code, debug)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("Interrupted.", 130, debug)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _fail(message: str, exit_code: int, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    print(message, file=sys.stderr)
+    sys.exit(exit_code)

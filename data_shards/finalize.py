@@ -1,0 +1,111 @@
+"""Make a data set of finished shards: merged indexes, the list of rejections, the manifest."""
+
+import hashlib
+from collections import Counter
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+from data_shards import layout
+from data_shards.atomic import remove_leftovers, write_atomic
+from data_shards.errors import ShardError
+from data_shards.index import Rejection, ShardSummary, merge_parts, read_summary
+from data_shards.manifest import Manifest, ShardEntry, SplitEntry, save
+from data_shards.pixels import PixelSums
+from data_shards.plan import BuildPlan
+
+
+def finalize(root: str | Path) -> Manifest:
+    """Merge the index parts of every split and write `manifest.json`; done twice, it is the same.
+
+    Raises:
+        InputError: no build was begun in `root`.
+        ShardError: shards are missing or their index parts damaged, or a split has no samples.
+    """
+    root = Path(root)
+    plan = BuildPlan.load(root)
+    summaries = {split: _summaries(root, plan, split) for split in plan.splits}
+    write_rejected(root, plan)
+    manifest = Manifest(
+        name=plan.name,
+        seed=plan.options.seed,
+        source=plan.source,
+        options=plan.options,
+        encoder=plan.encoder,
+        splits={split: _split_entry(root, plan, split, summaries[split]) for split in plan.splits},
+    )
+    remove_leftovers(root)
+    save(root, manifest)
+    return manifest
+
+
+def write_rejected(root: Path, plan: BuildPlan) -> Path:
+    """Write the rejections of all shards finished so far to `rejected.jsonl`; return its path."""
+    rejections: list[Rejection] = []
+    for split in plan.splits:
+        for task in plan.tasks(split):
+            part = layout.part_path(root, split, task.shard)
+            if part.exists():
+                rejections += read_summary(part).rejected
+    path = root / layout.REJECTED
+    write_atomic(path, "".join(f"{r.model_dump_json()}\n" for r in rejections).encode())
+    return path
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _summaries(root: Path, plan: BuildPlan, split: str) -> dict[int, ShardSummary]:
+    """The summary of every shard of a split by its number."""
+    shards = [task.shard for task in plan.tasks(split)]
+    missing = [s for s in shards if not layout.part_path(root, split, s).exists()]
+    if missing:
+        first = layout.part_path(root, split, missing[0])
+        raise ShardError(
+            f"{len(missing)} of {len(shards)} shards of {split} are not built yet "
+            f"(the first is {first}): start the same build again."
+        )
+    return {shard: read_summary(layout.part_path(root, split, shard)) for shard in shards}
+
+
+def _split_entry(
+    root: Path, plan: BuildPlan, split: str, summaries: dict[int, ShardSummary]
+) -> SplitEntry:
+    filled = {shard: summary for shard, summary in summaries.items() if summary.samples}
+    if not filled:
+        raise ShardError(
+            f"Not one sample of {split} could be used: see {root / layout.REJECTED} for why."
+        )
+    parts = {shard: layout.part_path(root, split, shard) for shard in filled}
+    table = layout.table_path(root, split)
+    samples = merge_parts(parts.values(), table)
+    rejected = Counter(r.reason for s in summaries.values() for r in s.rejected)
+    return SplitEntry(
+        kind=plan.splits[split].kind,
+        rows=plan.splits[split].rows,
+        samples=samples,
+        bytes=sum(summary.tar_bytes for summary in filled.values()),
+        rejected=dict(sorted(rejected.items())),
+        views={view: sums.statistics() for view, sums in _view_sums(list(filled.values())).items()},
+        table_sha256=sha256(table),
+        shards=[
+            ShardEntry(
+                shard=shard,
+                samples=summary.samples,
+                bytes=summary.tar_bytes,
+                sha256=summary.tar_sha256,
+                index_sha256=sha256(parts[shard]),
+            )
+            for shard, summary in filled.items()
+        ],
+    )
+
+
+def _view_sums(summaries: list[ShardSummary]) -> dict[str, PixelSums]:
+    views = sorted({view for summary in summaries for view in summary.pixels})
+    return {
+        view: reduce(add, (s.pixels[view] for s in summaries if view in s.pixels)) for view in views
+    }

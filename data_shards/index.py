@@ -1,0 +1,167 @@
+"""The index: one row a sample, where its bytes are, what they must hash to, where it was taken."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from data_shards.atomic import atomic_file
+from data_shards.errors import ShardError
+from data_shards.pixels import PixelSums
+from data_shards.sample import IMAGES, PARTS, Meta
+
+ABSENT = -1
+"""Offset of a part that a sample doesn't have."""
+
+NAN = float("nan")
+SUMMARY_KEY = b"data_shards"
+
+
+def _schema() -> pa.Schema:
+    fields = [("key", pa.string()), ("source_id", pa.string()), ("shard", pa.int32())]
+    for part in PARTS:
+        fields += [
+            (f"{part}_offset", pa.int64()),
+            (f"{part}_size", pa.int64()),
+            (f"{part}_crc32c", pa.uint32()),
+        ]
+    for image in IMAGES:
+        fields += [(f"{image}_height", pa.int32()), (f"{image}_width", pa.int32())]
+    numbers = ["lat", "lon", "utm_e", "utm_n", "heading", "extent_m"]
+    fields += [(name, pa.float64()) for name in [*numbers, "elevation_min", "elevation_max"]]
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])
+
+
+SCHEMA = _schema()
+"""Columns of an index. An absent part has offset -1, size 0, CRC 0, height and width 0; an unknown
+number is NaN. Degrees, metres, bytes, pixels."""
+
+
+class PartEntry(NamedTuple):
+    """Where a part is in its tar: bytes, bytes, CRC32C; and its size in pixels if an image."""
+
+    offset: int
+    size: int
+    crc32c: int
+    height: int = 0
+    width: int = 0
+
+
+NO_PART = PartEntry(ABSENT, 0, 0)
+
+
+class Rejection(BaseModel):
+    """A source row that is not in the shards; a line of `rejected.jsonl`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: str
+    row: int
+    reason: str
+    detail: str
+
+
+class ShardSummary(BaseModel):
+    """What an index part says of its shard as a whole."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    samples: int
+    tar_bytes: int
+    tar_sha256: str
+    """Hexadecimal; empty for a shard whose rows were all rejected: it has no tar."""
+    pixels: dict[str, PixelSums]
+    rejected: list[Rejection]
+
+
+def index_row(
+    key: str, shard: int, meta: Meta, parts: Mapping[str, PartEntry]
+) -> dict[str, str | int | float]:
+    """One row of `SCHEMA`; `parts` by the names of `PARTS`."""
+    row: dict[str, str | int | float] = {"key": key, "source_id": meta.source_id, "shard": shard}
+    for part in PARTS:
+        entry = parts.get(part, NO_PART)
+        row[f"{part}_offset"] = entry.offset
+        row[f"{part}_size"] = entry.size
+        row[f"{part}_crc32c"] = entry.crc32c
+        if part in IMAGES:
+            row[f"{part}_height"] = entry.height
+            row[f"{part}_width"] = entry.width
+    row["lat"] = _number(meta.lat)
+    row["lon"] = _number(meta.lon)
+    row["utm_e"], row["utm_n"] = meta.utm or (NAN, NAN)
+    row["heading"] = _number(meta.heading)
+    row["extent_m"] = _number(meta.extent_m)
+    row["elevation_min"], row["elevation_max"] = meta.elevation or (NAN, NAN)
+    return row
+
+
+def write_part(path: Path, rows: Sequence[Mapping[str, Any]], summary: ShardSummary) -> None:
+    """Write the index part of a shard: from then on the shard exists."""
+    schema = SCHEMA.with_metadata({SUMMARY_KEY: summary.model_dump_json().encode()})
+    with atomic_file(path) as file:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema), file, store_schema=True)
+
+
+def read_summary(path: Path) -> ShardSummary:
+    """The summary of a part, without reading its rows.
+
+    Raises:
+        ShardError: the file is missing or damaged.
+    """
+    try:
+        return ShardSummary.model_validate_json(pq.read_schema(path).metadata[SUMMARY_KEY])
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def read_part(path: Path) -> pa.Table:
+    """The rows of a part, with `SCHEMA`.
+
+    Raises:
+        ShardError: the file is missing or damaged.
+    """
+    try:
+        return pq.read_table(path, partitioning=None).cast(SCHEMA)
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def merge_parts(parts: Iterable[Path], path: Path) -> int:
+    """Write the rows of all parts, in order, as one Arrow IPC file; return their number.
+
+    It is one uncompressed record batch: memory-mapped, every number column is one array.
+
+    Raises:
+        ShardError: a part is missing or damaged.
+    """
+    table = pa.concat_tables([read_part(part) for part in parts]).combine_chunks()
+    table = table.replace_schema_metadata(None)
+    with atomic_file(path) as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        writer.write_table(table)
+    return int(table.num_rows)
+
+
+def read_table(path: Path) -> pa.Table:
+    """A merged index, memory-mapped.
+
+    Raises:
+        ShardError: the file is missing or damaged.
+    """
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _unreadable(path, error) from None
+
+
+def _number(value: float | None) -> float:
+    return NAN if value is None else value
+
+
+def _unreadable(path: Path, error: Exception) -> ShardError:
+    if isinstance(error, FileNotFoundError):
+        return ShardError(f"The index file {path} is missing.")
+    return ShardError(f"The index file {path} is damaged ({str(error).splitlines()[0]}).")

@@ -1,0 +1,37 @@
+"""Where the files of a data set stand below its root."""
+
+from pathlib import Path
+
+PLAN = "build.json"
+MANIFEST = "manifest.json"
+REJECTED = "rejected.jsonl"
+
+
+def shard_name(split: str, shard: int) -> str:
+    """A shard's name without a suffix, as `train-000007`."""
+    return f"{split}-{shard:06d}"
+
+
+def sample_key(split: str, row: int) -> str:
+    """The key of a source row in its shard, as `train-000000042`."""
+    return f"{split}-{row:09d}"
+
+
+def tar_path(root: Path, split: str, shard: int) -> Path:
+    """The samples of a shard."""
+    return root / split / f"{shard_name(split, shard)}.tar"
+
+
+def idx_path(root: Path, split: str, shard: int) -> Path:
+    """DALI's index of a tar."""
+    return root / split / f"{shard_name(split, shard)}.idx"
+
+
+def part_path(root: Path, split: str, shard: int) -> Path:
+    """Our index of a tar; the shard is finished when this file is there."""
+    return root / split / f"{shard_name(split, shard)}.parquet"
+
+
+def table_path(root: Path, split: str) -> Path:
+    """The merged index of a split, an Arrow IPC file to memory-map."""
+    return root / split / f"{split}.arrow"

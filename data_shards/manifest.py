@@ -1,0 +1,137 @@
+"""What a finished data set says of itself: `manifest.json`."""
+
+import hashlib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data_shards import layout
+from data_shards.atomic import write_atomic
+from data_shards.classes import CLASS_NAMES
+from data_shards.errors import InputError, ShardError
+from data_shards.pixels import ViewStatistics
+from data_shards.plan import BuildOptions
+from data_shards.sources.source import JSON, Kind
+
+__all__ = ["Manifest", "ShardEntry", "ShardError", "SplitEntry", "load", "manifest_hash", "save"]
+
+FORMAT_VERSION = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Version(BaseModel):
+    """Read before anything else: a newer format may have any other fields."""
+
+    format_version: int
+
+
+class ShardEntry(_Strict):
+    """A shard on disk."""
+
+    shard: int
+    """Its number in the split, as in its file names and the index."""
+    samples: int
+    bytes: int
+    """Of the tar."""
+    sha256: str
+    """Of the tar."""
+    index_sha256: str
+    """Of the index part."""
+
+
+class SplitEntry(_Strict):
+    """A split: what it is, how large, and its shards."""
+
+    kind: Kind
+    rows: int
+    """Of the source, before rejection."""
+    samples: int
+    bytes: int
+    """Of all its tars."""
+    rejected: dict[str, int]
+    """Rows that are not in the shards, by reason."""
+    views: dict[str, ViewStatistics]
+    """Pixel statistics by view: ground, aerial."""
+    table_sha256: str
+    """Of the merged index."""
+    shards: list[ShardEntry]
+
+
+class Manifest(_Strict):
+    """A finished data set. The same build gives the same bytes: no dates, no host names."""
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    """The data set: `cvusa`, `folder`, `world`."""
+    seed: int | None
+    """Of the build's order of rows; a generated data set's own seed is in `source`."""
+    source: dict[str, JSON]
+    """What the source says its samples depend on."""
+    options: BuildOptions
+    encoder: str | None
+    """What re-encoded the images; None: they have their original bytes."""
+    classes: dict[int, str] = CLASS_NAMES
+    """Meaning of the ids in class maps."""
+    splits: dict[str, SplitEntry]
+
+
+def load(root: str | Path) -> Manifest:
+    """The manifest of a finished data set.
+
+    Raises:
+        InputError: there is no folder or no manifest, or its format is newer than this code.
+        ShardError: the manifest is damaged.
+    """
+    path = Path(root) / layout.MANIFEST
+    data = _read(Path(root))
+    try:
+        version = _Version.model_validate_json(data).format_version
+        if version > FORMAT_VERSION:
+            raise InputError(
+                f"{path} has format version {version}, this code reads up to {FORMAT_VERSION}: "
+                "update smdt."
+            )
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise ShardError(f"{path} is damaged: {first_problem(error)}.") from None
+
+
+def manifest_hash(root: str | Path) -> str:
+    """SHA-256 of the manifest's bytes, hexadecimal: equal hashes, equal data sets.
+
+    Raises:
+        InputError: there is no folder or no manifest.
+    """
+    return hashlib.sha256(_read(Path(root))).hexdigest()
+
+
+def save(root: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`: from then on the data set is finished."""
+    write_atomic(root / layout.MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, with its field."""
+    problem = error.errors()[0]
+    field = ".".join(str(name) for name in problem["loc"])
+    return f"{field}: {problem['msg']}" if field else problem["msg"]
+
+
+def _read(root: Path) -> bytes:
+    if not root.is_dir():
+        raise InputError(f"There is no folder {root}.")
+    try:
+        return (root / layout.MANIFEST).read_bytes()
+    except FileNotFoundError:
+        unfinished = (root / layout.PLAN).exists()
+        what_to_do = (
+            "its build has not finished: start the same `smdt shards build` again"
+            if unfinished
+            else "it is not a data set made by `smdt shards`"
+        )
+        raise InputError(f"{root} has no {layout.MANIFEST}: {what_to_do}.") from None
+    except OSError as error:
+        raise InputError(f"{root / layout.MANIFEST} can't be read: {error.strerror}.") from None
