@@ -1,0 +1,111 @@
+"""The convolutional stem of the hybrid Transformer: ResNetV2 at output stride 16.
+
+Weight-standardised convolutions and group norm (Kolesnikov et al. 2020, "Big Transfer", section
+2.3; ViT's hybrid, Dosovitskiy et al. 2021, section 3.1). Padding follows TensorFlow's SAME, as the
+published R50+ViT weights expect it.
+
+B batch, C channels, H rows, W columns.
+"""
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+STRIDE = 16
+
+
+class StemConfig(BaseModel):
+    """Sizes of the ResNetV2 stem. The defaults are the tiny one; R50 is 64, (3, 4, 9), 32."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: int = Field(default=16, ge=1)
+    """Channels after the root convolution; the three stages have 4, 8 and 16 times as many."""
+    blocks: tuple[int, int, int] = (1, 1, 1)
+    """Bottleneck blocks of the stages at strides 4, 8 and 16."""
+    groups: int = Field(default=8, ge=1)
+    """Groups of every group norm; divides `width`."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the stem's output."""
+        return self.width * 16
+
+
+def same_padding(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Zero-pad [B, C, H, W] for ceil(H / stride) output rows, the extra row at the end."""
+    rows, columns = (
+        max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:]
+    )
+    if rows == columns == 0:
+        return x
+    return F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+
+
+class StandardisedConv(nn.Conv2d):
+    """A convolution without bias whose filters have mean 0 and variance 1 (Qiao et al. 2019)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve [B, C, H, W] with SAME padding."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        weight = self.weight.float()  # in bf16 the variance of a filter would lose its digits
+        variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
+        weight = ((weight - mean) * torch.rsqrt(variance + 1e-10)).to(self.weight.dtype)
+        return F.conv2d(same_padding(x, kernel, stride), weight, stride=self.stride)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions around a shortcut; ReLU after the sum."""
+
+    def __init__(self, inputs: int, width: int, stride: int, groups: int) -> None:
+        super().__init__()
+        outputs = 4 * width
+        self.conv1 = StandardisedConv(inputs, width, 1)
+        self.norm1 = nn.GroupNorm(groups, width, eps=1e-6)
+        self.conv2 = StandardisedConv(width, width, 3, stride)
+        self.norm2 = nn.GroupNorm(groups, width, eps=1e-6)
+        self.conv3 = StandardisedConv(width, outputs, 1)
+        self.norm3 = nn.GroupNorm(groups, outputs, eps=1e-6)
+        nn.init.zeros_(self.norm3.weight)  # a new block starts as its shortcut
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                StandardisedConv(inputs, outputs, 1, stride),
+                nn.GroupNorm(groups, outputs, eps=1e-6),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, 4 * width, H / stride, W / stride]."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(self.norm2(self.conv2(y)))
+        y = self.norm3(self.conv3(y))
+        return F.relu(self.shortcut(x) + y)
+
+
+class ResNetV2Stem(nn.Module):
+    """Images [B, 3, H, W] to features [B, 16 * width, H / 16, W / 16]."""
+
+    def __init__(self, config: StemConfig) -> None:
+        super().__init__()
+        self.root = StandardisedConv(3, config.width, 7, stride=2)
+        self.root_norm = nn.GroupNorm(config.groups, config.width, eps=1e-6)
+        stages: list[nn.Module] = []
+        inputs = config.width
+        for level, count in enumerate(config.blocks):
+            width = config.width * 2**level
+            for block in range(count):
+                stride = 2 if level > 0 and block == 0 else 1
+                stages.append(Bottleneck(inputs, width, stride, config.groups))
+                inputs = 4 * width
+        self.blocks = nn.Sequential(*stages)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features at stride 16 of images in the parameters' dtype."""
+        x = F.relu(self.root_norm(self.root(x)))
+        x = F.max_pool2d(x, 3, 2, ceil_mode=True)  # SAME: the last window reaches over the edge
+        features: Tensor = self.blocks(x)
+        return features
