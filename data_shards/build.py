@@ -1,6 +1,5 @@
 """Build a data set: plan, write the shards that are missing, finalize."""
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from data_shards.index import read_summary
 from data_shards.manifest import Manifest
 from data_shards.plan import BuildOptions, BuildPlan, ShardTask
 from data_shards.sources.source import Source
-from data_shards.writer import write_shard
+from data_shards.writer import SLOW_IMPORTS, write_shard
 
 __all__ = ["BuildOptions", "build"]
 
@@ -40,8 +39,8 @@ def build(
         options: what decides the bytes, besides the source.
         workers: processes; None is one a core.
         max_rejected: more rejected samples than this are an error; None is no limit.
-        progress: called with the number of samples finished since the last call; those of shards
-            that were there already come first.
+        progress: called with the number of samples finished since the last call; first with those
+            of shards that were there already.
 
     Raises:
         InputError: `out` belongs to another build or can't be written.
@@ -75,16 +74,12 @@ def _write_missing(
     max_rejected: int | None,
     progress: Advance,
 ) -> None:
-    missing, rejected = [], 0
-    for task in tasks:
-        already = _finished(root, task)
-        if already is None:
-            missing.append(task)
-        else:
-            rejected += already
-            progress(len(task.rows))
+    rejected_by_task = {task: _finished(root, task) for task in tasks}
+    missing = [task for task, rejected in rejected_by_task.items() if rejected is None]
+    rejected = sum(rejected or 0 for rejected in rejected_by_task.values())
+    progress(sum(len(task.rows) for task in tasks) - sum(len(task.rows) for task in missing))
     write = partial(write_shard, source, plan.options, root)
-    results = run_tasks(write, missing, workers or os.cpu_count() or 1, progress)
+    results = run_tasks(write, missing, workers, progress, preload=SLOW_IMPORTS)
     with closing(results):
         _check_rejected(root, plan, rejected, max_rejected)
         for summary in results:

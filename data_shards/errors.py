@@ -4,8 +4,10 @@ import sys
 import traceback
 from typing import ClassVar, NoReturn
 
-import click
 import typer
+
+# Typer has its own copy of click; the base class of all usage errors is public nowhere else.
+from typer._click.exceptions import ClickException
 
 EXIT_STOPPED = 75
 """Stopped on request after saving; start the same command again to go on."""
@@ -50,9 +52,9 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
         result = command.main([a for a in given if a != "--debug"], standalone_mode=False)
     except UserError as error:
         _fail(str(error), error.exit_code, debug)
-    except click.ClickException as error:
+    except ClickException as error:
         _fail(error.format_message(), error.exit_code, debug)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         _fail("Interrupted.", 130, debug)
     sys.exit(result if isinstance(result, int) else 0)
 

@@ -23,14 +23,14 @@ def no_progress(samples: int) -> None:
 
 
 REFRESH_SECONDS = 0.2
-PRELOADED = ["data_shards.build", "data_shards.verify"]
 
 
 def run_tasks(
     function: Callable[[Task, Advance], Result],
     tasks: Sequence[Task],
-    workers: int,
+    workers: int | None,
     advance: Advance,
+    preload: Sequence[str] = (),
 ) -> Generator[Result, None, None]:
     """Run `function(task, advance)` for every task; results come as they are done, in any order.
 
@@ -40,15 +40,17 @@ def run_tasks(
     Args:
         function: must pickle when `workers` is more than 1; it is sent to each worker once.
         tasks: must pickle too.
-        workers: processes; 1 runs everything in this one.
+        workers: processes; None is one a core, 1 runs everything in this one.
         advance: called with the number of samples that were finished since the last call.
+        preload: modules that are slow to import: once for all workers, not once in each.
 
     Raises:
         ShardError: a worker was killed.
     """
-    if workers == 1:
+    processes = min(workers or len(os.sched_getaffinity(0)), len(tasks))
+    if processes <= 1:
         return (function(task, advance) for task in tasks)
-    return _run_in_processes(function, tasks, min(workers, len(tasks)), advance)
+    return _run_in_processes(function, tasks, processes, advance, preload)
 
 
 def _run_in_processes(
@@ -56,12 +58,11 @@ def _run_in_processes(
     tasks: Sequence[Task],
     workers: int,
     advance: Advance,
+    preload: Sequence[str],
 ) -> Generator[Result, None, None]:
-    if not tasks:
-        return
-    # Forked from a small server that has the slow imports (webdataset brings torch) behind it.
+    # Workers are forked from a server process that has no threads and nothing but the preload.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload([__name__, *preload])
     done_samples = context.Value("q", 0)
     lifeline, our_end = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(

@@ -9,7 +9,6 @@ from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
-import webdataset as wds
 
 from data_shards import layout
 from data_shards.atomic import atomic_file, write_atomic
@@ -21,6 +20,9 @@ from data_shards.pixels import PixelSums
 from data_shards.plan import BuildOptions, ShardTask
 from data_shards.sample import PART_FILES, Meta, RejectedSample, Sample
 from data_shards.sources.source import Source
+
+SLOW_IMPORTS = ("webdataset",)
+"""It brings torch: seconds that only a process which writes has to spend."""
 
 OWNER = "smdt"
 MODE = 0o444
@@ -128,12 +130,14 @@ def _accepted(
 def _write(
     samples: Iterator[PreparedSample], root: Path, task: ShardTask, rejected: list[Rejection]
 ) -> ShardSummary:
+    from webdataset import TarWriter
+
     rows, members = [], []
     histograms: dict[str, np.ndarray] = {}
     offset = 0
     with atomic_file(layout.tar_path(root, task.split, task.shard)) as file:
         hashing = _HashingFile(file)
-        with wds.TarWriter(
+        with TarWriter(
             hashing, encoder=False, user=OWNER, group=OWNER, mode=MODE, mtime=MODIFIED_SECONDS
         ) as tar:
             for sample in samples:

@@ -1,0 +1,97 @@
+"""What is in a data set, in numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from data_shards import layout
+from data_shards.index import read_table
+from data_shards.manifest import SplitEntry, load
+from data_shards.sample import IMAGES
+from data_shards.sources.source import Kind
+
+
+class SizeRange(BaseModel):
+    """Smallest and largest height and width of an image over a split, pixels."""
+
+    model_config = ConfigDict(frozen=True)
+
+    images: int
+    height: tuple[int, int]
+    width: tuple[int, int]
+
+    def __str__(self) -> str:
+        sides = (
+            str(low) if low == high else f"{low}-{high}" for low, high in (self.height, self.width)
+        )
+        return " x ".join(sides)
+
+
+class SplitStats(BaseModel):
+    """A split in numbers; shares are 0 to 1 of its samples."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Kind
+    shards: int
+    samples: int
+    rejected: int
+    bytes: int
+    sizes: dict[str, SizeRange]
+    """By image, those that occur."""
+    with_position: float
+    """Share with latitude and longitude."""
+    with_heading: float
+    with_labels: float
+    """Share with a class map."""
+    places: int
+    """Distinct positions; a sample without one is a place of its own."""
+
+
+def stats(root: str | Path) -> dict[str, SplitStats]:
+    """The numbers of each split, from the manifest and the merged index.
+
+    Raises:
+        InputError: `root` is no finished data set.
+        ShardError: the manifest or an index is damaged.
+    """
+    root = Path(root)
+    return {
+        split: _split_stats(entry, read_table(layout.table_path(root, split)))
+        for split, entry in load(root).splits.items()
+    }
+
+
+def _split_stats(entry: SplitEntry, table: pa.Table) -> SplitStats:
+    columns = {name: table[name].to_numpy() for name in ("lat", "lon", "heading")}
+    positioned = np.isfinite(columns["lat"]) & np.isfinite(columns["lon"])
+    positions = np.stack([columns["lat"], columns["lon"]], axis=1)[positioned]
+    places = len(np.unique(positions, axis=0)) + int((~positioned).sum())
+    sizes = {image: _size_range(table, image) for image in IMAGES}
+    return SplitStats(
+        kind=entry.kind,
+        shards=len(entry.shards),
+        samples=entry.samples,
+        rejected=sum(entry.rejected.values()),
+        bytes=entry.bytes,
+        sizes={image: size for image, size in sizes.items() if size is not None},
+        with_position=float(positioned.mean()),
+        with_heading=float(np.isfinite(columns["heading"]).mean()),
+        with_labels=float((table["seg_size"].to_numpy() > 0).mean()),
+        places=places,
+    )
+
+
+def _size_range(table: pa.Table, image: str) -> SizeRange | None:
+    present = table[f"{image}_size"].to_numpy() > 0
+    if not present.any():
+        return None
+    height = table[f"{image}_height"].to_numpy()[present]
+    width = table[f"{image}_width"].to_numpy()[present]
+    return SizeRange(
+        images=int(present.sum()),
+        height=(int(height.min()), int(height.max())),
+        width=(int(width.min()), int(width.max())),
+    )
