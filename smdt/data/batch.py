@@ -1,0 +1,101 @@
+"""What a step gets: decoded images and what the index knows of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from smdt.data.order import DataState, Ids
+from smdt.data.pipeline import Decoder, Images
+from smdt.data.reader import Reader
+from smdt.data.split import DataError, Split
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rank's share of a global batch, B samples."""
+
+    epoch: int
+    index: int
+    """Number of the global batch in the epoch."""
+    sample_ids: Ids
+    """int64 [B], what was read: stand-ins included."""
+    images: Mapping[str, Images]
+    """By view: uint8 [B, H, W, 3] on the device, or B of [H, W, 3] where sizes differ; `seg` has
+    one channel."""
+    heading_deg: NDArray[np.float64]
+    """[B], of the panorama's centre column, clockwise from north; here and below NaN is unknown."""
+    extent_m: NDArray[np.float64]
+    """[B], the aerial tile's side on the ground."""
+    elevation_min: NDArray[np.float64]
+    """[B], of the panorama's bottom edge, degrees."""
+    elevation_max: NDArray[np.float64]
+    """[B], of the panorama's top edge, degrees."""
+    state: DataState
+    """After this global batch: what a checkpoint saves."""
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """A sample's checked bytes by view."""
+
+    sample_id: int
+    images: Mapping[str, bytes]
+
+    @classmethod
+    def read(cls, reader: Reader, sample_id: int, views: Sequence[str]) -> "EncodedSample":
+        """Read every view.
+
+        Raises:
+            DamagedPart: of the first view that is damaged.
+            DataError: the storage cannot be read.
+        """
+        return cls(sample_id, {view: reader.read(sample_id, view) for view in views})
+
+
+class BatchMaker:
+    """Turns encoded samples of a split into batches on a device.
+
+    Args:
+        split: where the samples are from.
+        views: what a batch holds.
+        batch: the most samples of a batch.
+        device: where the images end up; a GPU also decodes them.
+        threads: that decode.
+    """
+
+    def __init__(
+        self, split: Split, views: Sequence[str], batch: int, device: torch.device, threads: int
+    ) -> None:
+        self._split = split
+        self._views = tuple(views)
+        on_gpu = device.type == "cuda"
+        gpu = (device.index or 0) if on_gpu else None
+        self._decoder = Decoder(views, batch, "gpu" if on_gpu else "cpu", gpu, threads)
+
+    def make(self, samples: Sequence[EncodedSample], index: int, state: DataState) -> Batch:
+        """Decode the samples into the batch with this number.
+
+        Raises:
+            DataError: an image does not decode; names the samples.
+        """
+        encoded = {view: [sample.images[view] for sample in samples] for view in self._views}
+        try:
+            images = self._decoder.decode(encoded)
+        except RuntimeError as error:
+            keys = ", ".join(self._split.key(sample.sample_id) for sample in samples)
+            raise DataError(f"An image of these samples does not decode: {keys}.") from error
+        ids = np.array([sample.sample_id for sample in samples], dtype=np.int64)
+        return Batch(
+            epoch=state.epoch,
+            index=index,
+            sample_ids=ids,
+            images=images,
+            heading_deg=self._split.column("heading")[ids],
+            extent_m=self._split.column("extent_m")[ids],
+            elevation_min=self._split.column("elevation_min")[ids],
+            elevation_max=self._split.column("elevation_max")[ids],
+            state=state,
+        )

@@ -1,0 +1,297 @@
+"""Batches of decoded images, read ahead of the step that takes them.
+
+Shapes: B samples of this rank's share of a global batch, G of the global batch.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+
+from smdt.data.ahead import run_ahead
+from smdt.data.batch import Batch, BatchMaker, EncodedSample
+from smdt.data.order import (
+    DataState,
+    GlobalBatch,
+    OrderConfig,
+    batches_per_epoch,
+    evaluation_slice,
+    rank_slice,
+    stream_order,
+)
+from smdt.data.quarantine import Quarantine
+from smdt.data.reader import DamagedPart, Reader
+from smdt.data.split import DataError, DataInputError, Split
+from smdt.data.stand_ins import StandInReader
+from smdt.telemetry.metrics import TrainingMetrics
+
+__all__ = ["Batch", "DataConfig", "EvaluationLoader", "TrainLoader"]
+
+Missing = dict[str, str]
+"""key, source_id, part, reason and detail of a sample that an evaluation left out."""
+
+
+class DataConfig(BaseModel):
+    """Where training reads, in which order, and how far ahead."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shards: str
+    """Folder made by `smdt shards`."""
+    split: str = "train"
+    """Split to train on."""
+    order: OrderConfig = OrderConfig()
+    """Which sample when."""
+    read_threads: PositiveInt = 4
+    """Threads of each rank that read."""
+    decode_threads: PositiveInt = 2
+    """Threads of each rank that decode."""
+    read_ahead: PositiveInt = 4
+    """Batches that are read before they are decoded."""
+    max_quarantined: NonNegativeInt = 100
+    """Samples that a rank may find damaged and replace; one more ends the run."""
+
+
+class TrainLoader:
+    """This rank's share of the global batches of a split.
+
+    Args:
+        split: of kind "pairs".
+        config: how to read it.
+        views: what a batch holds, such as ("ground", "aerial").
+        global_batch: samples of a step, over all ranks.
+        seed: of the run.
+        rank: of this process, below `world_size`.
+        world_size: ranks that share each global batch equally.
+        device: where the images end up; a GPU also decodes them.
+        quarantine: path of the list of damaged samples.
+        metrics: what this rank exports.
+
+    Attributes:
+        steps_per_epoch: global batches of every epoch.
+
+    Raises:
+        DataInputError: the split or the global batch do not fit.
+        DataError: more samples are in missing or truncated tars than `config` allows.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        config: DataConfig,
+        *,
+        views: Sequence[str],
+        global_batch: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        quarantine: Path,
+        metrics: TrainingMetrics,
+    ) -> None:
+        _check_fit(split, global_batch, world_size)
+        split.require_views(views)
+        split.require_tars(config.max_quarantined, "data.max_quarantined")
+        self.steps_per_epoch = batches_per_epoch(split.places, global_batch)
+        self._split = split
+        self._config = config
+        self._views = tuple(views)
+        self._global_batch = global_batch
+        self._seed = seed
+        self._rank = rank
+        self._own_slots = rank_slice(np.arange(global_batch), rank, world_size).tolist()
+        self._device = device
+        self._quarantine = Quarantine(quarantine, config.max_quarantined, metrics)
+        self._metrics = metrics
+
+    def stream(self, state: DataState, epochs: int) -> Generator[Batch, None, None]:
+        """The batches after `state`, until `epochs` epochs are done.
+
+        Reading and decoding run ahead in threads, across epochs; they end when the iterator ends,
+        is closed or is garbage.
+
+        Raises:
+            DataInputError: `state` is of other shards, another seed or another global batch.
+            DataError: (while iterating) storage stays away, or too many samples are damaged.
+        """
+        self._check_state(state)
+        return self._stream(state, epochs)
+
+    def _stream(self, state: DataState, epochs: int) -> Generator[Batch, None, None]:
+        config, stopping = self._config, Event()
+        reader = StandInReader(
+            Reader(self._split, self._metrics, stopping),
+            self._split,
+            self._views,
+            self._quarantine,
+            self._rank,
+        )
+        maker = BatchMaker(
+            self._split, self._views, len(self._own_slots), self._device, config.decode_threads
+        )
+
+        def reads(batch: GlobalBatch) -> list[Callable[[], EncodedSample]]:
+            return [partial(reader.read, batch, slot) for slot in self._own_slots]
+
+        def make(batch: GlobalBatch, samples: list[EncodedSample]) -> Batch:
+            return maker.make(samples, batch.index, batch.state)
+
+        batches = run_ahead(
+            stream_order(config.order, state, epochs, self._split.places, self._global_batch),
+            reads,
+            make,
+            threads=config.read_threads,
+            ahead=config.read_ahead,
+            stopping=stopping,
+        )
+        with closing(batches):
+            yield from batches
+
+    def _check_state(self, state: DataState) -> None:
+        if state.manifest_hash != self._split.manifest_hash:
+            raise DataInputError(
+                f"The run was made with other shards than {self._split.root} holds now (its "
+                "manifest.json differs): bring the shards back, or start a new run."
+            )
+        if state.seed != self._seed:
+            raise DataInputError(
+                f"The run was made with seed {state.seed}, not {self._seed}: set run.seed back."
+            )
+        if state.consumed % self._global_batch:
+            raise DataInputError(
+                f"The run has used {state.consumed} samples of epoch {state.epoch}, which is no "
+                f"multiple of a global batch of {self._global_batch}: set the global batch back."
+            )
+
+
+class EvaluationLoader:
+    """This rank's samples of a split, each once, in the order of the shards.
+
+    Damaged samples are left out, and listed in `missing`.
+
+    Args:
+        split: of any kind that has the views.
+        views: what a batch holds.
+        batch: samples of a batch, of this rank; a batch may have fewer.
+        rank: of this process, below `world_size`.
+        world_size: ranks that share the split.
+        device: where the images end up; a GPU also decodes them.
+        max_missing: samples that may be left out on this rank.
+        metrics: what this rank exports; None exports nothing.
+        read_threads: that read.
+        decode_threads: that decode.
+        read_ahead: batches that are read before they are decoded.
+
+    Attributes:
+        missing: what the last pass left out, in the order of the shards.
+        longest: batches of the rank that has the most.
+
+    Raises:
+        DataInputError: the split lacks a view.
+        DataError: more samples are in missing or truncated tars than `max_missing`; while
+            iterating: more are damaged, or storage stays away.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        views: Sequence[str],
+        batch: int,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        max_missing: int = 0,
+        metrics: TrainingMetrics | None = None,
+        read_threads: int = 4,
+        decode_threads: int = 2,
+        read_ahead: int = 4,
+    ) -> None:
+        split.require_views(views)
+        split.require_tars(max_missing, "max_missing")
+        self.missing: list[Missing] = []
+        slices = [evaluation_slice(len(split), each, world_size) for each in range(world_size)]
+        self.longest = max(-(-len(part) // batch) for part in slices)
+        self._split = split
+        self._views = tuple(views)
+        self._batch = batch
+        self._own = slices[rank]
+        self._device = device
+        self._max_missing = max_missing
+        self._metrics = metrics or TrainingMetrics("", "evaluation", rank)
+        self._read_threads = read_threads
+        self._decode_threads = decode_threads
+        self._read_ahead = read_ahead
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.missing.clear()
+        stopping = Event()
+        reader = Reader(self._split, self._metrics, stopping)
+        maker = BatchMaker(
+            self._split, self._views, self._batch, self._device, self._decode_threads
+        )
+
+        def reads(own: range) -> list[Callable[[], EncodedSample | Missing]]:
+            return [partial(self._read, reader, sample_id) for sample_id in own]
+
+        def make(own: range, samples: list[EncodedSample | Missing]) -> Batch | None:
+            whole = [sample for sample in samples if isinstance(sample, EncodedSample)]
+            self._leave_out([sample for sample in samples if not isinstance(sample, EncodedSample)])
+            index = (own.start - self._own.start) // self._batch
+            state = DataState(self._split.manifest_hash, 0, 0, own.stop - self._own.start)
+            return maker.make(whole, index, state) if whole else None
+
+        batches = run_ahead(
+            (self._own[i : i + self._batch] for i in range(0, len(self._own), self._batch)),
+            reads,
+            make,
+            threads=self._read_threads,
+            ahead=self._read_ahead,
+            stopping=stopping,
+        )
+        with closing(batches):
+            yield from (batch for batch in batches if batch is not None)
+
+    def _read(self, reader: Reader, sample_id: int) -> EncodedSample | Missing:
+        try:
+            return EncodedSample.read(reader, sample_id, self._views)
+        except DamagedPart as damage:
+            return {
+                "key": self._split.key(sample_id),
+                "source_id": self._split.source_id(sample_id),
+                "part": damage.part,
+                "reason": damage.reason,
+                "detail": damage.detail,
+            }
+
+    def _leave_out(self, missing: list[Missing]) -> None:
+        self.missing += missing
+        if len(self.missing) > self._max_missing:
+            keys = ", ".join(sample["key"] for sample in self.missing)
+            raise DataError(
+                f"More samples of split {self._split.name!r} can't be read than "
+                f"max_missing={self._max_missing}: {keys}; `smdt shards verify "
+                f"{self._split.root}` says why."
+            )
+
+
+def _check_fit(split: Split, global_batch: int, world_size: int) -> None:
+    if split.kind != "pairs":
+        raise DataInputError(
+            f"Training needs pairs, and split {split.name!r} in {split.root} is of kind "
+            f"{split.kind!r}."
+        )
+    if global_batch % world_size:
+        raise DataInputError(
+            f"A global batch of {global_batch} does not divide by {world_size} ranks."
+        )
+    if batches_per_epoch(split.places, global_batch) == 0:
+        raise DataInputError(
+            f"A global batch of {global_batch} is more than split {split.name!r} in {split.root} "
+            f"can fill: {len(split)} samples at {len(np.unique(split.places))} places."
+        )

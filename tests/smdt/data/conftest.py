@@ -1,0 +1,161 @@
+"""Small real shards of random JPEGs, built once, and a loader over them."""
+
+import shutil
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_shards.build import BuildOptions, build
+from data_shards.sample import Meta, Sample
+from data_shards.sources.source import SplitPlan
+from smdt.data.loader import DataConfig, EvaluationLoader, TrainLoader
+from smdt.data.split import Split
+from smdt.telemetry.metrics import TrainingMetrics
+
+TRAIN_SAMPLES = 60
+SAMPLES_PER_SHARD = 20
+
+
+class RandomPictures:
+    """Pairs of random pictures: two samples of `train` share a place, every tenth has none."""
+
+    name = "random"
+    splits = {  # noqa: RUF012
+        "train": SplitPlan("pairs", TRAIN_SAMPLES),
+        "val": SplitPlan("pairs", 23),
+        "gallery": SplitPlan("aerial", 5),
+    }
+
+    def sample(self, split: str, row: int) -> Sample:
+        place = None if row % 10 == 9 else float(row // 2)
+        meta = Meta(
+            source_id=f"{split}.{row}",
+            lat=place,
+            lon=place,
+            heading=float(row),
+            extent_m=100.0 if row % 2 else None,
+            elevation=(-30.0, 40.0),
+        )
+        parts = {"aerial.jpg": jpeg(split, row, 64, 64)}
+        if split != "gallery":
+            parts["ground.jpg"] = jpeg(split, row + 1000, 32, 96)
+        return Sample(meta, parts)
+
+    def options(self) -> dict[str, object]:
+        return {}
+
+
+def jpeg(split: str, number: int, height: int, width: int) -> bytes:
+    rng = np.random.default_rng([len(split), number])
+    out = BytesIO()
+    Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(out, "JPEG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Path:
+    """A finished data set that no test changes."""
+    root = tmp_path_factory.mktemp("shards") / "random"
+    build(RandomPictures(), root, BuildOptions(samples_per_shard=SAMPLES_PER_SHARD), workers=1)
+    return root
+
+
+@pytest.fixture
+def shards(built, tmp_path) -> Path:
+    """A copy that the test may damage."""
+    return Path(shutil.copytree(built, tmp_path / "shards"))
+
+
+@pytest.fixture
+def pixels() -> Callable[[str, int], dict[str, np.ndarray]]:
+    """What PIL makes of a sample's original bytes, by view."""
+
+    def of(split: str, row: int) -> dict[str, np.ndarray]:
+        parts = RandomPictures().sample(split, row).parts
+        return {
+            name.split(".")[0]: np.asarray(Image.open(BytesIO(image)))
+            for name, image in parts.items()
+        }
+
+    return of
+
+
+@pytest.fixture
+def train(tmp_path) -> Callable[..., TrainLoader]:
+    """Make a loader of split `train`; keywords replace the defaults."""
+
+    def make(
+        root: Path,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        global_batch: int = 6,
+        seed: int = 3,
+        split: str = "train",
+        views: tuple[str, ...] = ("ground", "aerial"),
+        metrics: TrainingMetrics | None = None,
+        **config: object,
+    ) -> TrainLoader:
+        return TrainLoader(
+            Split.open(root, split),
+            DataConfig(shards=str(root), **config),
+            views=views,
+            global_batch=global_batch,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            device=torch.device("cpu"),
+            quarantine=tmp_path / "quarantine.jsonl",
+            metrics=metrics or TrainingMetrics("test", "data", rank),
+        )
+
+    return make
+
+
+@pytest.fixture
+def evaluation() -> Callable[..., EvaluationLoader]:
+    """Make a loader of split `val`; keywords replace the defaults."""
+
+    def make(root: Path, *, split: str = "val", **options: object) -> EvaluationLoader:
+        defaults = {"views": ("ground", "aerial"), "batch": 4, "rank": 0, "world_size": 1}
+        device = torch.device("cpu")
+        return EvaluationLoader(Split.open(root, split), device=device, **(defaults | options))
+
+    return make
+
+
+@pytest.fixture
+def flip_byte() -> Callable[[Split, int, str], None]:
+    """Flip one byte in the middle of a part."""
+
+    def flip(split: Split, sample_id: int, part: str) -> None:
+        middle = (
+            split.column(f"{part}_offset")[sample_id] + split.column(f"{part}_size")[sample_id] // 2
+        )
+        with split.tar(sample_id).open("r+b") as file:
+            file.seek(middle)
+            byte = file.read(1)[0]
+            file.seek(middle)
+            file.write(bytes([byte ^ 1]))
+
+    return flip
+
+
+@pytest.fixture
+def sample_value() -> Callable[..., float]:
+    """The sum of a metric's samples that have the labels."""
+
+    def value(registry, name: str, **labels: str) -> float:
+        return sum(
+            sample.value
+            for metric in registry.collect()
+            for sample in metric.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    return value
