@@ -23,6 +23,8 @@ from data_shards.world.terrain import (
 
 Ints = npt.NDArray[np.int32]
 
+ELEVATION_DEG = (-32.75, 32.75)
+"""Bottom and top of a panorama of any size: CVUSA's."""
 FAR_M = HALF_M - 2.0
 """Beyond this distance there is only plain ground and the skyline."""
 _STEP = 0.009
@@ -61,12 +63,6 @@ class View:
     z: Floats
     azimuth: Floats  # [C] radians clockwise from north
     elevation: Floats  # [R] radians
-
-
-def elevation_range_deg(height: int, width: int) -> tuple[float, float]:
-    """Return (bottom, top) of a panorama with square pixels in degrees: CVUSA's at 1 : 5.5."""
-    half = min(180.0 * height / width, 90.0)
-    return -half, half
 
 
 def azimuths(width: int, heading_deg: float, per_column: int = 1) -> Floats:
@@ -161,8 +157,7 @@ def _first_solid(
     rise = terrain.height.ravel()[cells[k, column]] - np.float32(pose.height_m)
     row = _rows_below(elevation, np.arctan2(rise, reach[k, column]))
     first = np.full((len(elevation) + 1, len(azimuth)), len(cells), np.int32)
-    # The last write to an element stays: write from far to near, so that the nearest one does.
-    first[row[::-1], column[::-1]] = k[::-1]
+    np.minimum.at(first, (row, column), k)
     return np.minimum.accumulate(first[:-1], axis=0)
 
 
@@ -189,7 +184,7 @@ def _entry(
 def _first_crown(terrain: Terrain, pose: Pose, elevation: Floats, cells: Ints) -> Ints:
     """Return the sample [R, C] whose crown each ray meets first, K for none."""
     k, column = np.nonzero(terrain.crown.ravel()[cells[::_CROWN_STRIDE]])
-    k, column = k[::-1] * _CROWN_STRIDE, column[::-1]
+    k *= _CROWN_STRIDE
     inside = cells[k, column]
     distance = _DISTANCES_M[k]
     eye = np.float32(pose.height_m)
@@ -199,6 +194,5 @@ def _first_crown(terrain: Terrain, pose: Pose, elevation: Floats, cells: Ints) -
     sample = np.repeat(np.arange(len(k)), count)
     row = np.arange(len(sample)) - np.repeat(np.cumsum(count) - count, count) + top[sample]
     first = np.full((len(elevation), cells.shape[1]), len(cells), np.int32)
-    # As above: samples come from far to near, and the last write stays.
-    first[row, column[sample]] = k[sample]
+    np.minimum.at(first, (row, column[sample]), k[sample])
     return first

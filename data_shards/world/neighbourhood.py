@@ -7,11 +7,13 @@ from PIL import Image
 
 from data_shards.classes import VEGETATION
 from data_shards.world.city import City
-from data_shards.world.streets import EAST, NORTH, Street, flood, pave
+from data_shards.world.streets import Street, flood, pave
 from data_shards.world.terrain import (
     CELL_M,
     CELLS,
+    EAST,
     HALF_M,
+    NORTH,
     Box,
     Floats,
     Material,
@@ -67,21 +69,22 @@ def _land(city: City, rural: bool, rng: np.random.Generator) -> Terrain:
     terrain = Terrain.flat()
     terrain.grain = rng.standard_normal((CELLS, CELLS), dtype=np.float32)
     patches = smooth_noise(rng, 12, CELLS)
-    terrain.tone = 1.0 + 0.05 * terrain.grain + 0.06 * patches
+    terrain.tone = np.float32(0.05) * terrain.grain
+    terrain.tone += np.float32(0.06) * patches + np.float32(1.0)
     lots = Street(np.deg2rad(city.street_angle_deg) + rng.normal(0, 0.1), 0, 0, 0, 0)
     along, across = lots.coordinates(EAST, NORTH)
     length, width = (rng.uniform(35, 80), rng.uniform(25, 60)) if rural else (16.0, 22.0)
-    lot_along = np.floor((along + rng.uniform(0, 99)) / np.float32(length)).astype(np.int32)
-    lot_across = np.floor((across + rng.uniform(0, 99)) / np.float32(width)).astype(np.int32)
-    lot = (lot_along * 7 + lot_across * 13) % 31
+    lot_along = ((along + np.float32(rng.uniform(99, 199))) / np.float32(length)).astype(np.uint8)
+    lot_across = ((across + np.float32(rng.uniform(99, 199))) / np.float32(width)).astype(np.uint8)
+    lot = lot_along * np.uint8(7) + lot_across * np.uint8(61)
     country = [Material.MEADOW, Material.SOIL, Material.CROP, Material.STUBBLE, Material.GRASS]
     town = [Material.GRASS] * 5 + [Material.MEADOW] * 2 + [Material.GRAVEL]
-    terrain.material = rng.choice(np.array(country if rural else town, np.uint8), 31)[lot]
-    terrain.tone *= rng.uniform(0.86, 1.14, 31).astype(np.float32)[lot]
+    terrain.material = rng.choice(np.array(country if rural else town, np.uint8), 256)[lot]
+    terrain.tone *= rng.uniform(0.86, 1.14, 256).astype(np.float32)[lot]
     if rural:
-        rows = 1.0 + 0.16 * np.sin(across * np.float32(2 * np.pi / rng.uniform(1.5, 3.0)))
+        rows = 1.0 + np.float32(0.16) * np.sin(across * np.float32(2 * np.pi / rng.uniform(1.5, 3)))
         ploughed = (terrain.material == Material.SOIL) | (terrain.material == Material.CROP)
-        terrain.tone = np.where(ploughed, terrain.tone * rows, terrain.tone)
+        np.multiply(terrain.tone, rows, out=terrain.tone, where=ploughed)
     else:
         terrain.material[patches > 2.2] = Material.SOIL
     knots = np.abs(rng.standard_normal(24)) * rng.uniform(0.4, 1.6) + 0.7

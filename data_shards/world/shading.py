@@ -82,29 +82,33 @@ def paint_aerial(terrain: Terrain, city: City, light: Light, extent_m: float, si
     tile = (slice(margin, CELLS - margin),) * 2
     surface = terrain.surface()
     shade = sunlit(surface, light)[tile]
-    surface = surface[tile]
-    solid, crown = terrain.solid[tile], terrain.crown[tile]
+    surface, solid, grain = surface[tile], terrain.solid[tile], terrain.grain[tile]
     leafy = terrain.crown_top[tile] > terrain.height[tile]
-    colour = palette(city, light).take(terrain.material[tile], axis=0)
-    tone = terrain.tone[tile] * shade
-    built = np.nonzero((solid > 0) & ~leafy)
-    texture = 1.0 + 0.05 * terrain.grain[tile]
-    colour[built] = terrain.solid_table()["top"][solid[built]]
-    tone[built] = shade[built] * texture[built]
-    leaves = np.nonzero(leafy)
-    colour[leaves] = terrain.crown_table()["colour"][crown[leaves]] * light.leaf_gain
-    tone[leaves] = shade[leaves] * (1.0 + 0.16 * terrain.grain[tile][leaves])
-    slope_down, slope_right = np.diff(surface, axis=0), np.diff(surface, axis=1)
-    relief = np.zeros_like(surface)
-    relief[:-1] += slope_down * np.float32(np.cos(light.sun_azimuth_rad))
-    relief[:, :-1] -= slope_right * np.float32(np.sin(light.sun_azimuth_rad))
-    # Ground to the north is lit when it rises away from the sun: rows run south.
-    tone *= 1.0 + np.float32(0.32 * light.sun_share) * np.clip(relief / CELL_M, -1.0, 1.0)
-    colour *= tone[:, :, None]
-    picture = Image.fromarray((np.clip(colour, 0.0, 1.0) * 255).astype(np.uint8))
+    # One table of colours: the materials, then the solids, then the crowns.
+    grounds, tops = palette(city, light), terrain.solid_table()["top"]
+    leaves = terrain.crown_table()["colour"] * light.leaf_gain
+    kind = terrain.material[tile].astype(np.int16)
+    np.copyto(kind, solid + np.int16(len(grounds)), where=solid > 0)
+    np.copyto(kind, terrain.crown[tile] + np.int16(len(grounds) + len(tops)), where=leafy)
+    tone = np.where(kind < len(grounds), terrain.tone[tile], 1.0 + np.float32(0.05) * grain)
+    np.copyto(tone, 1.0 + np.float32(0.16) * grain, where=leafy)
+    tone *= shade
+    tone *= 1.0 + np.float32(0.32 * light.sun_share) * _relief(surface, light)
+    colour = np.concatenate([grounds, tops, leaves]).take(kind, axis=0)
+    colour *= (tone * np.float32(255))[:, :, None]
+    picture = Image.fromarray(np.minimum(colour, 255, out=colour).astype(np.uint8))
     if size != len(surface):
         picture = picture.resize((size, size), Image.Resampling.BOX)
     return np.asarray(picture, np.float32) / np.float32(255)
+
+
+def _relief(surface: Floats, light: Light) -> Floats:
+    """Return how far slopes face the sun [N, N]: -1 away from it, 0 level, 1 towards it."""
+    relief = np.zeros_like(surface)
+    # Rows run south: a fall along the rows is a slope that faces south.
+    relief[:-1] = np.diff(surface, axis=0) * np.float32(np.cos(light.sun_azimuth_rad) / CELL_M)
+    relief[:, :-1] -= np.diff(surface, axis=1) * np.float32(np.sin(light.sun_azimuth_rad) / CELL_M)
+    return np.clip(relief, -1.0, 1.0, out=relief)
 
 
 def paint_ground(
@@ -195,14 +199,18 @@ def _solid_colour(terrain: Terrain, _: City, light: Light, points: _Points) -> F
     cos, sin = np.cos(box["angle"]), np.sin(box["angle"])
     east, north = points.x - box["x"], points.y - box["y"]
     along, across = east * cos + north * sin, north * cos - east * sin
-    gable_end = np.abs(along) / box["half_length"] > np.abs(across) / box["half_width"]
+    inset_along, inset_across = (
+        np.abs(along) / box["half_length"],
+        np.abs(across) / box["half_width"],
+    )
+    gable_end = inset_along > inset_across
     facing = np.where(
         gable_end,
         np.sign(along) * _towards_sun(box["angle"], light),
         np.sign(across) * _towards_sun(box["angle"] + np.pi / 2, light),
     )
     lit = 0.80 + np.float32(0.28 * light.sun_share) * facing
-    roof = (points.z > box["eave"] + 0.05) & ~gable_end
+    roof = (points.z > box["eave"] + 0.05) & ~(gable_end & (inset_along > 0.93))
     colour = np.where(roof[:, None], box["top"], box["side"])
     wall = (box["bay"] > 0) & ~roof
     on_wall = np.where(gable_end, across, along)
@@ -213,7 +221,7 @@ def _solid_colour(terrain: Terrain, _: City, light: Light, points: _Points) -> F
     bright = np.mod(np.floor(on_wall / bay) * 0.37 + np.floor(points.z / 3.1) * 0.71 + number, 1.0)
     glass = np.array([0.20, 0.25, 0.32], np.float32) * (0.7 + 0.8 * bright)[:, None]
     colour = np.where(window[:, None], glass, colour)
-    grain = terrain.grain.ravel()[points.cell] * np.where(box["bay"] > 0, 0.02, 0.07)
+    grain = _texture(terrain, points) * np.where(box["bay"] > 0, np.float32(0.03), np.float32(0.08))
     foot = np.clip(points.z / 0.5, 0.55, 1.0)
     painted: Floats = colour * (lit * foot * (1.0 + grain))[:, None]
     return painted
@@ -233,9 +241,15 @@ def _crown_colour(terrain: Terrain, _: City, light: Light, points: _Points) -> F
     up = (points.z - crown["middle"]) / radius
     sun_x, sun_y = np.sin(light.sun_azimuth_rad), np.cos(light.sun_azimuth_rad)
     facing = np.clip(0.6 * (east * sun_x + north * sun_y) + 0.6 * up, -1.0, 1.0)
-    # The leaves' texture moves with the height too, or trees would have vertical stripes.
-    leaf = (points.cell + (points.z * 3.0).astype(np.int32) * 977) % terrain.grain.size
-    rough = 1.0 + 0.17 * terrain.grain.ravel()[leaf]
+    rough = 1.0 + np.float32(0.17) * _texture(terrain, points)
     bright = (0.78 + np.float32(0.15 + 0.25 * light.sun_share) * facing) * rough
     colour: Floats = crown["colour"] * light.leaf_gain * bright[:, None]
     return colour
+
+
+def _texture(terrain: Terrain, points: _Points) -> Floats:
+    """Return white noise in space [P], standard normal, in grains of a sixth of a metre."""
+    row = ((points.x + points.z * np.float32(0.73)) * 6).astype(np.int32) % CELLS
+    column = ((points.y + points.z * np.float32(1.31)) * 6).astype(np.int32) % CELLS
+    noise: Floats = terrain.grain[row, column]
+    return noise

@@ -10,7 +10,7 @@ from PIL import Image
 from data_shards.sample import Meta, Sample
 from data_shards.sources.source import JSON, SplitPlan
 from data_shards.world.appearance import DIFFICULTIES, Appearance, Difficulty, draw, expose
-from data_shards.world.camera import Pose, View, azimuths, cast, class_map, elevation_range_deg
+from data_shards.world.camera import ELEVATION_DEG, Pose, View, azimuths, cast, class_map
 from data_shards.world.city import City, found
 from data_shards.world.neighbourhood import Neighbourhood, lay_out
 from data_shards.world.shading import paint_aerial, paint_ground
@@ -105,7 +105,7 @@ class WorldSource:
         picture = paint_aerial(before, city, appearance.aerial_light, EXTENT_M, self.aerial_size)
         aerial = expose(picture, appearance.aerial_sensor, pixel_rng)
         return Sample(
-            meta=_meta(city, number, place, self.ground_size),
+            meta=_meta(city, number, place),
             parts={
                 "ground.jpg": _jpeg(ground),
                 "aerial.jpg": _jpeg(aerial),
@@ -123,9 +123,8 @@ class WorldSource:
         """
         height, width = self.ground_size
         pose = Pose(*appearance.offset_m, CAMERA_HEIGHT_M, appearance.heading_deg)
-        top = np.deg2rad(elevation_range_deg(height, width)[1])
         # Ray rows look at the rows' edges (even) and centres (odd).
-        elevation = np.linspace(top, -top, 2 * height + 1).astype(np.float32)
+        elevation = np.deg2rad(np.linspace(*ELEVATION_DEG[::-1], 2 * height + 1)).astype(np.float32)
         fine = cast(terrain, pose, elevation, azimuths(width, pose.heading_deg, 2))
         picture = _tent(paint_ground(terrain, city, appearance.ground_light, pose, fine, rng))
         centres = View(
@@ -167,7 +166,7 @@ def _traffic(
     return before, after
 
 
-def _meta(city: City, number: int, place: int, ground_size: tuple[int, int]) -> Meta:
+def _meta(city: City, number: int, place: int) -> Meta:
     """Return where a place is: on a lattice around the city's middle, on its central meridian."""
     # 100 x 100 places fill the lattice; later ones go on northwards.
     east = (place % 100 - 49.5) * _PLACE_SPACING_M
@@ -181,7 +180,7 @@ def _meta(city: City, number: int, place: int, ground_size: tuple[int, int]) -> 
         utm=(500_000.0 + 0.9996 * east, 0.9996 * _meridian_arc_m(latitude)),
         heading=0.0,
         extent_m=EXTENT_M,
-        elevation=elevation_range_deg(*ground_size),
+        elevation=ELEVATION_DEG,
     )
 
 

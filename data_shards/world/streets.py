@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from data_shards.world.terrain import CELL_M, CELLS, HALF_M, Floats, Material, Terrain
-
-_CENTRES = ((np.arange(CELLS, dtype=np.float32) + 0.5) * CELL_M - HALF_M).astype(np.float32)
-EAST, NORTH = _CENTRES[None, :], -_CENTRES[:, None]
+from data_shards.world.terrain import EAST, NORTH, Floats, Material, Terrain
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +32,10 @@ class Street:
         """Return (along, distance to the left of the centre line) of points, metres."""
         cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
         along = east * cos + north * sin
-        across = north * cos - east * sin
-        return along, across - np.float32(self.offset) - np.float32(self.bend / 2) * along * along
+        left = (north * cos - np.float32(self.offset)) - east * sin
+        if self.bend:
+            left -= np.float32(self.bend / 2) * along * along
+        return along, left
 
     def point(self, along: float, left: float) -> tuple[float, float, float]:
         """Return x, y of a point beside the street and the street's direction there, radians."""
@@ -55,23 +55,24 @@ def pave(terrain: Terrain, streets: list[Street]) -> None:
         carriageways.append((beside < street.half_width) & exists)
         walk = (beside < street.half_width + street.sidewalk) & exists
         terrain.taken |= walk
-        terrain.tone[walk] = 1.0 + 0.04 * terrain.grain[walk]
         if street.sidewalk > 0:
-            terrain.material[walk] = Material.PAVEMENT
+            np.copyto(terrain.material, np.uint8(Material.PAVEMENT), where=walk)
+    np.copyto(terrain.tone, 1.0 + np.float32(0.04) * terrain.grain, where=terrain.taken)
+    meetings = np.zeros(terrain.taken.shape, np.uint8)
     for (street, _, _), carriageway in zip(placed, carriageways, strict=True):
-        terrain.material[carriageway] = street.surface
-    for number, (street, along, left) in enumerate(placed):
-        others = np.zeros_like(terrain.taken)
-        for other_number, other in enumerate(carriageways):
-            if other_number != number:
-                others |= other
-        _paint_lines(terrain, street, along, left, carriageways[number] & ~others)
+        np.copyto(terrain.material, np.uint8(street.surface), where=carriageway)
+        meetings += carriageway
+    for (street, along, left), carriageway in zip(placed, carriageways, strict=True):
+        alone = carriageway & (meetings == 1)
+        _paint_lines(terrain, street, along, left, alone)
         if street.crossings:
-            for other_number, (other_street, _, other_left) in enumerate(placed):
-                if other_number != number and other_street.sidewalk > 0:
-                    gap = np.abs(other_left) - np.float32(other_street.half_width)
-                    zebra = (gap > 0.8) & (gap < 3.4) & (np.mod(left, 1.2) < 0.6)
-                    terrain.material[zebra & carriageways[number] & ~others] = Material.WHITE_LINE
+            stripes = alone & (np.mod(left, np.float32(1.2)) < 0.6)
+            for other, _, other_left in placed:
+                if other is not street and other.sidewalk > 0:
+                    gap = np.abs(np.abs(other_left) - np.float32(other.half_width + 2.1))
+                    np.copyto(
+                        terrain.material, np.uint8(Material.WHITE_LINE), where=stripes & (gap < 1.3)
+                    )
 
 
 def _paint_lines(
@@ -79,18 +80,18 @@ def _paint_lines(
     street: Street,
     along: Floats,
     left: Floats,
-    where: np.ndarray,
+    where: npt.NDArray[np.bool_],
 ) -> None:
     """Paint the centre line (white ones are dashed) and the edge lines."""
     beside = np.abs(left)
     if street.centre_line is not None:
         line = (beside < 0.16) & where
         if street.centre_line == Material.WHITE_LINE:
-            line &= np.mod(along, 6.0) < 3.0
-        terrain.material[line] = street.centre_line
+            line &= np.mod(along, np.float32(6.0)) < 3.0
+        np.copyto(terrain.material, np.uint8(street.centre_line), where=line)
     if street.edge_lines:
         edge = np.abs(beside - np.float32(street.half_width - 0.35)) < 0.13
-        terrain.material[edge & where] = Material.WHITE_LINE
+        np.copyto(terrain.material, np.uint8(Material.WHITE_LINE), where=edge & where)
 
 
 def flood(terrain: Terrain, river: Street) -> None:

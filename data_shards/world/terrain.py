@@ -21,6 +21,9 @@ Bytes = npt.NDArray[np.uint8]
 CELLS = 512
 CELL_M = 0.25
 HALF_M = CELLS * CELL_M / 2
+_CENTRES = ((np.arange(CELLS) + 0.5) * CELL_M - HALF_M).astype(np.float32)
+EAST, NORTH = _CENTRES[None, :], -_CENTRES[:, None]
+"""Of the cells' centres, [1, N] and [N, 1], metres."""
 
 
 class Material(IntEnum):
@@ -177,16 +180,18 @@ def window_around(x: float, y: float, reach: float) -> tuple[tuple[slice, slice]
 
     East is [1, w] and north is [h, 1], metres from the point.
     """
-    rows, columns = (
-        slice(
-            int(np.clip((HALF_M + centre - reach) // CELL_M, 0, CELLS)),
-            int(np.clip((HALF_M + centre + reach) // CELL_M + 1, 0, CELLS)),
-        )
-        for centre in (-y, x)
-    )
-    east = (np.arange(columns.start, columns.stop, dtype=np.float32) + 0.5) * CELL_M - HALF_M - x
-    north = HALF_M - (np.arange(rows.start, rows.stop, dtype=np.float32) + 0.5) * CELL_M - y
-    return (rows, columns), east[None, :].astype(np.float32), north[:, None].astype(np.float32)
+    row, column = (HALF_M - y) / CELL_M, (HALF_M + x) / CELL_M
+    cells = reach / CELL_M
+    rows = slice(_inside(row - cells), _inside(row + cells + 1))
+    columns = slice(_inside(column - cells), _inside(column + cells + 1))
+    east = EAST[:, columns] - np.float32(x)
+    north = NORTH[rows] - np.float32(y)
+    return (rows, columns), east, north
+
+
+def _inside(cell: float) -> int:
+    """Return the index of a cell, or of the raster's nearer end."""
+    return min(max(int(cell), 0), CELLS)
 
 
 def put_box(terrain: Terrain, box: Box) -> None:
