@@ -37,7 +37,7 @@ Json = Annotated[
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")]
 
 
-WORLD_SAMPLES_PER_SHARD = 250
+WORLD_SAMPLES_PER_SHARD = 100
 """Few enough that every core has shards of a small world to make."""
 
 

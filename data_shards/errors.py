@@ -36,7 +36,8 @@ class Stopped(UserError):  # noqa: N818  (an outcome, not a failure)
 
 
 def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
-    """Run a command line and exit: 0 done, 1 failed, 2 wrong usage or input, 75 stopped.
+    """Run a command line and exit: 0 done, 1 failed, 2 wrong usage or input, 75 stopped
+    (130 for a Ctrl-C that nothing had to be saved for).
 
     A `UserError` and a usage error become one sentence on stderr; `--debug`, anywhere on the
     command line, adds the traceback. Any other exception is a bug and keeps its traceback.
@@ -54,8 +55,6 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
         _fail(str(error), error.exit_code, debug)
     except ClickException as error:
         _fail(error.format_message(), error.exit_code, debug)
-    except (typer.Abort, KeyboardInterrupt):
-        _fail("Interrupted.", 130, debug)
     sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -23,6 +24,7 @@ COLUMNS = {
     "extent": pa.float64(),
 }
 LIMITS = {"lat": (-90.0, 90.0), "lon": (-180.0, 180.0), "extent": (0.001, math.inf)}
+UNKNOWN = ["", "nan", "NaN"]
 PNG_SIGNATURE = b"\x89PNG"
 
 
@@ -32,7 +34,7 @@ class FolderSource:
     Columns: `ground`, `aerial`, `label` (a class map in our ids): paths relative to the folder;
     `lat`, `lon`, `heading` (of the panorama's centre, clockwise from north): degrees; `extent`:
     the tile's side, metres. `aerial` is needed; without `ground` the split is a gallery. An empty
-    cell is unknown.
+    cell or NaN is unknown.
 
     Args:
         root: the folder.
@@ -70,7 +72,7 @@ class FolderSource:
             RejectedSample: a file is missing or outside the folder, or a number out of range.
         """
         table = self._tables[split]
-        cells = {name: table[name][row].as_py() for name in table.column_names}
+        cells = {name: _known(table[name][row].as_py()) for name in table.column_names}
         where = f"row {row + 1} of {split}"
         for name, limits in LIMITS.items():
             _check(where, name, cells.get(name), limits)
@@ -116,7 +118,9 @@ def _read_table(path: Path) -> pa.Table:
     """The table with the types of `COLUMNS`."""
     try:
         if path.suffix == ".csv":
-            options = pa_csv.ConvertOptions(column_types=COLUMNS, strings_can_be_null=True)
+            options = pa_csv.ConvertOptions(
+                column_types=COLUMNS, strings_can_be_null=True, null_values=UNKNOWN
+            )
             table = pa_csv.read_csv(path, convert_options=options)
         else:
             table = pq.read_table(path, partitioning=None)
@@ -137,6 +141,10 @@ def _check_columns(path: Path, names: list[str]) -> None:
         raise InputError(f"{path} has a column twice: {', '.join(names)}.")
     if "aerial" not in names:
         raise InputError(f"{path} has no column 'aerial': every split needs aerial images.")
+
+
+def _known(value: Any) -> Any:  # noqa: ANN401  (a cell of any column)
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _check(where: str, name: str, value: float | None, limits: tuple[float, float]) -> None:

@@ -1,0 +1,110 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_shards.errors import InputError
+from data_shards.sample import RejectedSample
+from data_shards.sources.folder import FolderSource
+
+
+@pytest.fixture
+def raw(tmp_path, make_jpeg, make_png):
+    (tmp_path / "g.jpg").write_bytes(make_jpeg(8, 16))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.b.png").write_bytes(make_png(np.zeros((8, 8, 3), np.uint8)))
+    (tmp_path / "l.png").write_bytes(make_png(np.zeros((8, 16), np.uint8)))
+    return tmp_path
+
+
+def table(raw, text, name="train.csv"):
+    (raw / name).write_text(text)
+    return FolderSource(raw)
+
+
+def test_a_pair_with_everything(raw):
+    source = table(
+        raw,
+        "ground,aerial,label,lat,lon,heading,extent\n"
+        "g.jpg,sub/a.b.png,l.png,1.5,-2,90,100\n"
+        "g.jpg,sub/a.b.png,,,,,\n",
+    )
+    full, bare = source.sample("train", 0), source.sample("train", 1)
+    assert source.splits["train"].kind == "pairs"
+    assert set(full.parts) == {"ground.jpg", "aerial.png", "seg.png"}
+    meta = full.meta
+    assert (meta.lat, meta.lon, meta.heading, meta.extent_m) == (1.5, -2.0, 90.0, 100.0)
+    assert set(bare.parts) == {"ground.jpg", "aerial.png"}
+    assert (bare.meta.lat, bare.meta.heading, bare.meta.source_id) == (None, None, "g.jpg")
+
+
+def test_every_table_is_a_split_and_without_ground_a_gallery(raw):
+    pq.write_table(pa.table({"aerial": ["sub/a.b.png"], "lat": [3]}), raw / "gallery.parquet")
+    source = table(raw, "ground,aerial\ng.jpg,sub/a.b.png\n")
+    assert {name: plan.kind for name, plan in source.splits.items()} == {
+        "train": "pairs",
+        "gallery": "aerial",
+    }
+    sample = source.sample("gallery", 0)
+    assert (set(sample.parts), sample.meta.lat) == ({"aerial.png"}, 3.0)
+    assert sample.meta.source_id == "sub/a.b.png"
+
+
+def test_nan_is_unknown_in_every_format(raw):
+    columns = {"aerial": ["sub/a.b.png"], "lat": [float("nan")]}
+    pq.write_table(pa.table(columns), raw / "gallery.parquet")
+    source = table(raw, "aerial,lat\nsub/a.b.png,nan\n")
+    assert source.sample("train", 0).meta.lat is source.sample("gallery", 0).meta.lat is None
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("../../etc/passwd,sub/a.b.png,1", "outside_root"),
+        ("sub/../../x.jpg,sub/a.b.png,1", "outside_root"),
+        ("/etc/passwd,sub/a.b.png,1", "outside_root"),
+        ("no.jpg,sub/a.b.png,1", "missing_file"),
+        ("g.jpg/x,sub/a.b.png,1", "missing_file"),
+        ("sub,sub/a.b.png,1", "unreadable_file"),
+        (",sub/a.b.png,1", "missing_value"),
+        ("g.jpg,sub/a.b.png,91", "bad_value"),
+        ("g.jpg,sub/a.b.png,inf", "bad_value"),
+        ("g.jpg,sub/a.b.png,-inf", "bad_value"),
+    ],
+)
+def test_hostile_rows_are_rejected(raw, row, reason):
+    source = table(raw, f"ground,aerial,lat\n{row}\n")
+    with pytest.raises(RejectedSample) as rejected:
+        source.sample("train", 0)
+    assert rejected.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ground,aerial,colour\nx,y,z\n", "'colour' that is not known: the columns are ground"),
+        ("ground,lat\nx,1\n", "no column 'aerial'"),
+        ("aerial,lat\nx,north\n", "can't be read"),
+        ("aerial,aerial\nx,y\n", "twice"),
+        ("aerial\nx,y,z\n", "can't be read"),
+        ("", "can't be read"),
+    ],
+)
+def test_broken_tables_are_one_sentence(raw, text, message):
+    with pytest.raises(InputError, match=message) as error:
+        table(raw, text)
+    assert "train.csv" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_folders_that_do_not_fit(raw):
+    with pytest.raises(InputError, match="has no table"):
+        FolderSource(raw)
+    with pytest.raises(InputError, match="There is no folder"):
+        FolderSource(raw / "nowhere")
+    (raw / "train.parquet").write_bytes(b"noise")
+    with pytest.raises(InputError, match=r"train\.parquet can't be read"):
+        FolderSource(raw)
+    (raw / "train.csv").write_text("aerial\n")
+    with pytest.raises(InputError, match="would both be the split train"):
+        FolderSource(raw)

@@ -1,0 +1,113 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_shards.errors import ShardError
+from data_shards.index import (
+    SCHEMA,
+    PartEntry,
+    Rejection,
+    ShardSummary,
+    index_row,
+    merge_parts,
+    read_part,
+    read_summary,
+    read_table,
+    write_part,
+)
+from data_shards.sample import IMAGES, PARTS, Meta
+
+NUMBER = st.none() | st.floats(-1e7, 1e7)
+PAIR = st.none() | st.tuples(st.floats(-1e7, 1e7), st.floats(-1e7, 1e7))
+METAS = st.builds(
+    Meta,
+    st.text(st.characters(codec="utf-8"), max_size=20),
+    lat=NUMBER,
+    lon=NUMBER,
+    utm=PAIR,
+    heading=NUMBER,
+    extent_m=NUMBER,
+    elevation=PAIR,
+)
+ENTRIES = st.dictionaries(
+    st.sampled_from(PARTS),
+    st.builds(
+        PartEntry,
+        st.integers(0, 2**40),
+        st.integers(1, 2**33),
+        st.integers(0, 2**32 - 1),
+        st.integers(0, 2**15),
+        st.integers(0, 2**15),
+    ),
+)
+
+
+def summary(samples, rejected=()):
+    return ShardSummary(
+        samples=samples, tar_bytes=0, tar_sha256="", pixels={}, rejected=list(rejected)
+    )
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.lists(st.tuples(METAS, ENTRIES), max_size=4), min_size=1, max_size=3))
+def test_what_is_written_is_read_back_through_parts_and_merge(tmp_path_factory, shards):
+    folder = tmp_path_factory.mktemp("index")
+    parts, expected = [], []
+    for shard, samples in enumerate(shards):
+        rows = [index_row(f"k{shard}-{n}", shard, *sample) for n, sample in enumerate(samples)]
+        parts.append(folder / f"{shard}.parquet")
+        write_part(parts[-1], rows, summary(len(rows)))
+        assert read_summary(parts[-1]).samples == read_part(parts[-1]).num_rows == len(rows)
+        expected += [(f"k{shard}-{n}", shard, *sample) for n, sample in enumerate(samples)]
+    assert merge_parts(parts, folder / "all.arrow") == len(expected)
+    table = read_table(folder / "all.arrow")
+    assert table.schema.equals(SCHEMA)
+    for row, (key, shard, meta, entries) in zip(table.to_pylist(), expected, strict=True):
+        assert (row["key"], row["shard"], row["source_id"]) == (key, shard, meta.source_id)
+        for part in PARTS:
+            entry = entries.get(part)
+            offset, size, crc, height, width = entry or (-1, 0, 0, 0, 0)
+            assert (row[f"{part}_offset"], row[f"{part}_size"]) == (offset, size)
+            assert row[f"{part}_crc32c"] == crc
+            if part in IMAGES:
+                assert (row[f"{part}_height"], row[f"{part}_width"]) == (height, width)
+        for column, value in {
+            "lat": meta.lat,
+            "lon": meta.lon,
+            "utm_e": meta.utm and meta.utm[0],
+            "utm_n": meta.utm and meta.utm[1],
+            "heading": meta.heading,
+            "extent_m": meta.extent_m,
+            "elevation_min": meta.elevation and meta.elevation[0],
+            "elevation_max": meta.elevation and meta.elevation[1],
+        }.items():
+            assert math.isnan(row[column]) if value is None else row[column] == value
+
+
+def test_a_merged_index_is_mapped_not_copied(small_set):
+    table = read_table(small_set / "train" / "train.arrow")
+    for name in ("shard", "ground_offset", "aerial_crc32c", "lat"):
+        column = table[name]
+        assert column.num_chunks == 1
+        array = column.chunk(0).to_numpy(zero_copy_only=True)
+        assert array.dtype == np.dtype(column.type.to_pandas_dtype())
+
+
+def test_rejections_travel_in_the_part(tmp_path):
+    rejection = Rejection(split="train", row=3, reason="missing_file", detail="x is missing.")
+    write_part(tmp_path / "p.parquet", [], summary(0, [rejection]))
+    assert read_summary(tmp_path / "p.parquet").rejected == [rejection]
+    assert read_part(tmp_path / "p.parquet").num_rows == 0
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "noise"])
+def test_a_damaged_index_is_one_sentence(tmp_path, damage):
+    path = tmp_path / "train-000000.parquet"
+    if damage != "missing":
+        path.write_bytes(b"" if damage == "empty" else b"noise" * 100)
+    for read in (read_part, read_summary, read_table):
+        with pytest.raises(ShardError, match=r"train-000000\.parquet is (missing|damaged)"):
+            read(path)

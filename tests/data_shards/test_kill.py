@@ -1,0 +1,90 @@
+"""Real processes, killed while they build: what is finished stays, and the rest is the same."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from data_shards.build import BuildOptions, build
+from data_shards.sources.folder import FolderSource
+
+ROWS, PER_SHARD = 240, 4
+
+
+@pytest.fixture
+def raw(tmp_path, make_folder):
+    return make_folder(tmp_path / "raw", ROWS, size=256)
+
+
+def start(raw, out, **options):
+    command = [sys.executable, "-m", "data_shards", "build", "folder", "--workers", "2"]
+    arguments = ["--root", raw, "--out", out, "--samples-per-shard", PER_SHARD]
+    return subprocess.Popen(
+        [*command, *(str(a) for a in arguments)], stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def parts(out):
+    return len(list(out.glob("*/*.parquet")))
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.005)
+
+
+def processes_writing_to(out):
+    """Ids of the processes that have a file open below `out`."""
+    found = set()
+    for descriptors in Path("/proc").glob("[0-9]*/fd"):
+        with suppress(OSError):  # it has ended meanwhile
+            if any(link.readlink().is_relative_to(out) for link in descriptors.iterdir()):
+                found.add(int(descriptors.parent.name))
+    return found
+
+
+def test_killed_anywhere_the_bytes_are_the_same(raw, tmp_path, read_files):
+    out, rng = tmp_path / "killed", random.Random(7)
+    for stop in (signal.SIGKILL, signal.SIGTERM):
+        before = parts(out)
+        process = start(raw, out)
+        goal = before + rng.randint(1, 12)
+        wait_for(
+            lambda goal=goal, process=process: parts(out) >= goal or process.poll() is not None
+        )
+        time.sleep(rng.random() * 0.02)
+        process.send_signal(stop)
+        error = process.communicate(timeout=60)[1]
+        wait_for(lambda: not processes_writing_to(out), seconds=10)
+        assert goal <= parts(out) < ROWS // PER_SHARD
+        assert not (out / "manifest.json").exists()
+        if stop == signal.SIGTERM:
+            assert process.returncode == 75
+            sentence = error.strip().splitlines()[-1]
+            assert sentence.startswith("Stopped with ")
+            assert f"of {ROWS // PER_SHARD} shards finished" in sentence
+    options = BuildOptions(samples_per_shard=PER_SHARD)
+    build(FolderSource(raw), out, options, workers=1)
+    build(FolderSource(raw), tmp_path / "undisturbed", options, workers=1)
+    assert read_files(out) == read_files(tmp_path / "undisturbed")
+
+
+def test_a_killed_worker_is_one_sentence(raw, tmp_path):
+    out = tmp_path / "out"
+    process = start(raw, out)
+    wait_for(lambda: parts(out) >= 1 or process.poll() is not None)
+    victims = set()
+    wait_for(lambda: victims.update(processes_writing_to(out) - {process.pid}) or victims)
+    os.kill(victims.pop(), signal.SIGKILL)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert error.strip().splitlines()[-1].startswith("A worker process was killed, most often")
+    assert "Traceback" not in error

@@ -1,0 +1,58 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_shards.errors import InputError, ShardError
+from data_shards.plan import BuildOptions, BuildPlan, PlannedSplit
+
+
+@given(st.integers(1, 500), st.integers(1, 60), st.none() | st.integers(0, 9))
+def test_shards_hold_every_row_once(rows, per_shard, seed):
+    options = BuildOptions(samples_per_shard=per_shard, seed=seed)
+    splits = {"train": PlannedSplit(kind="pairs", rows=rows)}
+    plan = BuildPlan(name="x", source={}, options=options, encoder=None, splits=splits)
+    tasks = plan.tasks("train")
+    assert [task.shard for task in tasks] == list(range(len(tasks)))
+    assert all(len(task.rows) == per_shard for task in tasks[:-1])
+    dealt = [row for task in tasks for row in task.rows]
+    assert sorted(dealt) == list(range(rows))
+    assert tasks == plan.tasks("train")
+    if seed is None:
+        assert dealt == sorted(dealt)
+
+
+def test_a_folder_belongs_to_one_build(tmp_path, memory_source):
+    plan = BuildPlan.of(memory_source(), BuildOptions(quality=90))
+    plan.claim(tmp_path / "out")
+    plan.claim(tmp_path / "out")
+    assert BuildPlan.load(tmp_path / "out") == plan
+    for other, message in (
+        (BuildPlan.of(memory_source(), BuildOptions(quality=80)), "options.quality 90, not 80"),
+        (BuildPlan.of(memory_source(name="b"), BuildOptions()), "name memory, not b"),
+        (BuildPlan.of(memory_source(rows={"train": 9}), BuildOptions()), "train 10, not 9"),
+    ):
+        with pytest.raises(InputError, match=message):
+            other.claim(tmp_path / "out")
+
+
+@pytest.mark.parametrize("split", ["a.b", "../up", "a/b", "", "a-b"])
+def test_split_names_fit_into_keys(memory_source, split):
+    with pytest.raises(InputError, match="split name"):
+        BuildPlan.of(memory_source(rows={split: 1}), BuildOptions())
+
+
+def test_an_empty_split_is_refused(memory_source):
+    with pytest.raises(InputError, match="has no rows"):
+        BuildPlan.of(memory_source(rows={"train": 0}), BuildOptions())
+
+
+def test_unwritable_and_damaged_folders(tmp_path, memory_source):
+    plan = BuildPlan.of(memory_source(), BuildOptions())
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="can't be written"):
+        plan.claim(tmp_path / "file")
+    with pytest.raises(InputError, match="No build was begun"):
+        BuildPlan.load(tmp_path)
+    (tmp_path / "build.json").write_text("{")
+    with pytest.raises(ShardError, match="is damaged"):
+        BuildPlan.load(tmp_path)

@@ -1,0 +1,107 @@
+import shutil
+
+import pytest
+
+from data_shards.errors import InputError
+from data_shards.index import read_table
+from data_shards.verify import verify
+
+
+@pytest.fixture
+def copy(small_set, tmp_path):
+    return shutil.copytree(small_set, tmp_path / "copy")
+
+
+def flip(path, offset):
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0x10
+    path.write_bytes(data)
+
+
+def row_of(root, key):
+    split = key.split("-")[0]
+    rows = read_table(root / split / f"{split}.arrow").to_pylist()
+    return next(row for row in rows if row["key"] == key)
+
+
+def damages(root):
+    return [(d.file, d.key, d.part, d.reason) for d in verify(root, workers=1).damages]
+
+
+def test_a_whole_data_set_has_no_damage(small_set):
+    seen = []
+    result = verify(small_set, workers=1, progress=seen.append)
+    assert (result.shards, result.samples, result.damages) == (4, 12, [])
+    assert sum(seen) == 12
+
+
+def test_two_workers_find_the_same(copy):
+    row = row_of(copy, "val-000000001")
+    flip(copy / "val" / "val-000000.tar", row["meta_offset"])
+    (copy / "train" / "train-000002.tar").unlink()
+    assert verify(copy, workers=2) == verify(copy, workers=1)
+
+
+@pytest.mark.parametrize("part", ["ground", "aerial", "seg", "meta"])
+def test_a_flipped_byte_names_sample_and_part(copy, part):
+    row = row_of(copy, "train-000000004")
+    offset = row[f"{part}_offset"] + row[f"{part}_size"] // 2
+    flip(copy / "train" / "train-000001.tar", offset)
+    assert damages(copy) == [("train/train-000001.tar", "train-000000004", part, "checksum")]
+
+
+def test_a_flipped_byte_in_a_header_or_in_padding_is_found(copy):
+    row = row_of(copy, "train-000000004")
+    tar = copy / "train" / "train-000001.tar"
+    flip(tar, row["meta_offset"] + row["meta_size"])
+    assert damages(copy) == [("train/train-000001.tar", "", "", "checksum")]
+    flip(tar, row["ground_offset"] - 512)
+    assert ("train/train-000001.tar", "train-000000004", "ground", "index") in damages(copy)
+
+
+def test_a_truncated_tar_names_every_lost_sample(copy):
+    row = row_of(copy, "train-000000006")
+    tar = copy / "train" / "train-000001.tar"
+    tar.write_bytes(tar.read_bytes()[: row["ground_offset"] + 10])
+    found = damages(copy)
+    lost = {key for _, key, _, reason in found if reason == "truncated" and key}
+    assert lost == {"train-000000006", "train-000000007"}
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        ("train/train-000001.tar", "missing"),
+        ("train/train-000001.idx", "missing"),
+        ("train/train-000001.parquet", "missing"),
+        ("train/train.arrow", "missing"),
+    ],
+)
+def test_a_missing_file_is_named(copy, file, reason):
+    (copy / file).unlink()
+    assert damages(copy) == [(file, "", "", reason)]
+
+
+@pytest.mark.parametrize("file", ["train-000001.parquet", "train.arrow", "train-000001.idx"])
+def test_a_damaged_index_is_named(copy, file):
+    path = copy / "train" / file
+    flip(path, path.stat().st_size // 2)
+    assert {damage[0] for damage in damages(copy)} >= {f"train/{file}"}
+
+
+def test_a_shard_that_the_manifest_does_not_know_is_named(copy):
+    shutil.copy(copy / "train" / "train-000001.tar", copy / "train" / "train-000009.tar")
+    assert damages(copy) == [("train/train-000009.tar", "", "", "count")]
+
+
+def test_wrong_statistics_are_found(copy):
+    manifest = copy / "manifest.json"
+    text = manifest.read_text()
+    mean = text[text.index('"mean": [') :].split(",")[0].split("[")[1].strip()
+    manifest.write_text(text.replace(mean, "1.5"))
+    assert damages(copy) == [("manifest.json", "", "", "count")]
+
+
+def test_nothing_to_verify(tmp_path):
+    with pytest.raises(InputError, match="not a data set"):
+        verify(tmp_path)
