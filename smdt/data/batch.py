@@ -71,9 +71,11 @@ class BatchMaker:
     ) -> None:
         self._split = split
         self._views = tuple(views)
-        on_gpu = device.type == "cuda"
-        gpu = (device.index or 0) if on_gpu else None
-        self._decoder = Decoder(views, batch, "gpu" if on_gpu else "cpu", gpu, threads)
+        if device.type == "cuda":
+            gpu = torch.cuda.current_device() if device.index is None else device.index
+            self._decoder = Decoder(views, batch, "gpu", gpu, threads)
+        else:
+            self._decoder = Decoder(views, batch, "cpu", None, threads)
 
     def make(self, samples: Sequence[EncodedSample], index: int, state: DataState) -> Batch:
         """Decode the samples into the batch with this number.

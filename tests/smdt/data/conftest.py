@@ -1,7 +1,9 @@
 """Small real shards of random JPEGs, built once, and a loader over them."""
 
 import shutil
+import threading
 from collections.abc import Callable
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from data_shards.build import BuildOptions, build
 from data_shards.sample import Meta, Sample
 from data_shards.sources.source import SplitPlan
 from smdt.data.loader import DataConfig, EvaluationLoader, TrainLoader
+from smdt.data.order import DataState
 from smdt.data.split import Split
 from smdt.telemetry.metrics import TrainingMetrics
 
@@ -159,3 +162,39 @@ def sample_value() -> Callable[..., float]:
         )
 
     return value
+
+
+@pytest.fixture
+def start() -> Callable[[Path], DataState]:
+    """The state of a new run with the seed of `train`."""
+    return lambda root: DataState(Split.open(root, "train").manifest_hash, 3, 0, 0)
+
+
+@pytest.fixture
+def ids() -> Callable[..., list[list[int]]]:
+    """The sample ids of all batches that follow a state."""
+
+    def of(loader: TrainLoader, state: DataState, epochs: int = 1) -> list[list[int]]:
+        with closing(loader.stream(state, epochs)) as batches:
+            return [batch.sample_ids.tolist() for batch in batches]
+
+    return of
+
+
+@pytest.fixture
+def data_threads() -> Callable[[], list[str]]:
+    """The names of the threads that the data plane runs now."""
+    return lambda: [t.name for t in threading.enumerate() if t.name.startswith("smdt-")]
+
+
+@pytest.fixture
+def raising() -> Callable[[Exception], Callable[..., None]]:
+    """A function that only raises."""
+
+    def make(error: Exception) -> Callable[..., None]:
+        def fail(*_: object) -> None:
+            raise error
+
+        return fail
+
+    return make

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import threading
 import time
 from contextlib import closing
 from itertools import chain
@@ -17,33 +16,7 @@ from smdt.data.reader import Reader
 from smdt.data.split import DataError, DataInputError, Split
 
 
-def start(root, seed=3) -> DataState:
-    return DataState(Split.open(root, "train").manifest_hash, seed, 0, 0)
-
-
-@pytest.fixture
-def quarantined(tmp_path):
-    """The lines of the quarantine list."""
-    return lambda: [json.loads(line) for line in (tmp_path / "quarantine.jsonl").open()]
-
-
-def ids(loader, state, epochs=1) -> list[list[int]]:
-    with closing(loader.stream(state, epochs)) as batches:
-        return [batch.sample_ids.tolist() for batch in batches]
-
-
-def raising(error):
-    def fail(*_):
-        raise error
-
-    return fail
-
-
-def data_threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("smdt-")]
-
-
-def test_batches_hold_the_samples_that_they_say(built, train, pixels):
+def test_batches_hold_the_samples_that_they_say(built, train, pixels, start):
     loader = train(built)
     seen = []
     for number, batch in enumerate(loader.stream(start(built), 2)):
@@ -64,14 +37,14 @@ def test_batches_hold_the_samples_that_they_say(built, train, pixels):
     assert seen[:60] != seen[60:]
 
 
-def test_no_batch_holds_a_place_twice(built, train):
+def test_no_batch_holds_a_place_twice(built, train, start, ids):
     places = Split.open(built, "train").places
     for batch in ids(train(built, global_batch=20), start(built), epochs=5):
         assert len(set(places[batch])) == 20
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_the_batches_of_one(built, train, world_size):
+def test_ranks_share_the_batches_of_one(built, train, world_size, start, ids):
     whole = ids(train(built), start(built))
     shares = [
         ids(train(built, rank=rank, world_size=world_size), start(built))
@@ -81,7 +54,7 @@ def test_ranks_share_the_batches_of_one(built, train, world_size):
 
 
 @pytest.mark.parametrize("after", [0, 3, 9, 10, 14])
-def test_a_resumed_stream_is_the_remainder(built, train, after):
+def test_a_resumed_stream_is_the_remainder(built, train, after, start, ids):
     with closing(train(built).stream(start(built), 2)) as stream:
         batches = list(stream)
     state = batches[after].state
@@ -89,7 +62,7 @@ def test_a_resumed_stream_is_the_remainder(built, train, after):
     assert rest == [batch.sample_ids.tolist() for batch in batches[after + 1 :]]
 
 
-def test_timing_does_not_change_the_order(built, train, monkeypatch):
+def test_timing_does_not_change_the_order(built, train, monkeypatch, start, ids):
     expected = ids(train(built), start(built))
     honest, rng = Reader.read, np.random.default_rng()
 
@@ -103,7 +76,7 @@ def test_timing_does_not_change_the_order(built, train, monkeypatch):
         assert ids(loader, start(built)) == expected
 
 
-def test_closing_ends_all_threads(built, train):
+def test_closing_ends_all_threads(built, train, start, data_threads):
     stream = train(built).stream(start(built), 5)
     next(stream)
     assert data_threads()
@@ -111,7 +84,7 @@ def test_closing_ends_all_threads(built, train):
     assert data_threads() == []
 
 
-def test_garbage_ends_all_threads(built, train):
+def test_garbage_ends_all_threads(built, train, start, data_threads):
     stream = train(built).stream(start(built), 5)
     next(stream)
     del stream
@@ -119,7 +92,9 @@ def test_garbage_ends_all_threads(built, train):
     assert data_threads() == []
 
 
-def test_an_exception_in_a_thread_arrives_as_itself(built, train, monkeypatch):
+def test_an_exception_in_a_thread_arrives_as_itself(
+    built, train, monkeypatch, start, raising, data_threads
+):
     class SurpriseError(Exception):
         pass
 
@@ -130,82 +105,19 @@ def test_an_exception_in_a_thread_arrives_as_itself(built, train, monkeypatch):
     assert data_threads() == []
 
 
-def test_a_held_batch_stays(built, train):
+def test_an_image_that_does_not_decode_is_named(built, train, monkeypatch, start):
+    monkeypatch.setattr(Reader, "read", lambda *_: b"no image at all")
+    with pytest.raises(DataError, match=r"does not decode: train-0000\d+, train-0000\d+.*\.$"):
+        next(train(built, global_batch=2).stream(start(built), 1))
+
+
+def test_a_held_batch_stays(built, train, start):
     held = [
         (batch, {view: images.clone() for view, images in batch.images.items()})
         for batch in train(built).stream(start(built), 2)
     ]
     for batch, copies in held:
         assert all(torch.equal(batch.images[view], copy) for view, copy in copies.items())
-
-
-def test_a_damaged_sample_is_replaced_the_same_way(shards, train, flip_byte, quarantined):
-    split = Split.open(shards, "train")
-    expected = ids(train(shards), start(shards))
-    damaged = expected[4][2]
-    flip_byte(split, damaged, "aerial")
-    loader = train(shards)
-    found = ids(loader, start(shards))
-    stand_in = found[4][2]
-    assert found == [[stand_in if i == damaged else i for i in batch] for batch in expected]
-    assert split.places[stand_in] not in split.places[expected[4]]
-    (line,) = quarantined()
-    assert line.pop("detail").endswith("fail their checksum.")
-    assert line == {
-        "epoch": 0,
-        "batch": 4,
-        "position": 2,
-        "key": f"train-{damaged:09d}",
-        "source_id": f"train.{damaged}",
-        "shard": damaged // 20,
-        "part": "aerial",
-        "reason": "checksum",
-        "stand_in": f"train-{stand_in:09d}",
-        "rank": 0,
-    }
-    halves = [ids(train(shards, rank=rank, world_size=2), start(shards)) for rank in range(2)]
-    assert [a + b for a, b in zip(*halves, strict=True)] == found
-
-
-def test_damage_is_counted(shards, train, flip_byte, sample_value):
-    flip_byte(Split.open(shards, "train"), 7, "ground")
-    loader = train(shards)
-    ids(loader, start(shards), epochs=2)
-    registry = loader._metrics.registry
-    assert sample_value(registry, "smdt_quarantined_samples_total", reason="checksum") == 2
-    assert sample_value(registry, "smdt_read_bytes_total") > 0
-    assert sample_value(registry, "smdt_read_seconds_count") >= 2 * 2 * 60
-
-
-def test_a_tar_that_vanishes_while_training_is_quarantined(shards, train, quarantined):
-    split = Split.open(shards, "train")
-    loader = train(shards)
-    split.tar(0).unlink()
-    for batch in ids(loader, start(shards)):
-        assert len(set(split.places[batch])) == 6
-        assert min(batch) >= 20
-    assert {line["key"] for line in quarantined()} == {f"train-{i:09d}" for i in range(20)}
-    assert {line["reason"] for line in quarantined()} == {"missing"}
-
-
-def test_a_tar_that_shrinks_while_training_is_quarantined(shards, train, quarantined):
-    split = Split.open(shards, "train")
-    loader = train(shards)
-    with split.tar(20).open("r+b") as file:
-        file.truncate(split.column("ground_offset")[30] + 10)
-    seen = set(chain(*ids(loader, start(shards))))
-    assert seen == set(range(60)) - set(range(30, 40))
-    assert {line["reason"] for line in quarantined()} == {"truncated"}
-
-
-def test_too_many_damaged_samples_end_the_run(shards, train, flip_byte, tmp_path):
-    split = Split.open(shards, "train")
-    for sample_id in range(4):
-        flip_byte(split, sample_id, "ground")
-    ids(train(shards, max_quarantined=4), start(shards), epochs=3)  # distinct samples count
-    with pytest.raises(DataError, match=f"max_quarantined=3.*{tmp_path}/quarantine.jsonl"):
-        ids(train(shards, max_quarantined=3), start(shards))
-    assert data_threads() == []
 
 
 def test_half_copied_shards_are_refused_at_the_start(shards, train, evaluation):
@@ -219,7 +131,7 @@ def test_half_copied_shards_are_refused_at_the_start(shards, train, evaluation):
         evaluation(shards, split="train")
 
 
-def test_storage_that_fails_for_a_while_changes_nothing(built, train, monkeypatch):
+def test_storage_that_fails_for_a_while_changes_nothing(built, train, monkeypatch, start, ids):
     expected = ids(train(built), start(built))
     honest, failures = reader_module.os.pread, iter([True] * 40)
     rng = np.random.default_rng(0)
@@ -234,14 +146,14 @@ def test_storage_that_fails_for_a_while_changes_nothing(built, train, monkeypatc
     assert ids(train(built), start(built)) == expected
 
 
-def test_storage_that_stays_away_ends_the_run(built, train, monkeypatch):
+def test_storage_that_stays_away_ends_the_run(built, train, monkeypatch, start, ids, raising):
     monkeypatch.setattr(reader_module, "RETRY_DELAYS_SECONDS", (0.001, 0.001))
     monkeypatch.setattr(reader_module.os, "pread", raising(OSError(116, "Stale file handle")))
     with pytest.raises(DataError, match=r"\.tar can't be read \(Stale file handle\)"):
         ids(train(built), start(built))
 
 
-def test_closing_does_not_wait_for_storage(built, train, monkeypatch):
+def test_closing_does_not_wait_for_storage(built, train, monkeypatch, start, raising, data_threads):
     loader = train(built, read_ahead=8)
     stream = loader.stream(start(built), 5)
     next(stream)
@@ -269,7 +181,7 @@ def test_what_does_not_fit_is_said_in_one_sentence(built, train, options, messag
     assert str(caught.value).count("\n") == 0
 
 
-def test_a_state_of_another_run_is_refused(built, train):
+def test_a_state_of_another_run_is_refused(built, train, start):
     loader = train(built)
     good = start(built)
     for state, message in [
@@ -305,7 +217,7 @@ def test_evaluation_of_a_gallery(built, evaluation):
         evaluation(built, split="gallery")
 
 
-def test_evaluation_leaves_damaged_samples_out(shards, evaluation, flip_byte):
+def test_evaluation_leaves_damaged_samples_out(shards, evaluation, flip_byte, data_threads):
     split = Split.open(shards, "val")
     for sample_id in (5, 8, 9, 10, 11):
         flip_byte(split, sample_id, "aerial")

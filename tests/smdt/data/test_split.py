@@ -1,0 +1,115 @@
+"""Opening splits: what the index says, places, and one clear sentence for what is wrong."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from data_shards import layout
+from smdt.data.split import DataError, DataInputError, Split
+
+
+def test_a_split_says_what_the_source_said(built):
+    split = Split.open(str(built), "train")
+    assert (len(split), split.kind, split.name, split.root) == (60, "pairs", "train", built)
+    assert split.key(42) == "train-000000042"
+    assert split.source_id(np.int64(42)) == "train.42"
+    assert split.tar(42) == built / "train" / "train-000002.tar"
+    assert split.column("heading").tolist() == list(range(60))
+    assert len(split.manifest_hash) == 64
+
+
+def test_a_column_is_the_mapped_file(built):
+    split = Split.open(built, "train")
+    column = split.column("ground_offset")
+    assert not column.flags.owndata
+    assert not column.flags.writeable
+    assert column is split.column("ground_offset")
+
+
+def test_a_column_points_at_the_parts_bytes(built):
+    split = Split.open(built, "val")
+    start = split.column("aerial_offset")[7]
+    size = split.column("aerial_size")[7]
+    data = split.tar(7).read_bytes()[start : start + size]
+    assert data.startswith(b"\xff\xd8")
+    assert data.endswith(b"\xff\xd9")
+
+
+def test_places_are_shared_by_equal_coordinates_only(built):
+    split = Split.open(built, "train")
+    assert split.places.dtype == np.int64
+    coordinates = list(zip(split.column("lat").tolist(), split.column("lon"), strict=True))
+    for i, a in enumerate(coordinates):
+        for j, b in enumerate(coordinates):
+            same = i == j or a == b  # NaN equals nothing
+            assert (split.places[i] == split.places[j]) == same
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "kind", "message"),
+    [
+        (lambda root: shutil.rmtree(root), "train", DataInputError, "no folder"),
+        (lambda root: (root / "manifest.json").unlink(), "train", DataInputError, "manifest.json"),
+        (lambda _: None, "tokyo", DataInputError, "no split 'tokyo', it has gallery, train, val"),
+        (
+            lambda root: layout.table_path(root, "train").unlink(),
+            "train",
+            DataError,
+            "train.arrow is missing",
+        ),
+        (
+            lambda root: layout.table_path(root, "train").write_bytes(b"ARROW1 no more"),
+            "train",
+            DataError,
+            "train.arrow is damaged",
+        ),
+        (
+            lambda root: (root / "manifest.json").write_text('{"format_version": 99}'),
+            "train",
+            DataInputError,
+            "99.*update",
+        ),
+        (
+            lambda root: shutil.copy(
+                layout.table_path(root, "val"), layout.table_path(root, "train")
+            ),
+            "train",
+            DataError,
+            "has 23 samples, its manifest says 60",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(shards, damage, name, kind, message):
+    damage(shards)
+    with pytest.raises(DataError, match=message) as caught:
+        Split.open(shards, name)
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+
+
+def test_exit_codes_tell_input_from_failure():
+    assert DataInputError.exit_code == 2
+    assert DataError.exit_code == 1
+
+
+def test_the_manifests_hash_changes_with_the_data(shards):
+    before = Split.open(shards, "train").manifest_hash
+    path = shards / "manifest.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"name": "other"}))
+    assert Split.open(shards, "train").manifest_hash != before
+
+
+def test_missing_tars_are_counted_by_what_is_out_of_reach(shards):
+    split = Split.open(shards, "train")
+    split.require_tars(0, "limit")
+    with split.tar(20).open("r+b") as file:
+        file.truncate(split.column("ground_offset")[35])
+    split.require_tars(5, "limit")
+    with pytest.raises(DataError, match=r"1 of 3 tars.*train-000001\.tar: 5 samples.*limit=4"):
+        split.require_tars(4, "limit")
+    split.tar(0).unlink()
+    with pytest.raises(DataError, match=r"2 of 3 tars.*train-000000\.tar: 25 samples"):
+        split.require_tars(24, "limit")
