@@ -1,0 +1,48 @@
+"""The unlearned baseline: nearest mean colours of a coarse grid over both panoramas.
+
+What a model must beat, and the bench's test of honesty (DESIGN section 3).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smdt.evaluation.recall import BLOCK, true_ranks
+
+AZIMUTHS = 8
+ELEVATIONS = 4
+
+
+def colour_band_descriptors(
+    images: Tensor, azimuths: int = AZIMUTHS, elevations: int = ELEVATIONS
+) -> Tensor:
+    """Mean colours of equal parts of panoramas.
+
+    Args:
+        images: [N, 3, H, W], values 0 to 255, any dtype.
+        azimuths: parts across; a width that does not divide gives parts that share columns.
+        elevations: parts down, likewise.
+
+    Returns:
+        float64 [N, 3 * elevations * azimuths], values 0 to 255.
+    """
+    return F.adaptive_avg_pool2d(images.double(), (elevations, azimuths)).flatten(1)
+
+
+def baseline_ranks(ground: Tensor, aerial: Tensor, block: int = BLOCK) -> Tensor:
+    """Rank each panorama's own aerial image by the Euclidean distance of their colours.
+
+    Args:
+        ground: [N, 96] of `colour_band_descriptors`.
+        aerial: the same of the mapped aerial images; row i of both is a pair.
+        block: queries scored at a time.
+
+    Returns:
+        float64 [N], as `true_ranks`.
+    """
+    # |q - g|^2 = |q|^2 + 2 - 2 (q . g + 1 - |g|^2 / 2): nearest is the largest inner product of
+    # these; the 1 keeps a black panorama from being a zero descriptor
+    query = F.pad(ground, (0, 1), value=1.0)
+    gallery = torch.cat([aerial, 1 - aerial.square().sum(dim=1, keepdim=True) / 2], dim=1)
+    own = torch.arange(len(ground), device=ground.device)
+    return true_ranks(query, gallery, own, block)

@@ -1,0 +1,153 @@
+"""Unrolls an aerial image around its centre into the shape of a ground panorama (DESIGN section 5).
+
+B batch, H rows and W columns of the panorama, S side of the aerial image.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from data_shards.errors import UserError
+from smdt.geometry.radius import GroundView, mixed_radius, perspective_radius, polar_radius
+from smdt.geometry.sampling import Taps, make_taps, sample, sub_positions
+
+Mapping = Literal["polar", "perspective", "mixed"]
+
+CACHED_GRIDS = 32
+"""Grids kept in memory: 2 MiB each at 128x512 without supersampling; a new one takes a few ms."""
+
+
+class GeometryError(UserError, ValueError):
+    """What the data or the configuration says does not place the camera."""
+
+    exit_code = 2
+
+
+class GeometryConfig(BaseModel):
+    """How aerial images become panoramas."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mapping: Mapping = "mixed"
+    """Polar (SAFA), perspective, or mixed: polar far away, perspective near the camera (SMDT)."""
+    panorama_size: tuple[int, int] = (128, 512)
+    """Rows and columns of both views' panoramas."""
+    camera_height_m: float = Field(default=2.0, gt=0)
+    """Height of the panorama's camera above the ground."""
+    extent_m: float | None = Field(default=None, gt=0)
+    """Side of a tile on the ground, where the data does not say it."""
+    elevation_deg: tuple[float, float] | None = None
+    """Elevation of a panorama's lower and upper edge, where the data does not say it."""
+    supersample: int = Field(default=1, ge=1, le=8)
+    """A pixel averages this number squared of samples; 1 is the published way."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if min(self.panorama_size) < 1:
+            raise ValueError("geometry.panorama_size must be a positive height and width")
+        if self.elevation_deg is not None:
+            _check_elevation(self.elevation_deg)
+        return self
+
+
+@lru_cache(maxsize=CACHED_GRIDS)
+def panorama_taps(
+    mapping: Mapping,
+    size: tuple[int, int],
+    side: int,
+    view: GroundView | None,
+    supersample: int,
+    device: torch.device,
+) -> Taps:
+    """Return the sampling grid of a mapping; `view` is None for polar, which needs none."""
+    height, width = size
+    rows = sub_positions(height, supersample)
+    if view is None:
+        radius = polar_radius(rows, height, side)
+    elif mapping == "perspective":
+        radius = perspective_radius(rows, height, side, view)
+    else:
+        radius = mixed_radius(rows, height, side, view)
+    return make_taps(radius, width, side, supersample, device)
+
+
+class PanoramaMapping(nn.Module):
+    """Aerial images to panoramas of one size, each by its own extent and elevation range."""
+
+    def __init__(self, config: GeometryConfig, height: int, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.size = (height, width)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        aerial: Sequence[Tensor] | Tensor,
+        extent_m: NDArray[np.float64],
+        elevation_deg: NDArray[np.float64],
+    ) -> Tensor:
+        """Map a batch on the device it is on.
+
+        Args:
+            aerial: B images uint8 [S, S, 3], north up; sizes may differ.
+            extent_m: [B] side of each tile on the ground; NaN: what the configuration says.
+            elevation_deg: [B, 2] lower and upper edge of each panorama; NaN: the configuration's.
+
+        Returns:
+            float32 [B, 3, H, W], values 0 to 255; column W/2 looks north, outside is 0.
+
+        Raises:
+            GeometryError: an image is not square, or nobody says its extent or elevation range.
+        """
+        first = aerial[0]
+        height, width = self.size
+        panoramas = torch.empty(len(aerial), 3, height, width, device=first.device)
+        for image, panorama, extent, (bottom, top) in zip(
+            aerial, panoramas, extent_m, elevation_deg, strict=True
+        ):
+            taps = self._taps(image, float(extent), (float(bottom), float(top)))
+            panorama.copy_(sample(image, taps).view(height, width, 3).permute(2, 0, 1))
+        return panoramas
+
+    def _taps(self, image: Tensor, extent_m: float, elevation_deg: tuple[float, float]) -> Taps:
+        rows, side, _ = image.shape
+        if rows != side:
+            raise GeometryError(f"an aerial image of {rows}x{side} pixels is not square: cut it")
+        config = self.config
+        view = None if config.mapping == "polar" else self._view(extent_m, elevation_deg)
+        return panorama_taps(
+            config.mapping, self.size, side, view, config.supersample, image.device
+        )
+
+    def _view(self, extent_m: float, elevation_deg: tuple[float, float]) -> GroundView:
+        extent = self.config.extent_m if np.isnan(extent_m) else extent_m
+        elevation = self.config.elevation_deg if np.isnan(elevation_deg).any() else elevation_deg
+        if extent is None:
+            raise self._unknown("extent_m")
+        if elevation is None:
+            raise self._unknown("elevation_deg")
+        if extent <= 0:
+            raise GeometryError(f"a tile's extent of {extent} m is not positive: correct extent_m")
+        _check_elevation(elevation)
+        return GroundView(self.config.camera_height_m, extent, elevation)
+
+    def _unknown(self, field: str) -> GeometryError:
+        return GeometryError(
+            f"the {self.config.mapping} mapping needs {field}, which the shards do not say: "
+            f"set geometry.{field}, or use geometry.mapping=polar"
+        )
+
+
+def _check_elevation(elevation_deg: tuple[float, float]) -> None:
+    bottom, top = elevation_deg
+    if not -90 <= bottom < top <= 90:
+        raise GeometryError(
+            f"a panorama's elevation from {bottom} to {top} degrees is not a range: "
+            "give its lower, then its upper edge, inside -90 to 90"
+        )

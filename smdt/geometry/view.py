@@ -1,0 +1,89 @@
+"""What happens to the images of a view on the training device: size, heading, field of view, scale.
+
+B batch, C channels, H rows, W columns.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def resize(images: Sequence[Tensor] | Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize with an anti-aliased bilinear filter.
+
+    Args:
+        images: B images uint8 [H, W, 3]; sizes may differ.
+        size: rows and columns of the result.
+
+    Returns:
+        uint8 [B, 3, *size], rounded to the nearest level, on the images' device.
+    """
+    resized = torch.empty(len(images), 3, *size, dtype=torch.uint8, device=images[0].device)
+    for image, target in zip(images, resized, strict=True):
+        source = image.permute(2, 0, 1).unsqueeze(0)  # channels last in memory: torch's fast path
+        if source.device.type != "cpu":
+            source = source.float()  # torch has the uint8 kernel for the CPU only
+        if source.shape[-2:] != size:
+            source = F.interpolate(source, size, mode="bilinear", antialias=True)
+        target.copy_(source[0].round() if source.is_floating_point() else source[0])
+    return resized
+
+
+def turn(panoramas: Tensor, clockwise_deg: NDArray[np.float64]) -> Tensor:
+    """Turn panoramas, so that each one's centre column looks further clockwise.
+
+    A panorama whose centre looks to heading h has north in its centre after a turn by -h. The turn
+    is made in whole columns, the nearest number of them: at most 180 / W degrees off.
+
+    Args:
+        panoramas: [B, C, H, W], all round.
+        clockwise_deg: [B] degrees, any sign.
+    """
+    width = panoramas.shape[-1]
+    shift = np.rint(np.asarray(clockwise_deg) * width / 360).astype(np.int64) % width
+    first_B1 = torch.from_numpy(shift).to(panoramas.device).unsqueeze(1)
+    columns_BW = (first_B1 + torch.arange(width, device=panoramas.device)) % width
+    return panoramas.gather(3, columns_BW[:, None, None, :].expand_as(panoramas))
+
+
+def crop_field_of_view(panoramas: Tensor, fov_deg: float) -> Tensor:
+    """Keep the middle columns of [B, C, H, W] panoramas, `fov_deg` degrees of 360.
+
+    The number of columns is rounded to the nearest, at least one; column W/2 of the input is
+    column W'/2 of the result (both rounded down).
+
+    Raises:
+        ValueError: the field of view is not above 0 and at most 360 degrees.
+    """
+    if not 0 < fov_deg <= 360:
+        raise ValueError(f"a field of view of {fov_deg} degrees is not above 0 and at most 360")
+    width = panoramas.shape[-1]
+    kept = max(round(width * fov_deg / 360), 1)
+    start = width // 2 - kept // 2
+    return panoramas[..., start : start + kept]
+
+
+def normalise(
+    images: Tensor,
+    mean: Sequence[float] = (127.5, 127.5, 127.5),
+    std: Sequence[float] = (127.5, 127.5, 127.5),
+) -> Tensor:
+    """Subtract the mean and divide by the standard deviation of each channel.
+
+    Args:
+        images: [B, 3, H, W], values 0 to 255, any dtype.
+        mean: red, green, blue, 0 to 255. The defaults scale to -1 to 1.
+        std: the same.
+
+    Returns:
+        float32 [B, 3, H, W].
+    """
+    mean_C11, std_C11 = (
+        torch.tensor(values, dtype=torch.float32, device=images.device).view(3, 1, 1)
+        for values in (mean, std)
+    )
+    return (images.float() - mean_C11) / std_C11

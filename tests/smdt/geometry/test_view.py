@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smdt.geometry.view import crop_field_of_view, normalise, resize, turn
+
+
+def panorama(width: int = 36) -> torch.Tensor:
+    return torch.arange(2 * 3 * 4 * width).view(2, 3, 4, width)
+
+
+def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("degrees", [0, 360, -360, 720])
+def test_a_whole_turn_is_the_identity(degrees):
+    assert torch.equal(turn(panorama(), np.full(2, float(degrees))), panorama())
+
+
+@given(st.floats(-720, 720), st.integers(1, 40))
+def test_a_turn_and_its_reverse_are_the_identity(degrees, width):
+    there = turn(panorama(width), np.full(2, degrees))
+    assert torch.equal(turn(there, np.full(2, -degrees)), panorama(width))
+
+
+def test_every_panorama_has_its_own_turn_to_the_nearest_column():
+    turned = turn(panorama(), np.array([90.0, -14.9]))  # a column is 10 degrees
+    assert torch.equal(turned[0], panorama()[0].roll(-9, dims=-1))
+    assert torch.equal(turned[1], panorama()[1].roll(1, dims=-1))
+
+
+def test_a_turn_by_minus_its_heading_puts_north_in_the_centre():
+    width, heading_deg = 72, 50.0  # the centre looks to 50 degrees: north is 10 columns to its left
+    image = torch.zeros(1, 1, 1, width)
+    image[..., width // 2 - 10] = 1
+    assert int(turn(image, np.array([-heading_deg])).argmax()) == width // 2
+
+
+@given(st.integers(1, 100), st.floats(0.1, 360))
+def test_the_field_of_view_is_the_middle(width, fov):
+    image = torch.arange(width).view(1, 1, 1, width)
+    crop = crop_field_of_view(image, fov)
+    kept = crop.shape[-1]
+    assert kept == max(round(width * fov / 360), 1)
+    assert crop.flatten().tolist() == list(range(int(crop[0, 0, 0, 0]), int(crop[0, 0, 0, -1]) + 1))
+    assert int(crop[0, 0, 0, kept // 2]) == width // 2
+
+
+@pytest.mark.parametrize("fov", [0, -90, 361, float("nan")])
+def test_a_senseless_field_of_view_is_refused(fov):
+    with pytest.raises(ValueError, match="field of view"):
+        crop_field_of_view(panorama(), fov)
+
+
+def triangle_oracle(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Anti-aliased bilinear: a triangle as wide as the scale, axis by axis, float64."""
+    result = image.astype(float)
+    for axis in (0, 1):
+        count = result.shape[axis]
+        scale = count / size[axis]
+        reach = max(scale, 1.0)
+        weights = np.zeros((size[axis], count))
+        for out in range(size[axis]):
+            centre = (out + 0.5) * scale
+            for k in range(count):
+                weights[out, k] = max(0.0, 1 - abs(k + 0.5 - centre) / reach)
+        weights /= weights.sum(1, keepdims=True)
+        result = np.moveaxis(np.tensordot(weights, result, (1, axis)), 0, axis)
+    return result
+
+
+@pytest.mark.parametrize("size", [(8, 16), (30, 50), (64, 64)])
+def test_resize_is_an_antialiased_triangle_within_a_level(size):
+    image = noise(40, 61)
+    resized = resize([image], size)
+    assert resized.dtype == torch.uint8
+    result = resized[0].permute(1, 2, 0).numpy().astype(float)
+    assert np.abs(result - triangle_oracle(image.numpy(), size)).max() <= 1.01
+
+
+def test_resize_takes_mixed_sizes_and_leaves_the_right_size_alone():
+    images = [noise(16, 32), noise(50, 40, seed=1)]
+    resized = resize(images, (16, 32))
+    assert resized.shape == (2, 3, 16, 32)
+    assert resized.is_contiguous()
+    assert torch.equal(resized[0].permute(1, 2, 0), images[0])
+    assert torch.equal(resized[1:], resize(images[1:], (16, 32)))
+    assert torch.equal(resize(torch.stack(images[:1]), (16, 32)), resized[:1])
+
+
+def test_normalise_in_the_manifests_units():
+    image = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+    assert normalise(image).flatten().tolist() == [-1, 1] * 3
+    result = normalise(image, mean=(0, 51, 255), std=(1, 51, 255))
+    assert result.dtype == torch.float32
+    assert result.flatten().tolist() == [0, 255, -1, 4, -1, 0]
