@@ -1,0 +1,46 @@
+# `make demo` and `make test` are all a newcomer needs; both make .venv from the lock when it is missing or stale.
+PYTHON ?= python3.11
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+STAMP := .venv/.complete
+
+export PYTHONHASHSEED := 0
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test test-full check bench lock clean
+
+demo: $(STAMP)
+	$(BIN)/smdt demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest tests -m "not full and not gpu and not distributed" -n 2
+	$(BIN)/python -m pytest tests -m "distributed and not full and not gpu"
+
+test-full: $(STAMP) check
+	$(BIN)/python -m pytest tests -m "not gpu and not distributed" -n 2
+	$(BIN)/python -m pytest tests -m "distributed and not gpu"
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests -q -m "not slow and not full and not gpu and not distributed" -n 2
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.mapping
+
+# A stale environment is made anew: what the lock no longer names must not linger in it.
+$(STAMP): requirements.lock pyproject.toml
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --editable .
+	touch $@
+
+lock:
+	$(BIN)/uv pip compile --quiet --universal --all-extras --python-version 3.11 pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,65 @@
+"""Run a plan on this machine: start `deepspeed`, pass a stop request on, say how it ended."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from types import FrameType
+
+from data_shards.errors import Stopped, UserError
+from launcher.command import LocalPlan, local_command, local_environment
+from smdt.training.run_folder import RunFolder
+
+
+def run_local(plan: LocalPlan, folder: RunFolder) -> None:
+    """Start the plan and wait for its end.
+
+    Interrupt or SIGTERM touches the run's stop file: the ranks finish their step and save. A
+    second one ends them at once. How the run ended is read from `state.json`, since DeepSpeed's
+    launcher does not pass exit codes on faithfully.
+
+    Raises:
+        Stopped: the run was stopped and has saved.
+        UserError: the run failed.
+    """
+    process = subprocess.Popen(
+        local_command(plan),
+        env=local_environment(plan, os.environ, os.getpid()),
+        start_new_session=True,  # a terminal's interrupt must reach us alone
+    )
+    restore = _on_stop(lambda again: _pass_on(process, folder, again))
+    try:
+        process.wait()
+    finally:
+        restore()
+    state = folder.read_state() or {}
+    if state.get("status") == "preempted":
+        raise Stopped(f"Stopped at step {state['step']} and saved; start again to go on.")
+    if process.returncode != 0 or state.get("status") != "done":
+        reason = state.get("reason") or "a rank ended before its time"
+        raise UserError(f"The run in {folder.root} failed: {reason} (see {folder.logs})")
+
+
+def _pass_on(process: subprocess.Popen[bytes], folder: RunFolder, again: bool) -> None:
+    if again:
+        os.killpg(process.pid, signal.SIGKILL)
+    elif folder.root.is_dir():
+        folder.stop.touch()
+
+
+def _on_stop(act: Callable[[bool], None]) -> Callable[[], None]:
+    """Call `act` on SIGINT and SIGTERM, with whether it is not the first; return how to undo."""
+    seen = False
+
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (signal's form)
+        nonlocal seen
+        again, seen = seen, True
+        act(again)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    return restore

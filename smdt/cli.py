@@ -1,0 +1,120 @@
+"""The umbrella command `smdt`."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from data_shards.atomic import write_atomic
+from data_shards.cli import app as shards
+from data_shards.errors import run
+from launcher.command import LocalPlan
+from launcher.local import run_local
+
+app = typer.Typer(
+    name="smdt",
+    help="Cross-view geo-localization: shards, training, evaluation, use.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(shards, name="shards", help="Build, verify and describe shards.")
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="YAML of the run.")]
+DeepSpeedOption = Annotated[
+    Path | None, typer.Option("--deepspeed_config", help="DeepSpeed's own JSON.")
+]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")]
+
+
+@app.command()
+def train(
+    config: ConfigOption,
+    overrides: Overrides = None,
+    deepspeed_config: DeepSpeedOption = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint folder.")] = "auto",
+) -> None:
+    """Train one stage on this machine through DeepSpeed's launcher."""
+    import torch
+
+    from smdt import config as configuration
+    from smdt.training.engine import free_port
+    from smdt.training.run_folder import RunFolder
+
+    # What is wrong with the input is said once here, not by every rank.
+    checked = configuration.load(config, overrides or [])
+    configuration.load_deepspeed(deepspeed_config)
+    configuration.check_ranks(checked, ranks)
+    plan = LocalPlan(
+        config=config,
+        deepspeed_config=deepspeed_config,
+        ranks=ranks,
+        resume=resume,
+        overrides=overrides or [],
+        port=free_port(),
+        cores=len(os.sched_getaffinity(0)),
+        has_gpu=torch.cuda.is_available(),
+    )
+    run_local(plan, RunFolder(checked.run.out))
+
+
+@app.command()
+def evaluate(
+    trained: Annotated[Path, typer.Argument(metavar="RUN_OR_CHECKPOINT")],
+    shards: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
+    max_missing: Annotated[int, typer.Option(help="Unreadable samples to tolerate.")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Recall of a trained model: each ground panorama against all aerial images of the split."""
+    from smdt.stages.trained import evaluate_trained
+
+    evaluation = evaluate_trained(trained, str(shards), split, max_missing)
+    table = Table("protocol", *evaluation.scores, title=f"{trained} on {shards}")
+    table.add_row(evaluation.protocol, *(f"{s:.2%}" for s in evaluation.scores.values()))
+    Console().print(table)
+    if json_file is not None:
+        content = {"scores": dict(evaluation.scores), **evaluation.details}
+        write_atomic(json_file, (json.dumps(content, indent=2) + "\n").encode())
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN")]) -> None:
+    """Write report.html of a run: one page that needs nothing else."""
+    from smdt.report.page import write_report
+
+    print(write_report(folder))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of everything the demo makes.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option(help="Three minutes, a weaker model.")] = False,
+) -> None:
+    """From a synthetic world to a recall on an unseen city, with the commands of the README."""
+    from smdt.demo import run_demo
+
+    run_demo(out, quick)
+
+
+@app.command()
+def doctor(json_file: JsonOption = None) -> None:
+    """Say what is installed, what is missing, and what to do."""
+    from smdt.doctor import examine
+
+    examine(json_file)
+
+
+def main() -> None:
+    """Run `smdt` as a program."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

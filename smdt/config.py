@@ -1,0 +1,134 @@
+"""A run's YAML: the components' own configurations, composed and validated.
+
+OmegaConf merges the file with `section.key=value`, pydantic checks the result.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, ValidationError
+from yaml import YAMLError
+
+from data_shards.errors import InputError
+from smdt.geometry.mapping import GeometryConfig
+from smdt.losses import LossConfig
+from smdt.models.two_tower import TwoTowerConfig
+from smdt.telemetry.exporter import TelemetryConfig
+from smdt.training.engine import OptimizerConfig, Precision
+from smdt.training.trainer import TrainerConfig
+
+
+class Config(TrainerConfig):
+    """One stage of one run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: Literal["retrieval"]
+    """Which stage of the method the run trains."""
+    geometry: GeometryConfig = GeometryConfig()
+    model: TwoTowerConfig = TwoTowerConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    precision: Precision = "bf16"
+    """Arithmetic of forward and backward; the optimizer's state is always fp32."""
+    telemetry: TelemetryConfig = TelemetryConfig()
+
+    def to_yaml(self) -> str:
+        """Return the resolved configuration; `load` of it gives the same."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False)
+        return text
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a run's configuration.
+
+    Args:
+        path: the YAML file.
+        overrides: `section.key=value` each, applied in order.
+
+    Raises:
+        InputError: the file is unreadable, or a key or value is not known; the sentence names it.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        content = OmegaConf.to_container(merged, resolve=True)
+    except OSError as error:
+        raise InputError(f"configuration {path}: {error.strerror}") from error
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"configuration {path}: {_first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"configuration {path}: not a mapping of sections")
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"configuration {path}: {_explain(error)}") from error
+
+
+def check_ranks(config: Config, world_size: int) -> None:
+    """Check that the global batch can be cut into equal chunks on `world_size` ranks.
+
+    Raises:
+        InputError: it cannot; the sentence gives a size that can.
+    """
+    batch = config.batch
+    parts = world_size * batch.chunks
+    if batch.global_batch % parts:
+        below = batch.global_batch // parts * parts
+        fitting = " or ".join(str(size) for size in (below, below + parts) if size)
+        raise InputError(
+            f"batch.global is {batch.global_batch}, which {world_size} ranks x {batch.chunks} "
+            f"chunks do not divide; set batch.global to {fitting}"
+        )
+
+
+def load_deepspeed(path: Path | None) -> dict[str, Any]:
+    """Read a DeepSpeed configuration file; none is ZeRO 0 with DeepSpeed's defaults.
+
+    Raises:
+        InputError: the file is unreadable or no JSON object.
+    """
+    try:
+        content = {} if path is None else json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"DeepSpeed configuration {path}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"DeepSpeed configuration {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"DeepSpeed configuration {path}: not a JSON object")
+    return content
+
+
+def _explain(error: ValidationError) -> str:
+    """Say the first thing that is wrong, with its key and, for an unknown one, the nearest."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"{key}: {first['msg'].removeprefix('Value error, ')}"
+    known = _known_keys(Config, first["loc"][:-1])
+    nearest = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.0)
+    return f"unknown key '{key}'" + (f"; did you mean '{nearest[0]}'?" if nearest else "")
+
+
+def _known_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """Return the keys of the section at `path` below `model`."""
+    for name in path:
+        fields: Mapping[str, Any] = {
+            field.alias or key: field.annotation for key, field in model.model_fields.items()
+        }
+        inside = fields.get(str(name))
+        candidates = [inside, *get_args(inside)]
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not models:
+            return []
+        model = models[0]
+    return [field.alias or key for key, field in model.model_fields.items()]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]

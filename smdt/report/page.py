@@ -1,0 +1,171 @@
+"""The page itself: what a run folder says, as one HTML file that needs nothing else."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from data_shards.atomic import write_atomic
+from data_shards.errors import InputError
+from smdt import config as configuration
+from smdt.data.split import Split
+from smdt.report.chart import line_chart, thin
+from smdt.report.pictures import Pictures
+from smdt.training.run_folder import RunFolder
+
+MAPPINGS = 4
+"""Pairs whose mapping is shown."""
+RETRIEVALS = 8
+"""Best and worst retrievals that are shown."""
+
+
+def write_report(root: Path) -> Path:
+    """Write `report.html` of the run in `root` and return its path.
+
+    Raises:
+        InputError: `root` is no run folder.
+    """
+    folder = RunFolder(root)
+    if not folder.config.is_file():
+        raise InputError(f"{root}: not a run folder, it has no {folder.config.name}")
+    config = configuration.load(folder.config)
+    records = list(folder.read_metrics())
+    steps = [record for record in records if "losses" in record]
+    evaluation = read_json(folder.evaluation)
+    state = folder.read_state() or {}
+    pictures: dict[str, Any] = {"retrievals": {}, "mappings": []}
+    if evaluation:
+        split = Split.open(evaluation["shards"], evaluation["protocol"])
+        shown = Pictures(split, config.geometry)
+        found = evaluation["retrievals"]
+        pictures = {
+            "retrievals": retrievals(shown, split, found),
+            "mappings": mappings(shown, [row["query"] for row in found[:MAPPINGS]]),
+        }
+    page = Environment(loader=PackageLoader("smdt.report", "."), autoescape=select_autoescape())
+    text = page.get_template("page.html").render(
+        name=config.run.name,
+        status=state.get("status", "unknown"),
+        step=state.get("step", 0),
+        ranks=read_json(folder.environment).get("world_size", "?"),
+        precision=config.precision,
+        shards=config.data.shards,
+        protocol=evaluation.get("protocol", ""),
+        queries=evaluation.get("queries", 0),
+        missing=evaluation.get("missing", 0),
+        scores=evaluation.get("scores", {}),
+        comparison=read_json(folder.references),
+        charts=charts(steps, records),
+        times=times(steps),
+        quarantined=count_lines(folder.quarantine),
+        config=config.to_yaml(),
+        **pictures,
+    )
+    write_atomic(folder.report, text.encode())
+    return folder.report
+
+
+def charts(
+    steps: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return the curves of a run as SVG, by title."""
+
+    def curve(group: str) -> dict[str, list[tuple[float, float]]]:
+        names = steps[-1][group] if steps else {}
+        return {name: [(r["step"], r[group][name]) for r in steps] for name in names}
+
+    scored = [record for record in records if "scores" in record]
+    kinds = scored[-1]["scores"] if scored else {}
+    recall = {kind: [(r["step"], 100 * r["scores"][kind]) for r in scored] for kind in kinds}
+    seconds = {
+        name: [(r["step"], r[f"{key}_seconds"]) for r in steps]
+        for name, key in (("whole step", "step"), ("waiting for data", "data_wait"))
+    }
+    shown = {
+        "Loss": (curve("losses"), "loss"),
+        "Recall on the held-out split": (recall, "%"),
+        "Learning rate": (curve("learning_rate"), "rate"),
+        "Gradient norm before clipping": (curve("gradient_norm"), "norm"),
+        "Time of a step": (seconds, "seconds"),
+    }
+    return {
+        title: line_chart({name: thin(line) for name, line in lines.items()}, "step", unit)
+        for title, (lines, unit) in shown.items()
+    }
+
+
+def times(steps: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return where the steps' time went, as text by name."""
+    total = sum(record["step_seconds"] for record in steps)
+    if not total:
+        return {}
+    wait = sum(record["data_wait_seconds"] for record in steps)
+    return {
+        "steps": f"{len(steps)}",
+        "in steps": f"{total:.1f} s",
+        "waiting for data": f"{wait:.1f} s, {wait / total:.1%}",
+        "computing": f"{total - wait:.1f} s, {1 - wait / total:.1%}",
+    }
+
+
+def retrievals(
+    pictures: Pictures, split: Split, found: Sequence[Mapping[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the best and the worst queries with the tiles that were nearest, by title."""
+
+    def row(entry: Mapping[str, Any]) -> dict[str, Any]:
+        query = entry["query"]
+        scores = dict(zip(entry["nearest"], entry["scores"], strict=True))
+        scores.setdefault(query, entry["true_score"])  # a true tile that was missed comes last
+        tiles = [_tile(pictures, split, tile, score, query) for tile, score in scores.items()]
+        return {
+            "query": pictures.source(query, "ground"),
+            "name": split.source_id(query),
+            "position": f"{1 + entry['rank']:g}",
+            "tiles": tiles,
+        }
+
+    half = min(RETRIEVALS, len(found) // 2)
+    return {
+        "Best retrievals": [row(entry) for entry in found[:half]],
+        "Worst retrievals": [row(entry) for entry in found[len(found) - half :][::-1]],
+    }
+
+
+def _tile(pictures: Pictures, split: Split, tile: int, score: float, query: int) -> dict[str, Any]:
+    return {
+        "image": pictures.source(tile, "aerial"),
+        "name": split.source_id(tile),
+        "score": score,
+        "true": tile == query,
+    }
+
+
+def mappings(pictures: Pictures, sample_ids: Sequence[int]) -> list[dict[str, str]]:
+    """Return aerial image, its mapping and the ground panorama of some samples."""
+    return [
+        {
+            "aerial": pictures.source(sample_id, "aerial"),
+            "mapped": pictures.mapped(sample_id),
+            "ground": pictures.source(sample_id, "ground"),
+        }
+        for sample_id in sample_ids
+    ]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file of the run folder, empty if it is not there."""
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def count_lines(path: Path) -> int:
+    """Return how many lines a file has, 0 if it is not there."""
+    if not path.is_file():
+        return 0
+    with path.open() as file:
+        return sum(1 for _ in file)

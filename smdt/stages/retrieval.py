@@ -1,0 +1,200 @@
+"""Retrieval: both towers, one loss over the global batch, recall on a held-out split.
+
+The step is the same function of the global batch for every number of ranks and chunks: descriptors
+are gathered from all ranks, each rank takes its rows of the one loss, and the gradient with respect
+to its own descriptors is carried through the towers chunk by chunk (gradient caching, Gao et al.
+2021).
+
+B samples of the global batch, b of this rank's share, D descriptor.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from smdt.config import Config
+from smdt.data.loader import Batch, EvaluationLoader
+from smdt.data.order import evaluation_slice
+from smdt.data.randomness import chunk_seed
+from smdt.data.split import Split
+from smdt.evaluation.recall import nearest, recalls, true_ranks
+from smdt.geometry.mapping import PanoramaMapping
+from smdt.geometry.view import normalise, resize
+from smdt.losses import soft_margin_rows
+from smdt.models.two_tower import TwoTower
+from smdt.training.engine import Engine
+from smdt.training.gathering import gather_ragged
+from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
+
+ENGINE = "two_tower"
+SHOWN = 12
+"""How many of the best and of the worst retrievals an evaluation keeps for the report."""
+
+
+class RetrievalStage(Stage):
+    """Ground panorama and mapped aerial image to one descriptor space."""
+
+    name = "retrieval"
+    views = ("ground", "aerial")
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        size = config.geometry.panorama_size
+        self.mapping = PanoramaMapping(config.geometry, *size)
+        self.towers = TwoTower(config.model, size, size)
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Return both towers as one module."""
+        return {ENGINE: self.towers}
+
+    def panoramas(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return some rows of a batch as panoramas of one size.
+
+        Returns:
+            Ground (uint8) and mapped aerial images (float32), [rows, 3, H, W], values 0 to 255.
+        """
+        ground = resize(batch.images["ground"][rows], self._config.geometry.panorama_size)
+        elevation = np.stack([batch.elevation_min[rows], batch.elevation_max[rows]], axis=1)
+        aerial = self.mapping(batch.images["aerial"][rows], batch.extent_m[rows], elevation)
+        return ground, aerial
+
+    def inputs(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return the towers' inputs for some rows: panoramas as float32 in [-1, 1]."""
+        ground, aerial = self.panoramas(batch, rows)
+        return normalise(ground), normalise(aerial)
+
+    def step(
+        self, engines: Mapping[str, Engine], batch: Batch, context: StepContext
+    ) -> Mapping[str, Tensor]:
+        """Make one step of both towers."""
+        engine = engines[ENGINE]
+        engine.module.train()
+        rows = equal_slices(len(batch.sample_ids), context.chunks)
+        chunks = [self.inputs(batch, part) for part in rows]
+
+        def embed(chunk: int) -> tuple[Tensor, Tensor]:
+            seed = chunk_seed(context.seed, context.step, context.rank, chunk)
+            torch.manual_seed(seed)
+            ground, aerial = engine.forward(*chunks[chunk])
+            return ground, aerial
+
+        # One chunk keeps its graph; more are embedded again, one graph at a time.
+        with torch.set_grad_enabled(context.chunks == 1):
+            embedded = [embed(chunk) for chunk in range(context.chunks)]
+        share, gradients = self._loss(embedded)
+        for chunk, part in enumerate(rows):
+            ground, aerial = embedded[0] if context.chunks == 1 else embed(chunk)
+            surrogate = (ground * gradients[0][part]).sum() + (aerial * gradients[1][part]).sum()
+            engine.backward(surrogate)
+        engine.step(context.rate_factor)
+        return {"loss": share}
+
+    def _loss(self, embedded: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, list[Tensor]]:
+        """Take this rank's rows of the global loss.
+
+        Returns:
+            The rows' share of the loss, and the whole loss's gradient with respect to this rank's
+            ground and aerial descriptors, each [b, D].
+        """
+        own = [torch.cat([views[side].detach() for views in embedded]) for side in (0, 1)]
+        everyone = [gather_ragged(descriptors).requires_grad_() for descriptors in own]
+        ground, aerial = everyone
+        count = len(own[0])
+        rows = slice(dist.get_rank() * count, (dist.get_rank() + 1) * count)
+        share = soft_margin_rows(ground, aerial, rows, self._config.loss.gamma)
+        gradients = []
+        for gradient in torch.autograd.grad(share, everyone):
+            dist.all_reduce(gradient)
+            gradients.append(gradient[rows])
+        return share.detach(), gradients
+
+    @torch.no_grad()
+    def evaluate(self, context: StepContext, data: EvaluationData) -> Evaluation:
+        """Find each ground panorama's aerial image among all of the split's."""
+        split = Split.open(data.shards, data.split)
+        loader = EvaluationLoader(
+            split,
+            views=self.views,
+            batch=data.batch,
+            rank=context.rank,
+            world_size=context.world_size,
+            device=context.device,
+            max_missing=data.max_missing,
+        )
+        found = self.embed(loader, context)
+        count = len(found.sample_ids)
+        # Each rank scores its part of the queries against the whole gallery.
+        own = evaluation_slice(count, context.rank, context.world_size)
+        positions = torch.arange(own.start, own.stop, device=found.ground.device)
+        own_ranks = true_ranks(found.ground[positions], found.aerial, positions)
+        ranks = gather_ragged(own_ranks).cpu().numpy()
+        scores = recalls(ranks, count)
+        details = {
+            "protocol": data.split,
+            "shards": str(data.shards),
+            "queries": len(ranks),
+            "missing": len(split) - count,
+            "retrievals": retrievals(found, ranks),
+        }
+        return Evaluation(protocol=data.split, scores=scores, details=details)
+
+    def embed(self, loader: EvaluationLoader, context: StepContext) -> "Descriptors":
+        """Embed what the loader of every rank reads; every rank calls it and gets all of it."""
+        self.towers.eval()
+        views: list[tuple[Tensor, Tensor]] = []
+        ids: list[np.ndarray] = []
+        for batch in loader:
+            everything = slice(0, len(batch.sample_ids))
+            views.append(self.towers(*self.inputs(batch, everything)))
+            ids.append(batch.sample_ids)
+        # Under ZeRO 3 a forward is a collective: ranks with fewer batches join in empty-handed.
+        height, width = self._config.geometry.panorama_size
+        blank = torch.zeros(1, 3, height, width, device=context.device)
+        for _ in range(loader.longest - len(views)):
+            self.towers(blank, blank)
+        nothing = torch.empty(0, self.towers.descriptor_dim, device=context.device)
+        return Descriptors(
+            sample_ids=gather_ragged(
+                torch.from_numpy(np.concatenate([np.empty(0, np.int64), *ids]))
+            ),
+            ground=gather_ragged(torch.cat([nothing, *(ground for ground, _ in views)])),
+            aerial=gather_ragged(torch.cat([nothing, *(aerial for _, aerial in views)])),
+        )
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """Both views of the samples of a split: ids int64 [N], descriptors float32 [N, D]."""
+
+    sample_ids: Tensor
+    ground: Tensor
+    aerial: Tensor
+
+
+def retrievals(found: Descriptors, ranks: np.ndarray) -> list[dict[str, object]]:
+    """Return the best and the worst queries with the five nearest aerial images of each."""
+    order = np.argsort(ranks, kind="stable")
+    shown = order if len(order) <= 2 * SHOWN else np.concatenate([order[:SHOWN], order[-SHOWN:]])
+    k = min(5, len(ranks))
+    scores, indices = nearest(found.ground[torch.from_numpy(shown)], found.aerial, k)
+    return [
+        {
+            "query": int(found.sample_ids[query]),
+            "rank": float(ranks[query]),
+            "nearest": found.sample_ids[indices[row].cpu()].tolist(),
+            "scores": scores[row].tolist(),
+            "true_score": float(found.ground[query] @ found.aerial[query]),
+        }
+        for row, query in enumerate(shown.tolist())
+    ]
+
+
+def equal_slices(count: int, parts: int) -> list[slice]:
+    """Return `parts` equal slices of `count` rows, which `parts` must divide (pure)."""
+    assert count % parts == 0, "the configuration is checked before the run starts"
+    length = count // parts
+    return [slice(part * length, (part + 1) * length) for part in range(parts)]

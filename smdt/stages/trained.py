@@ -1,0 +1,73 @@
+"""A trained stage, from a run or a checkpoint: weights only, no DeepSpeed state."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from data_shards.errors import InputError
+from smdt import config as configuration
+from smdt.config import Config
+from smdt.stages import make_stage
+from smdt.training import checkpoint
+from smdt.training.run_folder import RunFolder
+from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
+
+
+def find_weights(trained: Path) -> Path:
+    """Return the checkpoint folder that `trained` means: itself, or the best of a run.
+
+    Raises:
+        InputError: there is none.
+    """
+    if (trained / checkpoint.WEIGHTS).is_file():
+        folder = trained
+    else:
+        newest = checkpoint.newest_good(RunFolder(trained).checkpoints)
+        if newest is None:
+            raise InputError(f"{trained}: neither a checkpoint nor a run that has one")
+        best = checkpoint.load_progress(newest).best
+        folder = newest if best is None else checkpoint.folder_of(newest.parent, best[1])
+        folder = folder if folder.is_dir() else newest
+    fault = checkpoint.damage(folder)
+    if fault:
+        raise InputError(f"checkpoint {folder}: {fault}; name another one")
+    return folder
+
+
+def load_stage(trained: Path) -> tuple[Config, Stage]:
+    """Return the configuration and the stage of a checkpoint or run, weights loaded, fp32.
+
+    Raises:
+        InputError: no checkpoint, or one whose weights do not fit its configuration.
+    """
+    folder = find_weights(trained)
+    config = configuration.load(folder / checkpoint.CONFIG)
+    stage = make_stage(config)
+    weights = load_file(folder / checkpoint.WEIGHTS)
+    for name, module in stage.modules().items():
+        prefix = f"{name}."
+        own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise InputError(f"checkpoint {folder}: {error}") from error
+    return config, stage
+
+
+def evaluate_trained(trained: Path, shards: str, split: str, max_missing: int) -> Evaluation:
+    """Evaluate a checkpoint or run on a split, in this process alone."""
+    config, stage = load_stage(trained)
+    return evaluate_stage(config, stage, shards, split, max_missing)
+
+
+def evaluate_stage(
+    config: Config, stage: Stage, shards: str, split: str, max_missing: int = 0
+) -> Evaluation:
+    """Evaluate a stage as it is on a split, in this process alone, on a GPU if there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for module in stage.modules().values():
+        module.to(device)
+    data = EvaluationData(shards, split, config.evaluation.batch, max_missing)
+    context = StepContext(0, config.run.seed, 0, 1, 1, device)
+    return stage.evaluate(context, data)

@@ -1,0 +1,100 @@
+"""What rank 0 shows a person while a run goes on; on every other rank it is silent."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Display(Protocol):
+    """A person's view of a run."""
+
+    def __enter__(self) -> Self:
+        """Open the view."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the view."""
+
+    def step(self, step: int, record: Mapping[str, float]) -> None:
+        """Show that `step` steps are done and what the last one measured."""
+
+    def say(self, text: str) -> None:
+        """Show a line above the bar."""
+
+
+class ProgressBar:
+    """One bar with loss, rate and time left.
+
+    Args:
+        total_steps: length of the run.
+        title: what runs.
+    """
+
+    def __init__(self, total_steps: int, title: str) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task = self._progress.add_task(title, total=total_steps, note="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def step(self, step: int, record: Mapping[str, float]) -> None:
+        """Move the bar."""
+        note = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in record.items())
+        self._progress.update(self._task, completed=step, note=note)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(text)
+
+
+class Silence:
+    """The view of a rank that nobody watches."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def step(self, step: int, record: Mapping[str, float]) -> None:
+        """Show nothing."""
+
+    def say(self, text: str) -> None:
+        """Show nothing."""

@@ -1,0 +1,247 @@
+"""Train one stage: the entry point that `deepspeed --module smdt.train` starts on every rank."""
+
+import logging
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.distributed as dist
+import typer
+
+from data_shards.atomic import write_atomic
+from data_shards.errors import EXIT_STOPPED, InputError, run
+from smdt import config as configuration
+from smdt.config import Config
+from smdt.data.loader import TrainLoader
+from smdt.data.order import DataState
+from smdt.data.split import Split
+from smdt.stages import make_stage
+from smdt.telemetry.console import ProgressBar, Silence
+from smdt.telemetry.exporter import Exporter
+from smdt.telemetry.metrics import TrainingMetrics
+from smdt.training import checkpoint
+from smdt.training.checkpoint import Progress
+from smdt.training.control import Control
+from smdt.training.engine import Engine, deepspeed_settings, init_distributed
+from smdt.training.run_folder import RunFolder, write_json
+from smdt.training.stage import StepContext
+from smdt.training.stopping import StopRequest, die_with_parent
+from smdt.training.trainer import Trainer
+
+_log = logging.getLogger(__name__)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option("--config", help="YAML of the run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="section.key=value")] = None,
+    deepspeed_config: Annotated[
+        Path | None, typer.Option("--deepspeed_config", help="DeepSpeed's own JSON.")
+    ] = None,
+    resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint folder.")] = "auto",
+    local_rank: Annotated[int | None, typer.Option("--local_rank", hidden=True)] = None,
+) -> int:
+    """Train one stage on this rank; `deepspeed` starts one such process for each rank."""
+    del local_rank  # DeepSpeed's launcher says it in the environment as well
+    die_with_parent()
+    run_config = configuration.load(config, overrides or [])
+    settings = configuration.load_deepspeed(deepspeed_config)
+    configuration.check_ranks(run_config, int(os.environ.get("WORLD_SIZE", "1")))
+    folder = RunFolder(run_config.run.out)
+    folder.create()
+    progress, total = train_rank(run_config, settings, folder, resume)
+    return 0 if progress.step >= total else EXIT_STOPPED
+
+
+def train_rank(
+    config: Config, user_settings: Mapping[str, Any], folder: RunFolder, resume: str
+) -> tuple[Progress, int]:
+    """Build everything this rank needs, and train from the start or a checkpoint.
+
+    Args:
+        config: the run.
+        user_settings: DeepSpeed's own configuration, with its `"auto"` values.
+        folder: the run folder, created.
+        resume: `auto`, `never`, or a checkpoint folder.
+
+    Returns:
+        How far the run is, and its length in steps.
+
+    Raises:
+        UserError: what the user can mend, in one sentence.
+    """
+    stop = StopRequest(folder.stop)
+    stop.listen()
+    split = Split.open(config.data.shards, config.data.split)
+    share_cores()
+    device = init_distributed(config.run.timeout_seconds)
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    log_to(folder.logs / f"rank-{rank:05d}.log")
+    resumed = find_checkpoint(folder, resume)
+
+    metrics = TrainingMetrics(config.run.name, config.stage, rank)
+    torch.manual_seed(config.run.seed)
+    stage = make_stage(config)
+    loader = TrainLoader(
+        split,
+        config.data,
+        views=stage.views,
+        global_batch=config.batch.global_batch,
+        seed=config.run.seed,
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        quarantine=folder.quarantine,
+        metrics=metrics,
+    )
+    settings = deepspeed_settings(
+        user_settings,
+        global_batch=config.batch.global_batch,
+        world_size=world_size,
+        precision=config.precision,
+        gradient_clipping=config.optimizer.gradient_clipping,
+    )
+    engines = {
+        name: Engine(name, module, config.optimizer, settings)
+        for name, module in stage.modules().items()
+    }
+    progress = Progress(0, 0, world_size, DataState(split.manifest_hash, config.run.seed, 0, 0))
+    if resumed is not None:
+        progress = checkpoint.load_progress(resumed)
+        checkpoint.load_engines(resumed, engines, progress)
+
+    total = config.schedule.length.steps(loader.steps_per_epoch)
+    display = ProgressBar(total, config.run.name) if rank == 0 else Silence()
+    trainer = Trainer(
+        config,
+        stage,
+        engines,
+        loader,
+        context=StepContext(0, config.run.seed, rank, world_size, config.batch.chunks, device),
+        folder=folder,
+        control=Control(metrics),
+        stop=stop,
+        metrics=metrics,
+        display=display,
+        config_yaml=config.to_yaml(),
+    )
+    if rank == 0:
+        open_run(folder, config, progress.step)
+    dist.barrier()
+    try:
+        with exporter(config, metrics, folder, rank), display:
+            progress = trainer.run(progress)
+    except Exception as error:
+        _log.exception("rank %d failed", rank)
+        folder.write_state("failed", reason=str(error) or type(error).__name__)
+        raise
+    if rank == 0:
+        folder.write_state("done" if progress.step >= total else "preempted", progress.step)
+    dist.barrier()
+    dist.destroy_process_group()
+    return progress, total
+
+
+def share_cores() -> None:
+    """Give each rank of this machine an equal part of the cores, unless told otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        ranks_here = int(os.environ.get("LOCAL_SIZE", "1"))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
+
+
+def log_to(file: Path) -> None:
+    """Send this rank's log to its file."""
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(
+        level=logging.INFO, format=form, handlers=[logging.FileHandler(file)], force=True
+    )
+
+
+def find_checkpoint(folder: RunFolder, resume: str) -> Path | None:
+    """Return the checkpoint to go on from, the same on every rank; None starts afresh.
+
+    Raises:
+        UserError: there is none to be had, or one that would be overwritten.
+    """
+    if resume == "never":
+        if checkpoint.published(folder.checkpoints):
+            raise InputError(
+                f"{folder.checkpoints} holds checkpoints of an earlier run, which --resume never "
+                "would overwrite; set run.out to another folder or delete it"
+            )
+        return None
+    if resume != "auto":
+        fault = checkpoint.damage(Path(resume))
+        if fault:
+            raise InputError(f"checkpoint {resume}: {fault}; name another one for --resume")
+        return Path(resume)
+    # Rank 0 reads the hashes; the others only hear which checkpoint is whole.
+    step = torch.tensor([-1])
+    if dist.get_rank() == 0:
+        newest = checkpoint.newest_good(folder.checkpoints)
+        step[0] = -1 if newest is None else checkpoint.step_of(newest)
+    dist.broadcast(step, src=0)
+    return None if step < 0 else checkpoint.folder_of(folder.checkpoints, int(step))
+
+
+def open_run(folder: RunFolder, config: Config, step: int) -> None:
+    """Write what the run folder says of a run that starts or goes on at `step`."""
+    folder.stop.unlink(missing_ok=True)
+    folder.rewind_metrics(step)
+    write_atomic(folder.config, config.to_yaml().encode())
+    write_json(folder.environment, environment())
+    folder.write_state("running", step)
+
+
+def environment() -> dict[str, Any]:
+    """Return what the run depends on beside its configuration: versions, commit, host."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    packages = ("smdt", "torch", "deepspeed", "nvidia-dali-cuda130", "webdataset", "numpy")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "commit": commit.stdout.strip() or None,
+        "host": socket.gethostname(),
+        "world_size": dist.get_world_size(),
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+    }
+
+
+def exporter(
+    config: Config, metrics: TrainingMetrics, folder: RunFolder, rank: int
+) -> AbstractContextManager[object]:
+    """Return this rank's metrics endpoint, or nothing where the configuration wants none."""
+    telemetry = config.telemetry
+    if telemetry.metrics_port is None:
+        return nullcontext()
+    port = telemetry.metrics_port
+    if port:
+        port += int(os.environ.get("LOCAL_RANK", "0"))
+    targets = Path(telemetry.metrics_targets or folder.targets)
+    target = targets / f"{config.run.name}-rank-{rank:05d}.json"
+    return Exporter(metrics.registry, port, telemetry.metrics_address, target)
+
+
+def main() -> None:
+    """Run `smdt.train` as a program."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Checkpoints: written to a temporary name by all ranks, published by one rename, verified on load.
+
+A published folder `step-00001000` holds each engine's DeepSpeed state, `weights.safetensors` (fp32,
+gathered, names `<engine>.<parameter>`), `progress.json`, the run's `config.yaml`, and `files.json`
+with the size and hash of every other file.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save_file
+from torch import Tensor
+
+from data_shards.atomic import sync_folder, write_atomic
+from data_shards.errors import UserError
+from smdt.data.order import DataState
+from smdt.training.engine import Engine
+from smdt.training.run_folder import write_json
+from smdt.training.schedule import Length, Span
+
+WEIGHTS = "weights.safetensors"
+PROGRESS = "progress.json"
+CONFIG = "config.yaml"
+FILES = "files.json"
+LATEST = "latest"
+
+_log = logging.getLogger(__name__)
+
+
+class CheckpointConfig(BaseModel):
+    """When checkpoints are written and which are kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    every: Length = Span(1, "epoch")
+    """Distance between two checkpoints; the end of the run always gets one."""
+    keep_last: int = Field(2, gt=0)
+    """How many of the newest stay."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run was when it saved.
+
+    Attributes:
+        step: optimisation steps done.
+        samples: samples consumed over all epochs.
+        world_size: ranks that wrote the engines' states.
+        data: where the data plane goes on.
+        best: score and step of the best evaluation so far, None before the first.
+    """
+
+    step: int
+    samples: int
+    world_size: int
+    data: DataState
+    best: tuple[float, int] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `progress.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Progress":
+        """Return what `progress.json` says."""
+        best = content["best"]
+        return cls(
+            step=content["step"],
+            samples=content["samples"],
+            world_size=content["world_size"],
+            data=DataState(**content["data"]),
+            best=None if best is None else (best[0], best[1]),
+        )
+
+
+def save(
+    checkpoints: Path, engines: Mapping[str, Engine], progress: Progress, config_yaml: str
+) -> int:
+    """Write and publish a checkpoint; every rank calls it.
+
+    Returns:
+        Size of the checkpoint in bytes (0 on other ranks than 0).
+    """
+    final = folder_of(checkpoints, progress.step)
+    unpublished = final.with_name(final.name + ".tmp")
+    first = dist.get_rank() == 0
+    if first:
+        shutil.rmtree(unpublished, ignore_errors=True)
+        unpublished.mkdir(parents=True)
+    dist.barrier()
+    weights: dict[str, Tensor] = {}
+    for name, engine in engines.items():
+        engine.save(unpublished)
+        weights |= {f"{name}.{key}": tensor for key, tensor in engine.full_weights().items()}
+    dist.barrier()
+    size = 0
+    if first:
+        save_file(weights, unpublished / WEIGHTS)
+        write_json(unpublished / PROGRESS, progress.to_json())
+        write_atomic(unpublished / CONFIG, config_yaml.encode())
+        size = _seal(unpublished)
+        if final.exists():
+            shutil.rmtree(final)
+        unpublished.rename(final)
+        sync_folder(checkpoints)
+        write_atomic(checkpoints / LATEST, f"{final.name}\n".encode())
+    dist.barrier()
+    return size
+
+
+def _seal(folder: Path) -> int:
+    """List every file with size and hash in `files.json`, all of it on disk; return the bytes."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[path.relative_to(folder).as_posix()] = _fingerprint(path)
+    write_json(folder / FILES, files)
+    return sum(entry["size"] for entry in files.values())
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": digest}
+
+
+def damage(folder: Path) -> str:
+    """Return what is wrong with a published checkpoint in one phrase, empty if it is whole."""
+    try:
+        files = json.loads((folder / FILES).read_text())
+    except (OSError, json.JSONDecodeError):
+        return f"{FILES} is missing or unreadable"
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _fingerprint(path) != expected:
+            return f"{name} does not match its hash"
+    return ""
+
+
+def folder_of(checkpoints: Path, step: int) -> Path:
+    """Return where the checkpoint after `step` steps stands."""
+    return checkpoints / f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """Return after how many steps the checkpoint `folder` was written."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def published(checkpoints: Path) -> list[Path]:
+    """Return the published checkpoints, newest first."""
+    folders = [path for path in checkpoints.glob("step-*") if not path.name.endswith(".tmp")]
+    return sorted(folders, reverse=True)
+
+
+def newest_good(checkpoints: Path) -> Path | None:
+    """Return the newest checkpoint that matches its list, with a warning for each that does not.
+
+    None if nothing was published yet.
+
+    Raises:
+        UserError: there are checkpoints, and none is whole.
+    """
+    found = published(checkpoints)
+    for folder in found:
+        fault = damage(folder)
+        if not fault:
+            return folder
+        _log.warning("checkpoint %s is damaged (%s); trying the one before", folder, fault)
+    if found:
+        raise UserError(
+            f"{checkpoints}: none of the {len(found)} checkpoints is whole; "
+            "restore one from a copy or start with --resume never"
+        )
+    return None
+
+
+def load_progress(folder: Path) -> Progress:
+    """Return how far the run was that wrote the checkpoint `folder`."""
+    return Progress.from_json(json.loads((folder / PROGRESS).read_text()))
+
+
+def load_engines(folder: Path, engines: Mapping[str, Engine], progress: Progress) -> None:
+    """Restore every engine; every rank calls it.
+
+    Raises:
+        UserError: another number of ranks wrote the checkpoint.
+    """
+    if progress.world_size != dist.get_world_size():
+        raise UserError(
+            f"checkpoint {folder} was written by {progress.world_size} ranks and this run has "
+            f"{dist.get_world_size()}; start it with {progress.world_size}"
+        )
+    for engine in engines.values():
+        engine.load(folder)
+
+
+def prune(checkpoints: Path, keep_last: int, keep_steps: Iterable[int]) -> None:
+    """Delete all but the newest `keep_last` checkpoints and those of `keep_steps`."""
+    for folder in superfluous(published(checkpoints), keep_last, keep_steps):
+        shutil.rmtree(folder)
+    for leftover in checkpoints.glob("step-*.tmp"):
+        shutil.rmtree(leftover)
+
+
+def superfluous(
+    newest_first: Sequence[Path], keep_last: int, keep_steps: Iterable[int]
+) -> list[Path]:
+    """Return the checkpoints that retention gives up (pure)."""
+    kept = set(keep_steps)
+    return [folder for folder in newest_first[keep_last:] if step_of(folder) not in kept]

@@ -1,0 +1,233 @@
+"""DeepSpeed engines: how they are configured, made, stepped, saved and restored.
+
+The only place that knows DeepSpeed. It is imported where it is used: that takes seconds, and a command
+that only reads a configuration or evaluates needs nothing of it.
+"""
+
+import functools
+import os
+import socket
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from data_shards.errors import InputError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class OptimizerConfig(BaseModel):
+    """AdamW (Loshchilov and Hutter), as the paper's retrieval uses it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rate: float = Field(1e-4, gt=0)
+    """Rate at the end of the warm-up, for the configured global batch."""
+    weight_decay: float = Field(0.03, ge=0)
+    """Decoupled decay; vectors (biases, norms, tokens) are not decayed."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the two moments."""
+    epsilon: float = Field(1e-6, gt=0)
+    """Added to the root of the second moment."""
+    gradient_clipping: float = Field(1.0, ge=0)
+    """Largest norm of the global gradient; 0 does not clip."""
+
+
+def init_distributed(timeout_seconds: float) -> torch.device:
+    """Join the process group that the launcher's environment describes.
+
+    Without a launcher the process is a world of its own. Every group that is made later gets the
+    same timeout: ZeRO makes its own, which would otherwise keep torch's 30 minutes.
+
+    Args:
+        timeout_seconds: how long a collective may wait for a lost rank.
+
+    Returns:
+        The device of this rank.
+    """
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    if "RANK" not in os.environ:
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+        os.environ |= {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    # The shared-memory kernel serves inference only, and building it takes a compiler and minutes.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    timeout = timedelta(seconds=timeout_seconds)
+    # torch binds MPI's and SLURM's variables itself; ours are always set by now.
+    deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout, verbose=False)
+    dist.new_group = functools.partial(dist.new_group, timeout=timeout)
+    accelerator = get_accelerator()
+    device = torch.device(accelerator.device_name(int(os.environ["LOCAL_RANK"])))
+    if device.type != "cpu":
+        accelerator.set_device(device.index)
+    return device
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def deepspeed_settings(
+    user: Mapping[str, Any],
+    *,
+    global_batch: int,
+    world_size: int,
+    precision: Precision,
+    gradient_clipping: float,
+) -> dict[str, Any]:
+    """Return DeepSpeed's configuration with every `"auto"` filled from the YAML (pure).
+
+    What both files could say is said in the YAML: batch sizes, clipping and precision.
+
+    Raises:
+        InputError: the DeepSpeed file sets one of them to something else.
+    """
+    share = global_batch // world_size
+    filled: dict[str, Any] = {
+        "train_batch_size": global_batch,
+        "train_micro_batch_size_per_gpu": share,
+        # The stage cuts its share into chunks itself and steps once.
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": gradient_clipping,
+        "managed_gradient_accumulation": False,
+        "bf16": {**user.get("bf16", {}), "enabled": precision == "bf16"},
+        "fp16": {**user.get("fp16", {}), "enabled": precision == "fp16"},
+    }
+    for key, ours in filled.items():
+        theirs = user.get(key, "auto")
+        enabled = theirs.get("enabled", "auto") if isinstance(theirs, Mapping) else theirs
+        wanted = ours["enabled"] if isinstance(ours, dict) else ours
+        if enabled not in ("auto", wanted):
+            raise InputError(
+                f"DeepSpeed configuration: '{key}' is {enabled} but the YAML makes it {wanted}; "
+                'write "auto"'
+            )
+    return {**user, **filled}
+
+
+class Engine:
+    """One DeepSpeed engine: a module, its optimizer and its shards of both.
+
+    Args:
+        name: the engine's name in metrics and checkpoints.
+        module: the network; DeepSpeed moves and casts it in place.
+        optimizer: configuration of its AdamW.
+        settings: complete DeepSpeed configuration, from `deepspeed_settings`.
+    """
+
+    def __init__(
+        self, name: str, module: nn.Module, optimizer: OptimizerConfig, settings: dict[str, Any]
+    ) -> None:
+        import deepspeed
+
+        self.name = name
+        self._peak_learning_rate = optimizer.learning_rate
+        # bf16 without ZeRO takes one step at initialisation: at rate zero it changes nothing.
+        adamw = torch.optim.AdamW(
+            _parameter_groups(module, optimizer.weight_decay),
+            lr=0.0,
+            betas=optimizer.betas,
+            eps=optimizer.epsilon,
+        )
+        self._engine, *_ = deepspeed.initialize(
+            model=module, optimizer=adamw, config=settings, dist_init_required=False
+        )
+        self._world_size = dist.get_world_size()
+        self.learning_rate = 0.0
+
+    @property
+    def module(self) -> nn.Module:
+        """The network, as DeepSpeed holds it."""
+        module: nn.Module = self._engine.module
+        return module
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the network's outputs, with a graph where gradients are enabled."""
+        outputs: tuple[torch.Tensor, ...] = self._engine(*inputs)
+        return outputs
+
+    def backward(self, share: torch.Tensor) -> None:
+        """Add the gradient of this rank's share of a sum over ranks.
+
+        DeepSpeed averages gradients over ranks; a share is a summand, hence the factor.
+        """
+        self._engine.backward(share * self._world_size, scale_wrt_gas=False)
+
+    def step(self, rate_factor: float) -> None:
+        """Reduce the gradients over ranks, clip, and update the weights.
+
+        Args:
+            rate_factor: what the peak learning rate is multiplied by in this step.
+        """
+        self.learning_rate = self._peak_learning_rate * rate_factor
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self._engine.step()
+
+    @property
+    def gradient_norm(self) -> float:
+        """Norm of the global gradient before clipping in the last step, NaN if unknown."""
+        norm = self._engine.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that loss scaling skipped so far."""
+        return int(self._engine.skipped_steps)
+
+    @property
+    def loss_scale(self) -> float:
+        """Current loss scale; 1 without fp16."""
+        return float(getattr(self._engine.optimizer, "cur_scale", 1.0))
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's part of the engine's state below `folder`; every rank calls it."""
+        self._engine.save_checkpoint(str(folder), tag=self.name, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote, at the same world size and ZeRO stage."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag=self.name)
+        if path is None:
+            raise InputError(f"checkpoint {folder}: DeepSpeed found no state of '{self.name}'")
+
+    def full_weights(self) -> dict[str, torch.Tensor]:
+        """Gather the fp32 weights; every rank calls it, all get the same tensors on the CPU.
+
+        Returns:
+            Parameters and buffers by name.
+        """
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        weights = dict(self.module.named_buffers())
+        for name, parameter in self.module.named_parameters():
+            full = safe_get_full_fp32_param(parameter)
+            weights[name] = parameter.detach() if full is None else full
+        # ZeRO hands out views of its flat buffers.
+        return {
+            name: weight.detach().to("cpu", _full(weight.dtype), copy=True).contiguous()
+            for name, weight in weights.items()
+        }
+
+
+def _full(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.is_floating_point else dtype
+
+
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay matrices and kernels, leave vectors and tokens alone."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if p.squeeze().ndim >= 2]
+    plain = [p for p in parameters if p.squeeze().ndim < 2]
+    groups = [(decayed, weight_decay), (plain, 0.0)]
+    return [{"params": some, "weight_decay": decay} for some, decay in groups if some]

@@ -1,0 +1,28 @@
+"""Tensors of all ranks in one, in rank order."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def gather_ragged(own: Tensor) -> Tensor:
+    """Concatenate every rank's rows; all ranks call it and get the same. No gradient passes.
+
+    Args:
+        own: this rank's rows [n, ...]; n may differ between ranks, the rest may not.
+
+    Returns:
+        The rows of rank 0, then of rank 1, and so on. A copy of `own` without a process group.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return own.clone()
+    counts = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=own.device)
+    counts[dist.get_rank()] = len(own)
+    dist.all_reduce(counts)
+    longest = int(counts.max())
+    padded = own.new_zeros(longest, *own.shape[1:])
+    padded[: len(own)] = own
+    gathered = own.new_empty(len(counts) * longest, *own.shape[1:])
+    dist.all_gather_into_tensor(gathered, padded)
+    pieces = gathered.view(len(counts), longest, *own.shape[1:])
+    return torch.cat([piece[:count] for piece, count in zip(pieces, counts.tolist(), strict=True)])

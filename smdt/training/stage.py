@@ -1,0 +1,100 @@
+"""What a stage of training is: the trainer knows no stage but through this."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from smdt.data.loader import Batch
+from smdt.training.engine import Engine
+
+
+class BatchConfig(BaseModel):
+    """The global batch of an optimisation step and how each rank works through its share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    global_batch: int = Field(32, gt=1, alias="global")
+    """Samples of one optimisation step, over all ranks."""
+    chunks: int = Field(1, gt=0)
+    """Equal parts into which a rank cuts its share to save memory; the step stays the same."""
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """Where in the run, and on which rank, a step happens."""
+
+    step: int
+    seed: int
+    rank: int
+    world_size: int
+    chunks: int
+    device: torch.device
+    rate_factor: float = 0.0
+    """What the engines' peak learning rates are multiplied by in this step."""
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """What an evaluation reads.
+
+    Attributes:
+        shards: folder of the data set.
+        split: its split.
+        batch: samples that a rank works on at once.
+        max_missing: how many unreadable samples may be left out.
+    """
+
+    shards: str
+    split: str
+    batch: int
+    max_missing: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a stage says of itself.
+
+    Attributes:
+        protocol: what was compared with what, a label of the metrics.
+        scores: the figures, by name, higher is better for the first one.
+        details: what the report shows beside them, as JSON values.
+    """
+
+    protocol: str
+    scores: Mapping[str, float]
+    details: Mapping[str, object]
+
+
+class Stage(ABC):
+    """One stage: its modules, its optimisation step, its evaluation."""
+
+    name: ClassVar[str]
+    views: ClassVar[tuple[str, ...]]
+    """Views that a batch must hold, in the data plane's names."""
+
+    @abstractmethod
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Return the modules, by the name of the DeepSpeed engine that holds each."""
+
+    @abstractmethod
+    def step(
+        self, engines: Mapping[str, Engine], batch: Batch, context: StepContext
+    ) -> Mapping[str, torch.Tensor]:
+        """Make one optimisation step from this rank's share of a global batch.
+
+        Returns:
+            This rank's share of each loss term, float scalars; summed over ranks they are the
+            terms of the global batch.
+        """
+
+    @abstractmethod
+    def evaluate(self, context: StepContext, data: EvaluationData) -> Evaluation:
+        """Evaluate the modules as they are; every rank calls it and gets the same answer.
+
+        Without a process group the only rank is this process.
+        """

@@ -1,0 +1,85 @@
+"""Real `deepspeed` processes on the small world."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.distributed.runs import DEEPSPEED_FILES, ROOT
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Everything here starts processes of its own."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.distributed)
+
+
+@pytest.fixture
+def write_config(world, tmp_path) -> Callable[..., Path]:
+    """Write a YAML of a run on the small world; keywords replace whole sections."""
+
+    def write(out: Path, **sections: object) -> Path:
+        content = {
+            "stage": "retrieval",
+            "run": {"name": "test", "out": str(out), "seed": 3, "timeout_seconds": 60},
+            "data": {"shards": str(world), "decode_threads": 1, "read_threads": 1},
+            "batch": {"global": 8},
+            "geometry": {"panorama_size": [32, 128]},
+            "model": {"dropout": 0.1, "width": 64, "layers": 2},
+            "optimizer": {"learning_rate": 0.001},
+            "schedule": {"length": "3 epochs", "warmup_steps": 4},
+            "checkpoint": {"every": "3 steps"},
+            "evaluation": {"every": "1 epoch", "batch": 8},
+            "telemetry": {"metrics_port": 0},
+            "precision": "fp32",
+        }
+        path = tmp_path / f"{out.name}.yaml"
+        path.write_text(yaml.safe_dump(content | sections))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def start_training() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `smdt train` on two ranks; what is left of it is killed after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(config: Path, *overrides: str, ranks: int = 2, zero: int = 2) -> subprocess.Popen:
+        settings = DEEPSPEED_FILES / f"zero{zero}.json"
+        command = [sys.executable, "-m", "smdt.cli", "train", "--config", str(config)]
+        command += ["--deepspeed_config", str(settings), "--ranks", str(ranks), *overrides]
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def train_to_end(start_training) -> Callable[..., str]:
+    """Run `smdt train` until it ends; return what it printed."""
+
+    def run(*arguments: object, exit_code: int = 0, **options: int) -> str:
+        process = start_training(*arguments, **options)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == exit_code, output
+        return output
+
+    return run

@@ -1,0 +1,76 @@
+"""Killed at any moment, the same command again reaches the same weights to the bit."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smdt.training import checkpoint
+from smdt.training.run_folder import RunFolder
+from tests.distributed.runs import kill_ranks, wait_for
+
+TOTAL = 24  # 3 epochs of 8 steps
+
+
+def final_weights(run: Path) -> dict[str, torch.Tensor]:
+    folder = checkpoint.folder_of(RunFolder(run).checkpoints, TOTAL)
+    assert checkpoint.damage(folder) == ""
+    return load_file(folder / checkpoint.WEIGHTS)
+
+
+def losses(run: Path) -> dict[int, float]:
+    records = RunFolder(run).read_metrics()
+    return {r["step"]: r["losses"]["loss"] for r in records if "losses" in r}
+
+
+def assert_same(run: Path, undisturbed: Path) -> None:
+    ours, theirs = final_weights(run), final_weights(undisturbed)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert losses(run) == losses(undisturbed)
+    assert list(losses(run)) == list(range(1, TOTAL + 1))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("zero", "precision"),
+    [
+        (2, "bf16"),
+        pytest.param(0, "fp32", marks=pytest.mark.full),
+        pytest.param(1, "bf16", marks=pytest.mark.full),
+        pytest.param(3, "fp32", marks=pytest.mark.full),
+    ],
+)
+def test_killed_or_stopped_the_run_reaches_the_same_weights(
+    zero, precision, write_config, start_training, train_to_end, tmp_path
+):
+    undisturbed = tmp_path / "undisturbed"
+    train_to_end(write_config(undisturbed, precision=precision), zero=zero)
+
+    run = RunFolder(tmp_path / "disturbed")
+    config = write_config(run.root, precision=precision)
+    process = start_training(config, zero=zero)
+    # In the middle of the second epoch, a few steps behind the last checkpoint.
+    wait_for(lambda: len(losses(run.root)) >= 11, process)
+    kill_ranks(config)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert 9 <= max(losses(run.root)) < TOTAL
+
+    process = start_training(config, zero=zero)
+    wait_for(lambda: max(losses(run.root), default=0) >= 14, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output
+    state = json.loads(run.state.read_text())
+    assert state["status"] == "preempted"
+    assert state["step"] < TOTAL
+
+    train_to_end(config, zero=zero)
+    assert run.read_state()["status"] == "done"
+    assert_same(run.root, undisturbed)
+    train_to_end(config, zero=zero)  # a finished run has nothing left to do
+    assert_same(run.root, undisturbed)

@@ -1,0 +1,43 @@
+import json
+
+import pytest
+
+from data_shards.errors import InputError
+from smdt.training.run_folder import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    return folder
+
+
+def test_rewinding_drops_what_a_resumed_run_writes_again(folder):
+    for step in range(1, 6):
+        folder.append_metrics({"step": step})
+    folder.rewind_metrics(3)
+    assert [record["step"] for record in folder.read_metrics()] == [1, 2, 3]
+
+
+def test_a_line_that_a_kill_cut_short_is_left_out(folder):
+    folder.append_metrics({"step": 1})
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 2, "los')
+    assert [record["step"] for record in folder.read_metrics()] == [1]
+    folder.rewind_metrics(5)
+    folder.append_metrics({"step": 2})
+    assert [record["step"] for record in folder.read_metrics()] == [1, 2]
+
+
+def test_a_failure_keeps_the_step_that_was_reached(folder):
+    folder.write_state("running", 7)
+    folder.write_state("failed", reason="disk full")
+    assert folder.read_state() == {"status": "failed", "step": 7, "reason": "disk full"}
+    assert json.loads(folder.state.read_text())["step"] == 7
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"run\.out"):
+        RunFolder(tmp_path / "file" / "run").create()

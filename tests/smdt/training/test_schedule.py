@@ -1,0 +1,44 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smdt.training.schedule import ScheduleConfig, Span, learning_rate_factor, parse_span
+
+
+@given(st.integers(1, 10**6), st.sampled_from(["step", "epoch"]))
+def test_a_span_is_read_as_it_is_written(count, unit):
+    assert parse_span(str(Span(count, unit))) == Span(count, unit)
+
+
+@pytest.mark.parametrize("text", ["", "12", "steps", "-3 steps", "1.5 epochs", "3 hours"])
+def test_what_is_no_span_is_refused(text):
+    with pytest.raises(ValueError, match="500 steps"):
+        parse_span(text)
+
+
+def test_epochs_count_in_steps():
+    assert Span(3, "epoch").steps(7) == 21
+    assert [step for step in range(1, 15) if Span(1, "epoch").ends_at(step, 7)] == [7, 14]
+
+
+@given(warmup=st.integers(0, 50), length=st.integers(1, 200))
+def test_the_rate_rises_then_falls_and_stays_in_bounds(warmup, length):
+    config = ScheduleConfig(warmup_steps=warmup)
+    total = warmup + length
+    factors = [learning_rate_factor(step, total, config) for step in range(total)]
+    assert all(0 <= factor <= 1 for factor in factors)
+    assert factors[:warmup] == sorted(factors[:warmup])
+    assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
+    assert max(factors) == 1.0
+
+
+def test_the_cosine_is_at_its_half_in_the_middle():
+    config = ScheduleConfig(warmup_steps=10)
+    assert math.isclose(learning_rate_factor(60, 110, config), 0.5)
+
+
+def test_constant_stays_constant_after_the_warmup():
+    config = ScheduleConfig(warmup_steps=2, decay="constant")
+    assert [learning_rate_factor(step, 6, config) for step in range(6)] == [0.5, 1, 1, 1, 1, 1]
