@@ -94,10 +94,9 @@ class TrainLoader:
         quarantine: Path,
         metrics: TrainingMetrics,
     ) -> None:
-        _check_fit(split, global_batch, world_size)
+        self.steps_per_epoch = _fitting_steps(split, global_batch, world_size)
         split.require_views(views)
         split.require_tars(config.max_quarantined, "data.max_quarantined")
-        self.steps_per_epoch = batches_per_epoch(split.places, global_batch)
         self._split = split
         self._config = config
         self._views = tuple(views)
@@ -280,7 +279,8 @@ class EvaluationLoader:
             )
 
 
-def _check_fit(split: Split, global_batch: int, world_size: int) -> None:
+def _fitting_steps(split: Split, global_batch: int, world_size: int) -> int:
+    """Global batches of an epoch, if the split can be trained on with such batches at all."""
     if split.kind != "pairs":
         raise DataInputError(
             f"Training needs pairs, and split {split.name!r} in {split.root} is of kind "
@@ -290,8 +290,10 @@ def _check_fit(split: Split, global_batch: int, world_size: int) -> None:
         raise DataInputError(
             f"A global batch of {global_batch} does not divide by {world_size} ranks."
         )
-    if batches_per_epoch(split.places, global_batch) == 0:
+    steps = batches_per_epoch(split.places, global_batch)
+    if steps == 0:
         raise DataInputError(
             f"A global batch of {global_batch} is more than split {split.name!r} in {split.root} "
             f"can fill: {len(split)} samples at {len(np.unique(split.places))} places."
         )
+    return steps

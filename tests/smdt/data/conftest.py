@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from io import BytesIO
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ class RandomPictures:
     """Pairs of random pictures: two samples of `train` share a place, every tenth has none."""
 
     name = "random"
-    splits = {  # noqa: RUF012
+    splits: ClassVar = {
         "train": SplitPlan("pairs", TRAIN_SAMPLES),
         "val": SplitPlan("pairs", 23),
         "gallery": SplitPlan("aerial", 5),
