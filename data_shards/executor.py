@@ -18,11 +18,11 @@ Result = TypeVar("Result")
 Advance: TypeAlias = Callable[[int], None]
 
 
+REFRESH_SECONDS = 0.2
+
+
 def no_progress(samples: int) -> None:
     """Report to nobody."""
-
-
-REFRESH_SECONDS = 0.2
 
 
 def run_tasks(
