@@ -48,9 +48,12 @@ def true_ranks(query: Tensor, gallery: Tensor, true_index: Tensor, block: int = 
     for rows, scores_QG in _score_blocks(query, gallery, block):
         true_Q1 = scores_QG.gather(1, true_index[rows].unsqueeze(1))
         tolerance_Q1 = tolerance_Q[rows].unsqueeze(1)
-        nearer_Q = (scores_QG > true_Q1 + tolerance_Q1).sum(dim=1)
-        not_farther_Q = (scores_QG >= true_Q1 - tolerance_Q1).sum(dim=1)  # the true one is in it
-        ranks.append((nearer_Q + not_farther_Q - 1).double() / 2)
+        nearer_QG = scores_QG > true_Q1 + tolerance_Q1
+        not_farther_QG = scores_QG >= true_Q1 - tolerance_Q1
+        # a nearer item counts two halves, a tie one, as the true item itself does; torch adds
+        # bytes five times as fast as booleans
+        halves_QG = nearer_QG.view(torch.uint8) + not_farther_QG.view(torch.uint8)
+        ranks.append((halves_QG.sum(dim=1, dtype=torch.int32) - 1).double() / 2)
     return torch.cat([torch.empty(0, dtype=torch.float64, device=query.device), *ranks])
 
 
