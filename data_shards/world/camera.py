@@ -21,7 +21,7 @@ from data_shards.world.terrain import (
     Terrain,
 )
 
-Ints = npt.NDArray[np.int32]
+Ints = npt.NDArray[np.integer]
 
 ELEVATION_DEG = (-32.75, 32.75)
 """Bottom and top of a panorama of any size: CVUSA's."""
@@ -156,8 +156,7 @@ def _first_solid(
     reach[at] = _entry(terrain, pose, number[entered], azimuth[at[1]], reach[at])
     rise = terrain.height.ravel()[cells[k, column]] - np.float32(pose.height_m)
     row = _rows_below(elevation, np.arctan2(rise, reach[k, column]))
-    first = np.full((len(elevation) + 1, len(azimuth)), len(cells), np.int32)
-    np.minimum.at(first, (row, column), k)
+    first = _nearest(row, column, k, (len(elevation) + 1, len(azimuth)), len(cells))
     return np.minimum.accumulate(first[:-1], axis=0)
 
 
@@ -193,6 +192,12 @@ def _first_crown(terrain: Terrain, pose: Pose, elevation: Floats, cells: Ints) -
     count = base - top
     sample = np.repeat(np.arange(len(k)), count)
     row = np.arange(len(sample)) - np.repeat(np.cumsum(count) - count, count) + top[sample]
-    first = np.full((len(elevation), cells.shape[1]), len(cells), np.int32)
-    np.minimum.at(first, (row, column[sample]), k[sample])
+    shape = len(elevation), cells.shape[1]
+    return _nearest(row, column[sample], k[sample], shape, len(cells))
+
+
+def _nearest(row: Ints, column: Ints, k: Ints, shape: tuple[int, int], none: int) -> Ints:
+    """Return the least k of those that fall on each pixel, `none` where none does."""
+    first = np.full(shape, none, k.dtype)
+    np.minimum.at(first.reshape(-1), row * shape[1] + column, k)  # flat: numpy's fast path
     return first

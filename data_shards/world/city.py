@@ -1,6 +1,6 @@
 """What makes one synthetic city differ from another: its streets, houses, plants and colours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,6 @@ class City:
     latitude: float
     zone: int
     """UTM zone; the city lies on its central meridian."""
-    street_angle_deg: float
     block_m: float
     street_half_width_m: float
     yellow_centre_line: bool
@@ -72,7 +71,6 @@ def found(seed: int, number: int) -> City:
     return City(
         latitude=float(rng.uniform(28.0, 58.0)),
         zone=int(1 + (number * 7 + rng.integers(60)) % 60),
-        street_angle_deg=float(rng.uniform(0.0, 90.0)),
         block_m=float(rng.uniform(38.0, 62.0)),
         street_half_width_m=float(rng.uniform(3.2, 4.6)),
         yellow_centre_line=bool(rng.random() < 0.5),
@@ -89,6 +87,26 @@ def found(seed: int, number: int) -> City:
         soil=_mix([0.47, 0.36, 0.26], [0.66, 0.53, 0.40], rng.uniform()),
         asphalt=_mix([0.34, 0.34, 0.36], [0.50, 0.49, 0.48], rng.uniform()),
         leaf=_mix([0.20, 0.33, 0.14], [0.34, 0.42, 0.20], green) * np.float32(tone),
+    )
+
+
+def district(city: City, rng: np.random.Generator) -> City:
+    """Return one neighbourhood's variety of its city: its own streets, shades and builders."""
+    walls = city.walls[rng.permutation(len(city.walls))[:2]]
+    roofs = city.roofs[rng.permutation(len(city.roofs))[:2]]
+    grass, soil, leaf = (
+        colour * np.float32(rng.uniform(0.8, 1.2)) * rng.uniform(0.88, 1.12, 3).astype(np.float32)
+        for colour in (city.grass, city.soil, city.leaf)
+    )
+    return replace(
+        city,
+        tree_density=city.tree_density * float(rng.uniform(0.4, 1.4)),
+        walls=walls,
+        roofs=0.6 * roofs + 0.4 * walls,
+        grass=grass,
+        soil=soil,
+        asphalt=city.asphalt * np.float32(rng.uniform(0.8, 1.2)),
+        leaf=leaf,
     )
 
 

@@ -41,14 +41,15 @@ class Neighbourhood:
 
 def lay_out(city: City, rng: np.random.Generator) -> Neighbourhood:
     """Return one neighbourhood of a city with a street through its middle."""
+    angle_rad = float(rng.uniform(0.0, np.pi))
     kind = rng.random()
     urban = kind < city.urban_share
     rural = kind > 1.0 - city.rural_share
-    terrain = _land(city, rural, rng)
+    terrain = _land(angle_rad, rural, rng)
     if rng.random() < 0.15:
         angle, width = rng.uniform(0, np.pi), rng.uniform(3, 9)
         flood(terrain, Street(angle, rng.choice([-1, 1]) * rng.uniform(20, 45), 0.004, width, 0))
-    streets = _streets(city, urban, rural, rng)
+    streets = _streets(city, angle_rad, urban, rural, rng)
     pave(terrain, streets)
     for street in streets:
         for side in (-1.0, 1.0):
@@ -64,14 +65,14 @@ def smooth_noise(rng: np.random.Generator, knots: int, size: int) -> Floats:
     return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)) * np.float32(1.3)
 
 
-def _land(city: City, rural: bool, rng: np.random.Generator) -> Terrain:
+def _land(angle_rad: float, rural: bool, rng: np.random.Generator) -> Terrain:
     """Return bare land: fields in the country, lots in town, a skyline beyond."""
     terrain = Terrain.flat()
     terrain.grain = rng.standard_normal((CELLS, CELLS), dtype=np.float32)
     patches = smooth_noise(rng, 12, CELLS)
     terrain.tone = np.float32(0.05) * terrain.grain
     terrain.tone += np.float32(0.06) * patches + np.float32(1.0)
-    lots = Street(np.deg2rad(city.street_angle_deg) + rng.normal(0, 0.1), 0, 0, 0, 0)
+    lots = Street(angle_rad + rng.normal(0, 0.1), 0, 0, 0, 0)
     along, across = lots.coordinates(EAST, NORTH)
     length, width = (rng.uniform(35, 80), rng.uniform(25, 60)) if rural else (16.0, 22.0)
     lot_along = ((along + np.float32(rng.uniform(99, 199))) / np.float32(length)).astype(np.uint8)
@@ -95,16 +96,17 @@ def _land(city: City, rural: bool, rng: np.random.Generator) -> Terrain:
     return terrain
 
 
-def _streets(city: City, urban: bool, rural: bool, rng: np.random.Generator) -> list[Street]:
+def _streets(
+    city: City, angle_rad: float, urban: bool, rural: bool, rng: np.random.Generator
+) -> list[Street]:
     """Return the street that the camera stands on, first, and those that meet it."""
-    turned = np.deg2rad(city.street_angle_deg) + rng.choice([0.0, np.pi / 2]) + rng.normal(0, 0.12)
     half_width = city.street_half_width_m * (1.5 if urban else 1.0)
     sidewalk = 0.0 if rural else city.sidewalk_m * (1.6 if urban else 1.0)
     line = Material.YELLOW_LINE if city.yellow_centre_line else Material.WHITE_LINE
     bend = 0.0 if urban else rng.normal(0, 0.006)
     lane = rng.choice([-1.0, 1.0]) * rng.uniform(0.2, 0.6) * half_width
     main = Street(
-        turned, lane, bend, half_width, sidewalk, -np.inf, Material.ASPHALT, line, rural, urban
+        angle_rad, lane, bend, half_width, sidewalk, -np.inf, Material.ASPHALT, line, rural, urban
     )
     streets = [main]
     first = rng.uniform(-city.block_m, city.block_m) / 2

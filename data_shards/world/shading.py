@@ -210,7 +210,7 @@ def _solid_colour(terrain: Terrain, _: City, light: Light, points: _Points) -> F
         np.sign(across) * _towards_sun(box["angle"] + np.pi / 2, light),
     )
     lit = 0.80 + np.float32(0.28 * light.sun_share) * facing
-    roof = (points.z > box["eave"] + 0.05) & ~(gable_end & (inset_along > 0.93))
+    roof = (points.z > box["eave"] + 0.05) & ~(gable_end & (inset_along > 0.93) & (box["bay"] > 0))
     colour = np.where(roof[:, None], box["top"], box["side"])
     wall = (box["bay"] > 0) & ~roof
     on_wall = np.where(gable_end, across, along)
@@ -249,7 +249,7 @@ def _crown_colour(terrain: Terrain, _: City, light: Light, points: _Points) -> F
 
 def _texture(terrain: Terrain, points: _Points) -> Floats:
     """Return white noise in space [P], standard normal, in grains of a sixth of a metre."""
-    row = ((points.x + points.z * np.float32(0.73)) * 6).astype(np.int32) % CELLS
-    column = ((points.y + points.z * np.float32(1.31)) * 6).astype(np.int32) % CELLS
+    x, y, z = ((axis * 6).astype(np.int32) for axis in (points.x, points.y, points.z))
+    row, column = (x + 131 * z) % CELLS, (y + 57 * z) % CELLS
     noise: Floats = terrain.grain[row, column]
     return noise

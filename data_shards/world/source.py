@@ -11,7 +11,7 @@ from data_shards.sample import Meta, Sample
 from data_shards.sources.source import JSON, SplitPlan
 from data_shards.world.appearance import DIFFICULTIES, Appearance, Difficulty, draw, expose
 from data_shards.world.camera import ELEVATION_DEG, Pose, View, azimuths, cast, class_map
-from data_shards.world.city import City, found
+from data_shards.world.city import City, district, found
 from data_shards.world.neighbourhood import Neighbourhood, lay_out
 from data_shards.world.shading import paint_aerial, paint_ground
 from data_shards.world.terrain import Bytes, Floats, Terrain, put_car
@@ -94,10 +94,10 @@ class WorldSource:
         """Return the pair of a row: both pictures, the panorama's class map, and where it is."""
         number = CITIES[split][row % len(CITIES[split])]
         place = row // len(CITIES[split])
-        city = found(self.seed, number)
         layout_rng, gap_rng, car_rng, pixel_rng = (
             np.random.default_rng([self.seed, number, place, purpose]) for purpose in range(4)
         )
+        city = district(found(self.seed, number), layout_rng)
         neighbourhood = lay_out(city, layout_rng)
         appearance = draw(self.difficulty, gap_rng)
         before, after = _traffic(neighbourhood, appearance.moved, car_rng)

@@ -66,7 +66,7 @@ def pave(terrain: Terrain, streets: list[Street]) -> None:
         alone = carriageway & (meetings == 1)
         _paint_lines(terrain, street, along, left, alone)
         if street.crossings:
-            stripes = alone & (np.mod(left, np.float32(1.2)) < 0.6)
+            stripes = alone & _every(1.2, left)
             for other, _, other_left in placed:
                 if other is not street and other.sidewalk > 0:
                     gap = np.abs(np.abs(other_left) - np.float32(other.half_width + 2.1))
@@ -87,11 +87,18 @@ def _paint_lines(
     if street.centre_line is not None:
         line = (beside < 0.16) & where
         if street.centre_line == Material.WHITE_LINE:
-            line &= np.mod(along, np.float32(6.0)) < 3.0
+            line &= _every(6.0, along)
         np.copyto(terrain.material, np.uint8(street.centre_line), where=line)
     if street.edge_lines:
         edge = np.abs(beside - np.float32(street.half_width - 0.35)) < 0.13
         np.copyto(terrain.material, np.uint8(Material.WHITE_LINE), where=edge & where)
+
+
+def _every(period_m: float, distance: Floats) -> npt.NDArray[np.bool_]:
+    """Return the first half of each period; numpy's `mod` is many times slower."""
+    turns = distance * np.float32(1.0 / period_m)
+    first: npt.NDArray[np.bool_] = turns - np.floor(turns) < 0.5
+    return first
 
 
 def flood(terrain: Terrain, river: Street) -> None:

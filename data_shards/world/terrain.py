@@ -18,7 +18,7 @@ from data_shards.classes import BUILDING, OBJECT, ROAD, VEGETATION, VEHICLE, VOI
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
-CELLS = 512
+CELLS = 448
 CELL_M = 0.25
 HALF_M = CELLS * CELL_M / 2
 _CENTRES = ((np.arange(CELLS) + 0.5) * CELL_M - HALF_M).astype(np.float32)
@@ -210,7 +210,7 @@ def put_car(terrain: Terrain, x: float, y: float, angle: float, paint: Floats) -
     glass = np.array([0.13, 0.15, 0.18], np.float32)
     put_box(terrain, Box(x, y, angle, 2.2, 0.9, 0.85, paint, paint, label=VEHICLE))
     back_x, back_y = x - 0.3 * np.cos(angle), y - 0.3 * np.sin(angle)
-    put_box(terrain, Box(back_x, back_y, angle, 1.2, 0.8, 1.45, glass, paint * 0.9, label=VEHICLE))
+    put_box(terrain, Box(back_x, back_y, angle, 1.2, 0.8, 0.85, paint, glass, 0.8, label=VEHICLE))
 
 
 def put_tree(
