@@ -1,10 +1,10 @@
-"""Mapping of one aerial tile to a panorama: ours, per-image numpy, OpenCV; the same work on each.
+"""Mapping of aerial tiles to panoramas: ours, per-image numpy, OpenCV; the same work on each.
 
 python -m benchmarks.mapping [--tile FILE] [--side S] [--json FILE]
 
-Every method starts from the same uint8 tile and ends with the same float32 [3, H, W] panorama, its
-sampling positions made beforehand. A fourth row is OpenCV alone, to uint8 [H, W, 3]. The methods
-take turns, so that a disturbance of the machine meets all of them.
+Every method starts from the same batch of uint8 tiles and ends with the same float32 [B, 3, H, W],
+its sampling positions made beforehand. A fourth row is OpenCV alone, to uint8 [H, W, 3] each. The
+methods take turns, so that a disturbance of the machine meets all of them.
 """
 
 import json
@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, cast
 
 import cv2
 import numpy as np
@@ -29,13 +29,15 @@ from rich.table import Table
 from smdt.geometry.mapping import GeometryConfig, Mapping, PanoramaMapping
 from smdt.geometry.radius import GroundView, mixed_radius, polar_radius
 
-HEIGHT, WIDTH = 128, 512
+HEIGHT, WIDTH, TILES = 128, 512, 8
 VIEW = GroundView(camera_height_m=2.0, extent_m=172.0, elevation_deg=(-32.75, 32.75))
 MAPPINGS: tuple[Mapping, ...] = ("polar", "mixed")
 OURS, NUMPY, OPENCV, OPENCV_BARE = "smdt", "numpy", "cv2.remap", "cv2.remap, uint8 HWC"
 
-Panorama = NDArray[np.float32]
+Tile = NDArray[np.uint8]
+Panoramas = NDArray[np.float32]
 Positions = NDArray[np.float64]
+Method = Callable[[list[Tile]], Panoramas | list[Tile]]
 
 
 def positions(mapping: Mapping, side: int) -> tuple[Positions, Positions]:
@@ -51,7 +53,7 @@ def positions(mapping: Mapping, side: int) -> tuple[Positions, Positions]:
     )
 
 
-def numpy_bilinear(tile: NDArray[np.uint8], x: Positions, y: Positions) -> Panorama:
+def numpy_bilinear(tile: Tile, x: Positions, y: Positions) -> Panoramas:
     """Four taps by fancy indexing, outside is 0: what published loaders do for every image."""
     side = len(tile)
     left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
@@ -65,51 +67,62 @@ def numpy_bilinear(tile: NDArray[np.uint8], x: Positions, y: Positions) -> Panor
     return np.ascontiguousarray(result.transpose(2, 0, 1), dtype=np.float32)
 
 
-def methods(mapping: Mapping, tile: NDArray[np.uint8]) -> dict[str, Callable[[], Panorama]]:
-    """Return what is measured: each call maps the tile once."""
-    x, y = positions(mapping, len(tile))
+def methods(mapping: Mapping, side: int) -> dict[str, Method]:
+    """Return what is measured: each maps a batch of tiles."""
+    x, y = positions(mapping, side)
     map_x, map_y = x.astype(np.float32), y.astype(np.float32)
     module = PanoramaMapping(GeometryConfig(mapping=mapping), HEIGHT, WIDTH)
-    batch = [torch.from_numpy(tile)]
-    extent_m, elevation_deg = np.array([VIEW.extent_m]), np.array([VIEW.elevation_deg])
 
-    def ours() -> Panorama:
-        panorama: Panorama = module(batch, extent_m, elevation_deg)[0].numpy()
-        return panorama
+    def ours(tiles: list[Tile]) -> Panoramas:
+        batch = [torch.from_numpy(tile) for tile in tiles]
+        count = len(batch)
+        result = module(
+            batch, np.full(count, VIEW.extent_m), np.tile(VIEW.elevation_deg, (count, 1))
+        )
+        return cast(Panoramas, result.numpy())
 
-    def opencv_bare() -> Panorama:
-        return cv2.remap(tile, map_x, map_y, cv2.INTER_LINEAR)  # type: ignore[return-value]
+    def exact(tiles: list[Tile]) -> Panoramas:
+        return np.stack([numpy_bilinear(tile, x, y) for tile in tiles])
 
-    def opencv() -> Panorama:
-        panorama = torch.from_numpy(opencv_bare()).permute(2, 0, 1)
-        result: Panorama = panorama.to(torch.float32, memory_format=torch.contiguous_format).numpy()
-        return result
+    def remap(tile: Tile) -> Tile:
+        return cast(Tile, cv2.remap(tile, map_x, map_y, cv2.INTER_LINEAR))
+
+    def opencv(tiles: list[Tile]) -> Panoramas:
+        result = torch.empty(len(tiles), 3, HEIGHT, WIDTH)
+        for tile, panorama in zip(tiles, result, strict=True):
+            panorama.copy_(torch.from_numpy(remap(tile)).permute(2, 0, 1))
+        return cast(Panoramas, result.numpy())
 
     return {
         OURS: ours,
-        NUMPY: lambda: numpy_bilinear(tile, x, y),
+        NUMPY: exact,
         OPENCV: opencv,
-        OPENCV_BARE: opencv_bare,
+        OPENCV_BARE: lambda tiles: [remap(tile) for tile in tiles],
     }
 
 
-def check_equal(candidates: dict[str, Callable[[], Panorama]]) -> dict[str, float]:
-    """Return the largest difference of each method to numpy's float64 result, in levels of 255."""
-    exact = candidates[NUMPY]()
-    differences = {name: float(np.abs(candidates[name]() - exact).max()) for name in (OURS, OPENCV)}
-    assert differences[OURS] < 1e-3, "the mapping is not what it should be"
-    return differences
+def differences(candidates: dict[str, Method], tiles: list[Tile]) -> dict[str, float]:
+    """Return the largest difference to numpy's float64 result, in levels of 255."""
+    exact = np.asarray(candidates[NUMPY](tiles))
+    found = {
+        name: float(np.abs(np.asarray(candidates[name](tiles)) - exact).max())
+        for name in (OURS, OPENCV)
+    }
+    assert found[OURS] < 1e-3, "the mapping is not what it should be"
+    return found
 
 
-def measure(candidates: dict[str, Callable[[], Panorama]], rounds: int) -> dict[str, list[float]]:
-    """Time the methods by turns: seconds of each call, after two rounds of warming up."""
+def measure(
+    candidates: dict[str, Method], tiles: list[Tile], rounds: int
+) -> dict[str, list[float]]:
+    """Time the methods by turns: seconds a tile of each turn, after one of warming up."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(rounds + 2):
+    for turn in range(rounds + 1):
         for name, call in candidates.items():
             start = perf_counter()
-            call()
-            if turn >= 2:
-                seconds[name].append(perf_counter() - start)
+            call(tiles)
+            if turn:
+                seconds[name].append((perf_counter() - start) / len(tiles))
     return seconds
 
 
@@ -128,47 +141,56 @@ def summary(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     return result
 
 
-def load_tile(path: Path | None, side: int) -> NDArray[np.uint8]:
-    """Read a tile as uint8 [S, S, 3], or make a random one."""
+def load_tiles(path: Path | None, side: int) -> list[Tile]:
+    """Read a tile as uint8 [S, S, 3] and turn it for variety, or make random ones."""
     if path is None:
-        return np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    return np.array(Image.open(path).convert("RGB"))
+        return list(np.random.default_rng(0).integers(0, 256, (TILES, side, side, 3), np.uint8))
+    tile = np.asarray(Image.open(path).convert("RGB"))
+    return [np.rot90(tile, turn).copy() for turn in range(TILES)]
 
 
 def main(
     tile: Annotated[Path | None, typer.Option(help="A square aerial image; else random.")] = None,
-    side: Annotated[int, typer.Option(help="Side of the random image.")] = 750,
-    rounds: Annotated[int, typer.Option(help="Calls of each method.")] = 200,
+    side: Annotated[int, typer.Option(help="Side of the random images.")] = 750,
+    rounds: Annotated[int, typer.Option(help="Turns of each method.")] = 50,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
 ) -> None:
     """Measure the mapping of one tile to 128x512 against numpy and OpenCV."""
-    pixels = load_tile(tile, side)
+    tiles = load_tiles(tile, side)
+    side = len(tiles[0])
     table = Table("mapping", "threads", "method", "median ms", "quartiles", "times ours")
     results: list[dict[str, object]] = []
     for mapping in MAPPINGS:
-        candidates = methods(mapping, pixels)
-        differences = check_equal(candidates)
+        candidates = methods(mapping, side)
+        difference = differences(candidates, tiles)
         for threads in (1, 2):
             torch.set_num_threads(threads)
             cv2.setNumThreads(threads)
-            figures = summary(measure(candidates, rounds))
+            figures = summary(measure(candidates, tiles, rounds))
             for name, row in figures.items():
                 spread = f"{row['quartile_low_ms']:.2f} to {row['quartile_high_ms']:.2f}"
-                table.add_row(mapping, str(threads), name, f"{row['median_ms']:.2f}", spread,
-                              f"{row['times_ours']:.2f}")  # fmt: skip
+                middle, ratio = f"{row['median_ms']:.2f}", f"{row['times_ours']:.2f}"
+                table.add_row(mapping, str(threads), name, middle, spread, ratio)
             results.append(
-                {"mapping": mapping, "threads": threads, "methods": figures,
-                 "largest_difference": differences}
-            )  # fmt: skip
+                {
+                    "mapping": mapping,
+                    "threads": threads,
+                    "methods": figures,
+                    "largest_difference": difference,
+                }
+            )
     console = Console()
     console.print(table)
     load = os.getloadavg()[0]
-    console.print(
-        f"{len(pixels)}x{len(pixels)} to {HEIGHT}x{WIDTH}, {rounds} calls, load {load:.1f}"
-    )
+    console.print(f"{side}x{side} to {HEIGHT}x{WIDTH}, {rounds} turns of {TILES}, load {load:.1f}")
     if json_file is not None:
-        machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-                   "torch": torch.__version__, "opencv": cv2.__version__, "load": load}  # fmt: skip
+        machine = {
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "load": load,
+            "torch": torch.__version__,
+            "opencv": cv2.__version__,
+        }
         json_file.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
 
 

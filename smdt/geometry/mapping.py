@@ -105,14 +105,16 @@ class PanoramaMapping(nn.Module):
         Raises:
             GeometryError: an image is not square, or nobody says its extent or elevation range.
         """
-        first = aerial[0]
+        device = aerial[0].device
         height, width = self.size
-        panoramas = torch.empty(len(aerial), 3, height, width, device=first.device)
+        panoramas = torch.empty(len(aerial), 3, height, width, device=device)
+        # one for the batch: memory that is new for each image costs more than the arithmetic
+        scratch = torch.empty(max(len(image) for image in aerial) ** 2, 3, device=device)
         for image, panorama, extent, (bottom, top) in zip(
             aerial, panoramas, extent_m, elevation_deg, strict=True
         ):
             taps = self._taps(image, float(extent), (float(bottom), float(top)))
-            panorama.copy_(sample(image, taps).view(height, width, 3).permute(2, 0, 1))
+            panorama.copy_(sample(image, taps, scratch).view(height, width, 3).permute(2, 0, 1))
         return panoramas
 
     def _taps(self, image: Tensor, extent_m: float, elevation_deg: tuple[float, float]) -> Taps:

@@ -78,7 +78,17 @@ def _by_pixel(values_RCT: Tensor, supersample: int) -> Tensor:
     return blocks.transpose(1, 2).reshape(rows * columns, -1)
 
 
-def sample(aerial: Tensor, taps: Taps) -> Tensor:
-    """Weigh the taps of an aerial image: uint8 [S, S, 3] to float32 [P, 3], values 0 to 255."""
-    pixels = aerial.reshape(-1, 3).float()
+def sample(aerial: Tensor, taps: Taps, scratch: Tensor) -> Tensor:
+    """Weigh the taps of an aerial image.
+
+    Args:
+        aerial: uint8 [S, S, 3].
+        taps: of a mapping for this side.
+        scratch: float32, at least [S * S, 3], overwritten.
+
+    Returns:
+        float32 [P, 3], values 0 to 255.
+    """
+    side = len(aerial)
+    pixels = scratch[: side * side].copy_(aerial.reshape(-1, 3))
     return F.embedding_bag(taps.index, pixels, per_sample_weights=taps.weight, mode="sum")
