@@ -44,6 +44,8 @@ def train(
     import torch
 
     from smdt import config as configuration
+    from smdt.telemetry.metrics import TrainingMetrics
+    from smdt.train import open_loader
     from smdt.training.engine import free_port
     from smdt.training.run_folder import RunFolder
 
@@ -51,6 +53,9 @@ def train(
     checked = configuration.load(config, overrides or [])
     configuration.load_deepspeed(deepspeed_config)
     configuration.check_ranks(checked, ranks)
+    folder = RunFolder(checked.run.out)
+    metrics = TrainingMetrics(checked.run.name, checked.stage, 0)
+    open_loader(checked, folder, metrics, 0, ranks, torch.device("cpu"))
     plan = LocalPlan(
         config=config,
         deepspeed_config=deepspeed_config,
@@ -61,7 +66,7 @@ def train(
         cores=len(os.sched_getaffinity(0)),
         has_gpu=torch.cuda.is_available(),
     )
-    run_local(plan, RunFolder(checked.run.out))
+    run_local(plan, folder)
 
 
 @app.command()

@@ -21,9 +21,8 @@ from data_shards.errors import EXIT_STOPPED, InputError, run
 from smdt import config as configuration
 from smdt.config import Config
 from smdt.data.loader import TrainLoader
-from smdt.data.order import DataState
 from smdt.data.split import Split
-from smdt.stages import make_stage
+from smdt.stages import make_stage, views_of
 from smdt.telemetry.console import ProgressBar, Silence
 from smdt.telemetry.exporter import Exporter
 from smdt.telemetry.metrics import TrainingMetrics
@@ -81,7 +80,6 @@ def train_rank(
     """
     stop = StopRequest(folder.stop)
     stop.listen()
-    split = Split.open(config.data.shards, config.data.split)
     share_cores()
     device = init_distributed(config.run.timeout_seconds)
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -91,18 +89,7 @@ def train_rank(
     metrics = TrainingMetrics(config.run.name, config.stage, rank)
     torch.manual_seed(config.run.seed)
     stage = make_stage(config)
-    loader = TrainLoader(
-        split,
-        config.data,
-        views=stage.views,
-        global_batch=config.batch.global_batch,
-        seed=config.run.seed,
-        rank=rank,
-        world_size=world_size,
-        device=device,
-        quarantine=folder.quarantine,
-        metrics=metrics,
-    )
+    loader = open_loader(config, folder, metrics, rank, world_size, device)
     settings = deepspeed_settings(
         user_settings,
         global_batch=config.batch.global_batch,
@@ -114,7 +101,7 @@ def train_rank(
         name: Engine(name, module, config.optimizer, settings)
         for name, module in stage.modules().items()
     }
-    progress = Progress(0, 0, world_size, DataState(split.manifest_hash, config.run.seed, 0, 0))
+    progress = Progress(0, 0, world_size, loader.start)
     if resumed is not None:
         progress = checkpoint.load_progress(resumed)
         checkpoint.load_engines(resumed, engines, progress)
@@ -149,6 +136,33 @@ def train_rank(
     dist.barrier()
     dist.destroy_process_group()
     return progress, total
+
+
+def open_loader(
+    config: Config,
+    folder: RunFolder,
+    metrics: TrainingMetrics,
+    rank: int,
+    world_size: int,
+    device: torch.device,
+) -> TrainLoader:
+    """Return a rank's loader; nothing is read before its stream is asked for a batch.
+
+    Raises:
+        UserError: the shards, the split or the global batch do not fit.
+    """
+    return TrainLoader(
+        Split.open(config.data.shards, config.data.split),
+        config.data,
+        views=views_of(config.stage),
+        global_batch=config.batch.global_batch,
+        seed=config.run.seed,
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        quarantine=folder.quarantine,
+        metrics=metrics,
+    )
 
 
 def share_cores() -> None:

@@ -108,6 +108,11 @@ class TrainLoader:
         self._quarantine = Quarantine(quarantine, config.max_quarantined, metrics)
         self._metrics = metrics
 
+    @property
+    def start(self) -> DataState:
+        """Where a new run begins."""
+        return DataState(self._split.manifest_hash, self._seed, epoch=0, consumed=0)
+
     def stream(self, state: DataState, epochs: int) -> Generator[Batch, None, None]:
         """The batches after `state`, until `epochs` epochs are done.
 

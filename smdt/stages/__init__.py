@@ -1,10 +1,19 @@
 """What each stage of training does in one optimisation step."""
 
+from collections.abc import Mapping
+
 from smdt.config import Config
 from smdt.stages.retrieval import RetrievalStage
 from smdt.training.stage import Stage
 
+STAGES: Mapping[str, type[RetrievalStage]] = {RetrievalStage.name: RetrievalStage}
+
 
 def make_stage(config: Config) -> Stage:
     """Return the stage that a configuration names, with fresh weights."""
-    return {"retrieval": RetrievalStage}[config.stage](config)
+    return STAGES[config.stage](config)
+
+
+def views_of(stage: str) -> tuple[str, ...]:
+    """Return the views that batches of a stage hold."""
+    return STAGES[stage].views

@@ -15,24 +15,22 @@ from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
 
 
 def find_weights(trained: Path) -> Path:
-    """Return the checkpoint folder that `trained` means: itself, or the best of a run.
+    """Return the checkpoint folder that `trained` means: itself, or the newest whole one of a run.
+
+    Not the best one of a run: that was chosen on the very split that is evaluated.
 
     Raises:
         InputError: there is none.
     """
-    if (trained / checkpoint.WEIGHTS).is_file():
-        folder = trained
-    else:
+    if not (trained / checkpoint.WEIGHTS).is_file():
         newest = checkpoint.newest_good(RunFolder(trained).checkpoints)
         if newest is None:
             raise InputError(f"{trained}: neither a checkpoint nor a run that has one")
-        best = checkpoint.load_progress(newest).best
-        folder = newest if best is None else checkpoint.folder_of(newest.parent, best[1])
-        folder = folder if folder.is_dir() else newest
-    fault = checkpoint.damage(folder)
+        return newest
+    fault = checkpoint.damage(trained)
     if fault:
-        raise InputError(f"checkpoint {folder}: {fault}; name another one")
-    return folder
+        raise InputError(f"checkpoint {trained}: {fault}; name another one")
+    return trained
 
 
 def load_stage(trained: Path) -> tuple[Config, Stage]:

@@ -1,7 +1,7 @@
 """DeepSpeed engines: how they are configured, made, stepped, saved and restored.
 
-The only place that knows DeepSpeed. It is imported where it is used: that takes seconds, and a command
-that only reads a configuration or evaluates needs nothing of it.
+The only place that knows DeepSpeed. It is imported where it is used: that takes seconds, and a
+command that only reads a configuration or evaluates needs nothing of it.
 """
 
 import functools

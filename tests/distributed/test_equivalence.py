@@ -32,7 +32,12 @@ def loss_curves(config: Path, ranks: int, out: Path) -> dict[str, list[float]]:
 @pytest.mark.timeout(900)
 def test_thirty_steps_have_one_loss_curve(write_config, tmp_path):
     config = write_config(
-        tmp_path / "run", model={"dropout": 0.0, "width": 64, "layers": 2}, precision="fp32"
+        tmp_path / "run",
+        model={"dropout": 0.0, "width": 64, "layers": 2},
+        # Adam divides by the root of tiny gradients and so makes rounding grow; a larger epsilon
+        # keeps it what it is, a test of the step and not of chaos.
+        optimizer={"learning_rate": 3e-4, "epsilon": 1e-4},
+        precision="fp32",
     )
     curves = {
         f"ranks{ranks}-{case}": curve
@@ -44,4 +49,4 @@ def test_thirty_steps_have_one_loss_curve(write_config, tmp_path):
     assert len(reference) == 30
     assert reference[-5:].mean() < 0.9 * reference[:5].mean(), "nothing was learned to compare"
     for case, curve in curves.items():
-        np.testing.assert_allclose(curve, reference, rtol=2e-3, err_msg=case)
+        np.testing.assert_allclose(curve, reference, rtol=1e-4, err_msg=case)

@@ -1,0 +1,64 @@
+import pytest
+import yaml
+
+from data_shards.errors import InputError
+from smdt import config as configuration
+from smdt.config import check_ranks
+from tests.distributed.runs import ROOT
+
+CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
+MINIMAL = {"stage": "retrieval", "run": {"name": "a", "out": "b"}, "data": {"shards": "c"}}
+
+
+@pytest.fixture
+def minimal(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_configuration_of_ours_loads_and_survives_its_own_yaml(path, tmp_path):
+    config = configuration.load(path)
+    (tmp_path / "resolved.yaml").write_text(config.to_yaml())
+    assert configuration.load(tmp_path / "resolved.yaml") == config
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "deepspeed").glob("*.json")))
+def test_our_deepspeed_files_leave_to_the_yaml_what_is_its(path):
+    settings = configuration.load_deepspeed(path)
+    assert settings["zero_optimization"]["stage"] == int(path.stem[-1])
+    assert settings["gradient_clipping"] == settings["train_batch_size"] == "auto"
+
+
+def test_later_overrides_win_and_spans_are_read(minimal):
+    overrides = ["run.seed=1", "schedule.length=20 steps", "run.seed=2", "batch.global=12"]
+    config = configuration.load(minimal, overrides)
+    assert config.run.seed == 2
+    assert config.schedule.length.steps(7) == 20
+    assert config.batch.global_batch == 12
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("model.widht=3", "'width'"),
+        ("bach.global=3", "'batch'"),
+        ("run.sed=1", "'seed'"),
+        ("data.order.polcy=shuffle", "'policy'"),
+        ("schedule.warmup=3", "'warmup_steps'"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_at_every_depth(minimal, override, named):
+    with pytest.raises(InputError, match=named):
+        configuration.load(minimal, [override])
+
+
+@pytest.mark.parametrize(("ranks", "good"), [(1, True), (2, True), (4, False), (3, True)])
+def test_ranks_times_chunks_must_divide_the_batch(minimal, ranks, good):
+    config = configuration.load(minimal, ["batch.global=12", "batch.chunks=2"])
+    if good:
+        check_ranks(config, ranks)
+    else:
+        with pytest.raises(InputError, match="8 or 16"):
+            check_ranks(config, ranks)
