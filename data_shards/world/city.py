@@ -17,6 +17,10 @@ _WALLS = np.array(
         [0.78, 0.66, 0.48],  # sandstone
         [0.50, 0.34, 0.26],  # dark timber
         [0.66, 0.72, 0.60],  # sage
+        [0.30, 0.45, 0.66],  # blue boards
+        [0.84, 0.66, 0.26],  # ochre
+        [0.34, 0.50, 0.34],  # green boards
+        [0.62, 0.20, 0.17],  # falun red
     ],
     np.float32,
 )
@@ -81,7 +85,7 @@ def found(seed: int, number: int) -> City:
         gable_share=float(rng.uniform(0.5, 0.95)),
         conifer_share=float(rng.uniform(0.05, 0.5)),
         tree_density=float(rng.uniform(0.7, 1.3)),
-        walls=_WALLS[rng.permutation(len(_WALLS))[:5]],
+        walls=_WALLS[rng.permutation(len(_WALLS))[:8]],
         roofs=_ROOFS[rng.permutation(len(_ROOFS))[:4]],
         grass=_mix([0.36, 0.46, 0.22], [0.55, 0.52, 0.32], green),
         soil=_mix([0.47, 0.36, 0.26], [0.66, 0.53, 0.40], rng.uniform()),
@@ -92,7 +96,7 @@ def found(seed: int, number: int) -> City:
 
 def district(city: City, rng: np.random.Generator) -> City:
     """Return one neighbourhood's variety of its city: its own streets, shades and builders."""
-    walls = city.walls[rng.permutation(len(city.walls))[:2]]
+    walls = city.walls[rng.permutation(len(city.walls))[:4]]
     roofs = city.roofs[rng.permutation(len(city.roofs))[:2]]
     grass, soil, leaf = (
         colour * np.float32(rng.uniform(0.8, 1.2)) * rng.uniform(0.88, 1.12, 3).astype(np.float32)
@@ -102,7 +106,7 @@ def district(city: City, rng: np.random.Generator) -> City:
         city,
         tree_density=city.tree_density * float(rng.uniform(0.4, 1.4)),
         walls=walls,
-        roofs=0.6 * roofs + 0.4 * walls,
+        roofs=roofs,
         grass=grass,
         soil=soil,
         asphalt=city.asphalt * np.float32(rng.uniform(0.8, 1.2)),

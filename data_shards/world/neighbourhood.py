@@ -79,9 +79,9 @@ def _land(angle_rad: float, rural: bool, rng: np.random.Generator) -> Terrain:
     lot_across = ((across + np.float32(rng.uniform(99, 199))) / np.float32(width)).astype(np.uint8)
     lot = lot_along * np.uint8(7) + lot_across * np.uint8(61)
     country = [Material.MEADOW, Material.SOIL, Material.CROP, Material.STUBBLE, Material.GRASS]
-    town = [Material.GRASS] * 5 + [Material.MEADOW] * 2 + [Material.GRAVEL]
+    town = [Material.GRASS, Material.MEADOW] * 3 + [Material.GRAVEL, Material.SOIL]
     terrain.material = rng.choice(np.array(country if rural else town, np.uint8), 256)[lot]
-    terrain.tone *= rng.uniform(0.86, 1.14, 256).astype(np.float32)[lot]
+    terrain.tone *= rng.uniform(0.8, 1.2, 256).astype(np.float32)[lot]
     if rural:
         rows = 1.0 + np.float32(0.16) * np.sin(across * np.float32(2 * np.pi / rng.uniform(1.5, 3)))
         ploughed = (terrain.material == Material.SOIL) | (terrain.material == Material.CROP)
@@ -188,7 +188,8 @@ def _house(
     storeys = max(2.0, np.rint(rng.gamma(4.0, city.storeys / 4.0))) if urban else rng.integers(1, 3)
     gable = rng.random() < city.gable_share * (0.25 if urban else 1.0)
     side = rng.choice(city.walls) * rng.uniform(0.85, 1.08, 3)
-    top = rng.choice(city.roofs) * rng.uniform(0.85, 1.15)
+    # Who paints a house chooses a roof that goes with it.
+    top = 0.35 * rng.choice(city.roofs) + 0.65 * side
     rise = half_width * rng.uniform(0.45, 0.8) if gable else 0.0
     eave = float(storeys) * 3.1 + 0.4
     bay = rng.uniform(2.2, 3.6)
@@ -268,7 +269,7 @@ def _plant(
     conifer = bool(rng.random() < city.conifer_share)
     radius = size * float(rng.uniform(1.4, 2.4) if conifer else rng.uniform(1.8, 4.2))
     height = radius * float(rng.uniform(3.0, 4.5) if conifer else rng.uniform(2.0, 2.8))
-    leaf = city.leaf * (0.75 if conifer else 1.0) * rng.uniform(0.8, 1.25, 3).astype(np.float32)
+    leaf = city.leaf * (0.75 if conifer else 1.0) * rng.uniform(0.7, 1.35, 3).astype(np.float32)
     if np.hypot(x, y) > radius + _CLEAR_M:
         put_tree(terrain, x, y, radius, height, conifer, leaf)
 
