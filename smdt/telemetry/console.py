@@ -71,7 +71,7 @@ class ProgressBar:
 
     def step(self, step: int, record: Mapping[str, float]) -> None:
         """Move the bar."""
-        note = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in record.items())
+        note = "  ".join(f"{value:.4g} {name}" for name, value in record.items())
         self._progress.update(self._task, completed=step, note=note)
 
     def say(self, text: str) -> None:

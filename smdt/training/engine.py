@@ -7,6 +7,7 @@ command that only reads a configuration or evaluates needs nothing of it.
 import functools
 import os
 import socket
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -59,6 +60,8 @@ def init_distributed(timeout_seconds: float) -> torch.device:
         os.environ |= {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     # The shared-memory kernel serves inference only, and building it takes a compiler and minutes.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed calls collectives by names that torch has deprecated.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     timeout = timedelta(seconds=timeout_seconds)
     # torch binds MPI's and SLURM's variables itself; ours are always set by now.
     deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout, verbose=False)

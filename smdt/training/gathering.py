@@ -23,6 +23,6 @@ def gather_ragged(own: Tensor) -> Tensor:
     padded = own.new_zeros(longest, *own.shape[1:])
     padded[: len(own)] = own
     gathered = own.new_empty(len(counts) * longest, *own.shape[1:])
-    dist.all_gather_into_tensor(gathered, padded)
+    dist.all_gather_single(gathered, padded)
     pieces = gathered.view(len(counts), longest, *own.shape[1:])
     return torch.cat([piece[:count] for piece, count in zip(pieces, counts.tolist(), strict=True)])

@@ -210,7 +210,7 @@ class Trainer:
         self._measure(record, agreement, samples // self._context.world_size)
         shown = {
             "loss": agreement.losses["loss"],
-            "samples_per_second": samples / record.step_seconds,
+            "samples/s": samples / record.step_seconds,
         }
         self._display.step(agreement.step, shown)
         if self._context.rank == 0:

@@ -1,0 +1,48 @@
+"""What ranks exchange besides gradients, on real processes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from smdt.telemetry.metrics import TrainingMetrics
+from smdt.training.control import Control
+from smdt.training.gathering import gather_ragged
+
+RANKS = 3
+
+
+def rank_main(rank: int, folder: Path) -> None:
+    """Check everything on one rank; a failed assertion fails the test."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=RANKS
+    )
+    # Ranks hold 2, 3 and 0 rows.
+    counts = [2, 3, 0]
+    rows = torch.full((counts[rank], 2), float(rank))
+    expected = torch.cat([torch.full((n, 2), float(r)) for r, n in enumerate(counts)])
+    assert torch.equal(gather_ragged(rows), expected)
+
+    metrics = TrainingMetrics("test", "retrieval", rank)
+    control = Control(metrics)
+    share = {"loss": torch.tensor(float(rank + 1))}
+    assert control.post(1, share, stop=False) is None, "the step before the first"
+    first = control.post(2, share, stop=rank == 1)
+    assert (first.step, first.stop, first.finite) == (1, False, True)
+    assert first.losses == {"loss": 6.0}
+    broken = {"loss": torch.tensor(float("nan") if rank == 2 else 1.0)}
+    second = control.post(3, broken, stop=False)
+    assert (second.step, second.stop, second.finite) == (2, True, True)
+    third = control.collect()
+    assert (third.step, third.stop, third.finite) == (3, False, False)
+    assert control.collect() is None, "each agreement is read once"
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.timeout(180)
+def test_ranks_gather_uneven_rows_and_agree_one_step_late(tmp_path):
+    mp.spawn(rank_main, args=(tmp_path,), nprocs=RANKS)

@@ -1,0 +1,114 @@
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from PIL import Image
+
+from smdt import config as configuration
+from smdt.report.page import write_report
+from smdt.stages.references import write_references
+from smdt.stages.retrieval import RetrievalStage
+from smdt.stages.trained import evaluate_stage
+from smdt.training.run_folder import RunFolder, write_json
+
+
+@pytest.fixture
+def run(world, tmp_path) -> RunFolder:
+    """A run folder as a short training leaves it."""
+    run = RunFolder(tmp_path / "run")
+    run.create()
+    run.config.write_text(
+        f"""
+        stage: retrieval
+        run: {{name: a-run, out: {run.root}}}
+        data: {{shards: {world}}}
+        geometry: {{panorama_size: [32, 128]}}
+        model: {{width: 32, layers: 1}}
+        """
+    )
+    config = configuration.load(run.config)
+    torch.manual_seed(0)
+    evaluation = evaluate_stage(config, RetrievalStage(config), str(world), "val")
+    scores = dict(evaluation.scores)
+    write_json(run.evaluation, {"step": 30, "scores": scores, **evaluation.details})
+    for step in range(1, 31):
+        run.append_metrics(
+            {
+                "step": step,
+                "losses": {"loss": 1 / step},
+                "learning_rate": {"two_tower": 1e-3},
+                "gradient_norm": {"two_tower": 1.0},
+                "step_seconds": 0.5,
+                "data_wait_seconds": 0.05,
+            }
+        )
+    run.append_metrics({"step": 30, "scores": scores})
+    run.write_state("done", 30)
+    write_references(run)
+    return run
+
+
+class Elements(HTMLParser):
+    """Counts tags and collects what they point to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.headings: list[str] = []
+        self.true_tiles = 0
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.sources += [values[name] for name in ("src", "href") if name in values]
+        self.true_tiles += values.get("class") == "true"
+        if tag == "h2":
+            self.headings.append(values["id"])
+
+
+def test_the_page_shows_everything_and_needs_no_network(run):
+    page = write_report(run.root).read_text()
+    elements = Elements()
+    elements.feed(page)
+    assert elements.headings == [
+        *("recall", "curves", "time", "best-retrievals", "worst-retrievals"),
+        *("mapping", "data", "configuration"),
+    ]
+    assert all(source.startswith("data:image/jpeg;base64,") for source in elements.sources)
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+    assert elements.true_tiles == 16  # each of 8 best and 8 worst has its true tile marked
+    assert page.count("<svg") == 5
+    for row in ("this run", "chance", "nearest mean colours", "the model before training"):
+        assert f"<td>{row}</td>" in page
+    assert "10.0%" in page  # of the step time was waiting
+
+
+def test_a_browser_opens_the_page(run, tmp_path):
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        assert "CI" not in os.environ, ".ci/run installs chromium"
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    shot = tmp_path / "page.png"
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    subprocess.run(
+        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", *quiet]
+        + [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1100,2400"]
+        + [f"--screenshot={shot}", write_report(run.root).as_uri()],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    picture = Image.open(shot).convert("RGB")
+    assert picture.size == (1100, 2400)
+    colours = picture.getcolors(maxcolors=1100 * 2400)
+    assert len(colours) > 5000, "pictures of tiles and panoramas have many colours"
+
+
+def test_a_run_that_has_only_begun_has_a_page(run):
+    for file in (run.evaluation, run.metrics, run.references):
+        file.unlink()
+    page = write_report(run.root).read_text()
+    assert "not evaluated yet" in page

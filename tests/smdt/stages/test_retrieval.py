@@ -1,0 +1,152 @@
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from smdt import config as configuration
+from smdt.data.loader import TrainLoader
+from smdt.data.split import Split
+from smdt.stages.references import unlearned, write_references
+from smdt.stages.retrieval import Descriptors, RetrievalStage, equal_slices, retrievals
+from smdt.stages.trained import evaluate_stage
+from smdt.telemetry.metrics import TrainingMetrics
+from smdt.training.run_folder import RunFolder
+from smdt.training.stage import StepContext
+
+
+@pytest.fixture
+def config(world, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"""
+        stage: retrieval
+        run: {{name: test, out: {tmp_path / "run"}}}
+        data: {{shards: {world}}}
+        batch: {{global: 8}}
+        geometry: {{panorama_size: [32, 128]}}
+        model: {{dropout: 0.0, width: 32, layers: 2}}
+        """
+    )
+    return configuration.load(path)
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A process group of this process."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def batch(config):
+    loader = TrainLoader(
+        Split.open(config.data.shards, "train"),
+        config.data,
+        views=RetrievalStage.views,
+        global_batch=8,
+        seed=0,
+        rank=0,
+        world_size=1,
+        device=torch.device("cpu"),
+        quarantine=RunFolder(config.run.out).quarantine,
+        metrics=TrainingMetrics("test", "retrieval", 0),
+    )
+    with closing(loader.stream(loader.start, 1)) as stream:
+        return next(stream)
+
+
+class PlainEngine:
+    """What a stage needs of an engine, without DeepSpeed: gradients pile up in the module."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module
+        self.stepped = 0
+
+    def forward(self, *inputs):
+        return self.module(*inputs)
+
+    def backward(self, share):
+        share.backward()
+
+    def step(self, rate_factor):
+        self.stepped += 1
+
+
+def plain_loss(ground: torch.Tensor, aerial: torch.Tensor, gamma: float) -> torch.Tensor:
+    """The soft-margin loss of the whole batch in plain loops, float64."""
+    count = len(ground)
+    distance = 2 - 2 * ground.double() @ aerial.double().T
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(count):
+        for j in range(count):
+            if i != j:
+                total = total + F.softplus(gamma * (distance[i, i] - distance[i, j]))
+                total = total + F.softplus(gamma * (distance[i, i] - distance[j, i]))
+    return total / (2 * count * (count - 1))
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+def test_a_chunked_step_has_the_loss_and_gradient_of_the_whole_batch(config, batch, alone, chunks):
+    torch.manual_seed(0)
+    stage = RetrievalStage(config)
+    engine = PlainEngine(stage.towers)
+    context = StepContext(0, 0, 0, 1, chunks, torch.device("cpu"), 1.0)
+    losses = stage.step({"two_tower": engine}, batch, context)
+    chunked = {name: p.grad.clone() for name, p in stage.towers.named_parameters()}
+
+    stage.towers.zero_grad()
+    loss = plain_loss(*stage.towers(*stage.inputs(batch, slice(0, 8))), config.loss.gamma)
+    loss.backward()
+    assert engine.stepped == 1
+    assert float(losses["loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    largest = max(p.grad.abs().max() for p in stage.towers.parameters())
+    for name, parameter in stage.towers.named_parameters():
+        torch.testing.assert_close(chunked[name], parameter.grad, rtol=1e-4, atol=1e-6 * largest)
+
+
+def test_an_evaluation_covers_the_split_and_keeps_what_the_report_shows(config):
+    torch.manual_seed(0)
+    evaluation = evaluate_stage(config, RetrievalStage(config), config.data.shards, "val")
+    assert list(evaluation.scores) == ["R@1", "R@5", "R@10", "R@1%"]
+    assert evaluation.scores["R@1"] <= evaluation.scores["R@5"] <= evaluation.scores["R@10"] <= 1
+    assert evaluation.details["queries"] == 24
+    assert evaluation.details["missing"] == 0
+    shown = evaluation.details["retrievals"]
+    assert [row["rank"] for row in shown] == sorted(row["rank"] for row in shown)
+    for row in shown:
+        assert row["scores"] == sorted(row["scores"], reverse=True)
+        if row["rank"] == 0:
+            assert row["nearest"][0] == row["query"]
+
+
+def test_retrievals_keep_the_best_and_the_worst():
+    generator = torch.Generator().manual_seed(0)
+    ground, aerial = (F.normalize(torch.randn(60, 8, generator=generator)) for _ in range(2))
+    scores = ground @ aerial.T
+    ranks = (scores > scores.diagonal()[:, None]).sum(dim=1).double().numpy()
+    shown = retrievals(Descriptors(torch.arange(100, 160), ground, aerial), ranks)
+    expected = np.sort(ranks)
+    assert [row["rank"] for row in shown] == [*expected[:12], *expected[-12:]]
+    for row in shown:
+        query = row["query"] - 100
+        assert row["nearest"] == (100 + scores[query].argsort(descending=True)[:5]).tolist()
+        assert row["true_score"] == pytest.approx(float(scores[query, query]))
+
+
+def test_references_say_what_a_recall_is_worth(config):
+    run = RunFolder(config.run.out)
+    run.create()
+    run.config.write_text(config.to_yaml())
+    references = write_references(run)
+    assert references["chance"]["R@1"] == pytest.approx(1 / 24)
+    split = Split.open(config.data.shards, "val")
+    assert references["nearest mean colours"] == unlearned(config, split)
+    assert run.references.is_file()
+
+
+def test_equal_slices_partition():
+    assert equal_slices(6, 3) == [slice(0, 2), slice(2, 4), slice(4, 6)]
