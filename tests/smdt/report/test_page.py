@@ -92,11 +92,12 @@ def test_a_browser_opens_the_page(run, tmp_path):
         assert "CI" not in os.environ, ".ci/run installs chromium"
         pytest.skip("chromium is not installed (apt-get install chromium)")
     shot = tmp_path / "page.png"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    output = [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}"]
+    page = write_report(run.root).as_uri()
     subprocess.run(
-        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", *quiet]
-        + [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1100,2400"]
-        + [f"--screenshot={shot}", write_report(run.root).as_uri()],
+        [chromium, *flags, *quiet, *output, "--window-size=1100,2400", page],
         check=True,
         capture_output=True,
         timeout=120,
