@@ -1,11 +1,13 @@
-"""The convolutional stem of the hybrid Transformer: ResNetV2 at output stride 16.
+"""Convolutional stems of the hybrid Transformer: images to features at output stride 16.
 
-Weight-standardised convolutions and group norm (Kolesnikov et al. 2020, "Big Transfer", section
-2.3; ViT's hybrid, Dosovitskiy et al. 2021, section 3.1). Padding follows TensorFlow's SAME, as the
-published R50+ViT weights expect it.
+`ResNetV2Stem` is the paper's: weight-standardised convolutions and group norm (Kolesnikov et al.
+2020, "Big Transfer", section 2.3; ViT's hybrid, Dosovitskiy et al. 2021, section 3.1), padded as
+TensorFlow's SAME, as the published R50+ViT weights expect it. `ConvStem` is light, for CPUs.
 
 B batch, C channels, H rows, W columns.
 """
+
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,22 +17,69 @@ from torch import Tensor, nn
 STRIDE = 16
 
 
-class StemConfig(BaseModel):
-    """Sizes of the ResNetV2 stem. The defaults are the tiny one; R50 is 64, (3, 4, 9), 32."""
+class ConvStemConfig(BaseModel):
+    """Sizes of the light stem."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: int = Field(default=16, ge=1)
-    """Channels after the root convolution; the three stages have 4, 8 and 16 times as many."""
-    blocks: tuple[int, int, int] = (1, 1, 1)
-    """Bottleneck blocks of the stages at strides 4, 8 and 16."""
+    kind: Literal["conv"] = "conv"
+    """Four plain convolutions."""
+    width: int = Field(default=32, ge=1)
+    """Channels after the first convolution; the next ones have 2, 2 and 4 times as many."""
     groups: int = Field(default=8, ge=1)
     """Groups of every group norm; divides `width`."""
 
     @property
     def channels(self) -> int:
         """Channels of the stem's output."""
+        return self.width * 4
+
+
+class ResNetStemConfig(BaseModel):
+    """Sizes of the ResNetV2 stem; the defaults are those of R50-ViT."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["resnet"] = "resnet"
+    """Bottleneck blocks."""
+    width: int = Field(default=64, ge=1)
+    """Channels after the root convolution; the three stages have 4, 8 and 16 times as many."""
+    blocks: tuple[int, int, int] = (3, 4, 9)
+    """Bottleneck blocks of the stages at strides 4, 8 and 16."""
+    groups: int = Field(default=32, ge=1)
+    """Groups of every group norm; divides `width`."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the stem's output."""
         return self.width * 16
+
+
+StemConfig = Annotated[ConvStemConfig | ResNetStemConfig, Field(discriminator="kind")]
+
+
+def make_stem(config: ConvStemConfig | ResNetStemConfig) -> nn.Module:
+    """Build the stem that a configuration describes: [B, 3, H, W] to [B, C, H / 16, W / 16]."""
+    if isinstance(config, ConvStemConfig):
+        return ConvStem(config)
+    return ResNetV2Stem(config)
+
+
+class ConvStem(nn.Sequential):
+    """Four convolutions at strides 4, 8, 8 and 16, each with group norm and ReLU."""
+
+    def __init__(self, config: ConvStemConfig) -> None:
+        layers: list[nn.Module] = []
+        inputs = 3
+        for factor, kernel, stride in ((1, 7, 4), (2, 3, 2), (2, 3, 1), (4, 3, 2)):
+            outputs = factor * config.width
+            layers += [
+                nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+                nn.GroupNorm(config.groups, outputs),
+                nn.ReLU(inplace=True),
+            ]
+            inputs = outputs
+        super().__init__(*layers)
 
 
 def same_padding(x: Tensor, kernel: int, stride: int) -> Tensor:
@@ -89,7 +138,7 @@ class Bottleneck(nn.Module):
 class ResNetV2Stem(nn.Module):
     """Images [B, 3, H, W] to features [B, 16 * width, H / 16, W / 16]."""
 
-    def __init__(self, config: StemConfig) -> None:
+    def __init__(self, config: ResNetStemConfig) -> None:
         super().__init__()
         self.root = StandardisedConv(3, config.width, 7, stride=2)
         self.root_norm = nn.GroupNorm(config.groups, config.width, eps=1e-6)

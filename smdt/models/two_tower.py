@@ -7,20 +7,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from smdt.models.stem import STRIDE, ResNetV2Stem, StemConfig
+from smdt.models.stem import STRIDE, ConvStemConfig, StemConfig, make_stem
 from smdt.models.vit import Attention, TransformerEncoder
 
 
 class TwoTowerConfig(BaseModel):
     """Sizes of the two towers. The defaults are the tiny variant, sized for a CPU.
 
-    R50 + ViT-B/16 of the paper is `stem: {width: 64, blocks: [3, 4, 9], groups: 32}`,
-    `width: 768`, `layers: 12`, `heads: 12`, `hidden: 3072`.
+    R50 + ViT-B/16 of the paper is `stem: {kind: resnet}`, `width: 768`, `layers: 12`, `heads: 12`,
+    `hidden: 3072`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    stem: StemConfig = StemConfig()
+    stem: StemConfig = ConvStemConfig()
     """The convolutional stem."""
     width: int = Field(default=128, ge=1)
     """Width of a token, and so of a descriptor."""
@@ -60,7 +60,7 @@ class Tower(nn.Module):
                 f"an image of {height}x{width} does not divide into patches: "
                 f"choose a height and a width that are multiples of {STRIDE}"
             )
-        self.stem = ResNetV2Stem(config.stem)
+        self.stem = make_stem(config.stem)
         self.project = nn.Conv2d(config.stem.channels, config.width, 1)
         self.encoder = TransformerEncoder(
             patches=(height // STRIDE) * (width // STRIDE),

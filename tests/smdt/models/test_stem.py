@@ -1,7 +1,15 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
-from smdt.models.stem import Bottleneck, ResNetV2Stem, StandardisedConv, StemConfig
+from smdt.models.stem import (
+    Bottleneck,
+    ConvStemConfig,
+    ResNetStemConfig,
+    ResNetV2Stem,
+    StandardisedConv,
+    make_stem,
+)
 
 
 def test_filters_are_standardised_whatever_their_scale():
@@ -31,7 +39,7 @@ def test_padding_is_tensorflows_same():
 
 
 def test_r50_has_the_published_sizes():
-    r50 = StemConfig(width=64, blocks=(3, 4, 9), groups=32)
+    r50 = ResNetStemConfig()
     with torch.device("meta"):
         stem = ResNetV2Stem(r50)
         features = stem(torch.empty(1, 3, 128, 512))
@@ -48,7 +56,12 @@ def test_a_new_block_is_its_shortcut():
     torch.testing.assert_close(block(x), x)
 
 
-def test_output_stride_is_16_for_every_multiple_of_16():
-    stem = ResNetV2Stem(StemConfig())
+@pytest.mark.parametrize(
+    "config", [ConvStemConfig(), ResNetStemConfig(width=8, blocks=(1, 1, 2), groups=4)]
+)
+def test_output_stride_is_16_for_every_multiple_of_16(config):
+    stem = make_stem(config)
     for height, width in ((16, 16), (48, 80), (64, 256)):
-        assert stem(torch.zeros(1, 3, height, width)).shape[-2:] == (height // 16, width // 16)
+        assert stem(torch.zeros(1, 3, height, width)).shape == (
+            (1, config.channels, height // 16, width // 16)
+        )

@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from smdt.models.stem import StemConfig
+from smdt.models.stem import ConvStemConfig, ResNetStemConfig
 from smdt.models.two_tower import TwoTower, TwoTowerConfig
 
-SMALL = TwoTowerConfig(stem=StemConfig(width=4, groups=2), width=16, layers=2, hidden=32, dropout=0)
+STEMS = [ConvStemConfig(width=4, groups=2), ResNetStemConfig(width=4, blocks=(1, 1, 1), groups=2)]
+SMALL = TwoTowerConfig(stem=STEMS[0], width=16, layers=2, hidden=32, dropout=0)
 SIZE = (32, 64)
 
 
@@ -52,8 +53,9 @@ def test_an_image_is_embedded_alike_in_every_batch():
     torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
 
 
-def test_every_parameter_learns_and_none_is_a_scalar():
-    model = small()
+@pytest.mark.parametrize("stem", STEMS, ids=lambda stem: stem.kind)
+def test_every_parameter_learns_and_none_is_a_scalar(stem):
+    model = small(stem=stem)
     with torch.no_grad():  # the last norm of a new block is zero, and hides what is before it
         for name, parameter in model.named_parameters():
             if "norm3.weight" in name:
@@ -68,8 +70,9 @@ def test_every_parameter_learns_and_none_is_a_scalar():
             assert parameter.grad.abs().max() > 0, name
 
 
-def test_a_tiny_model_can_learn_its_batch():
-    model, (ground, aerial) = small(), images(8)
+@pytest.mark.parametrize("stem", STEMS, ids=lambda stem: stem.kind)
+def test_a_tiny_model_can_learn_its_batch(stem):
+    model, (ground, aerial) = small(stem=stem), images(8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(30):
         scores = torch.stack(model(ground, aerial))
@@ -82,7 +85,7 @@ def test_a_tiny_model_can_learn_its_batch():
 
 def test_r50_vit_b16_is_expressible():
     config = TwoTowerConfig(
-        stem=StemConfig(width=64, blocks=(3, 4, 9), groups=32),
+        stem=ResNetStemConfig(),
         width=768, layers=12, heads=12, hidden=3072,
     )  # fmt: skip
     with torch.device("meta"):
@@ -98,4 +101,4 @@ def test_senseless_sizes_are_refused():
     with pytest.raises(ValueError, match=r"model\.heads 5 must divide"):
         TwoTowerConfig(heads=5)
     with pytest.raises(ValueError, match=r"model\.stem\.groups 3 must divide"):
-        TwoTowerConfig(stem=StemConfig(groups=3))
+        TwoTowerConfig(stem=ConvStemConfig(groups=3))
