@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from yaml import YAMLError
 
 from data_shards.errors import InputError
+from smdt.geometry.augment import AugmentConfig
 from smdt.geometry.mapping import GeometryConfig
 from smdt.losses import LossConfig
 from smdt.models.two_tower import TwoTowerConfig
@@ -32,6 +33,7 @@ class Config(TrainerConfig):
     stage: Literal["retrieval"]
     """Which stage of the method the run trains."""
     geometry: GeometryConfig = GeometryConfig()
+    augment: AugmentConfig = AugmentConfig()
     model: TwoTowerConfig = TwoTowerConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from smdt.config import Config
 from smdt.data.loader import Batch, EvaluationLoader
 from smdt.data.order import evaluation_slice
-from smdt.data.randomness import chunk_seed
+from smdt.data.randomness import chunk_seed, sample_seed
 from smdt.data.split import Split
 from smdt.evaluation.recall import nearest, recalls, true_ranks
+from smdt.geometry.augment import draw
 from smdt.geometry.mapping import PanoramaMapping
 from smdt.geometry.view import normalise, resize
 from smdt.losses import soft_margin_rows
@@ -67,6 +68,13 @@ class RetrievalStage(Stage):
         ground, aerial = self.panoramas(batch, rows)
         return normalise(ground), normalise(aerial)
 
+    def augmented(self, batch: Batch, rows: slice, seed: int) -> tuple[Tensor, Tensor]:
+        """Return `inputs` turned and mirrored as drawn for each pair in this epoch."""
+        seeds = [sample_seed(seed, batch.epoch, int(i)) for i in batch.sample_ids[rows]]
+        drawn = draw(self._config.augment, seeds)
+        ground, aerial = self.inputs(batch, rows)
+        return drawn.apply(ground), drawn.apply(aerial)
+
     def step(
         self, engines: Mapping[str, Engine], batch: Batch, context: StepContext
     ) -> Mapping[str, Tensor]:
@@ -74,7 +82,7 @@ class RetrievalStage(Stage):
         engine = engines[ENGINE]
         engine.module.train()
         rows = equal_slices(len(batch.sample_ids), context.chunks)
-        chunks = [self.inputs(batch, part) for part in rows]
+        chunks = [self.augmented(batch, part, context.seed) for part in rows]
 
         def embed(chunk: int) -> tuple[Tensor, Tensor]:
             seed = chunk_seed(context.seed, context.step, context.rank, chunk)
