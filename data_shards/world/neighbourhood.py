@@ -79,7 +79,8 @@ def _land(angle_rad: float, rural: bool, rng: np.random.Generator) -> Terrain:
     lot_across = ((across + np.float32(rng.uniform(99, 199))) / np.float32(width)).astype(np.uint8)
     lot = lot_along * np.uint8(7) + lot_across * np.uint8(61)
     country = [Material.MEADOW, Material.SOIL, Material.CROP, Material.STUBBLE, Material.GRASS]
-    town = [Material.GRASS, Material.MEADOW] * 3 + [Material.GRAVEL, Material.SOIL]
+    town = [Material.GRASS, Material.MEADOW] * 2
+    town += [Material.GRAVEL, Material.SOIL, Material.PAVEMENT]
     terrain.material = rng.choice(np.array(country if rural else town, np.uint8), 256)[lot]
     terrain.tone *= rng.uniform(0.8, 1.2, 256).astype(np.float32)[lot]
     if rural:
@@ -147,7 +148,7 @@ def _build_along(
 ) -> None:
     """Build on the lots of one side of a street."""
     along = max(street.begin, -HALF_M) + rng.uniform(0, 15)
-    setback = rng.uniform(0.5, 3.0) if urban else rng.uniform(4.0, 9.0)
+    setback = rng.uniform(0.5, 3.0) if urban else rng.uniform(3.0, 7.0)
     while along < HALF_M:
         half_length = rng.uniform(6.0, 12.0) if urban else rng.uniform(4.0, 7.5)
         half_width = rng.uniform(5.5, 10.0) if urban else rng.uniform(3.5, 5.0)
@@ -232,7 +233,7 @@ def _line_with_trees(
 ) -> None:
     """Put lamps, street trees and hedges along one side of a street."""
     pace = rng.uniform(9.0, 18.0) / city.tree_density
-    planted = rng.random() < 0.6
+    planted = rng.random() < 0.5
     reach = street.half_width + (street.sidewalk * 0.7 if urban else street.sidewalk + 1.5)
     along = max(street.begin, -HALF_M) + rng.uniform(0, pace)
     while along < HALF_M:
@@ -255,7 +256,7 @@ def _scatter_trees(
 ) -> None:
     """Put trees where nothing is built, in groves."""
     groves = smooth_noise(rng, 7, CELLS)
-    count = int(city.tree_density * (15 if urban else 60 if rural else 45))
+    count = int(city.tree_density * (15 if urban else 60 if rural else 32))
     for x, y in rng.uniform(-HALF_M, HALF_M, (count, 2)):
         cell = int((HALF_M - y) / CELL_M) % CELLS, int((HALF_M + x) / CELL_M) % CELLS
         if not terrain.taken[cell] and groves[cell] > (0.5 if rural else -0.3):
