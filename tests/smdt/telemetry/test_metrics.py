@@ -1,0 +1,43 @@
+from smdt.telemetry.metrics import LABELS, TrainingMetrics, added_seconds
+
+# The contract of DESIGN section 9, as far as training on a CPU reaches.
+CONTRACT = {
+    *("smdt_samples_total", "smdt_steps_total", "smdt_step_seconds_count"),
+    *("smdt_data_wait_seconds_total", "smdt_compute_seconds_total"),
+    *("smdt_collective_wait_seconds_total", "smdt_last_step_timestamp_seconds", "smdt_epoch"),
+    *("smdt_loss", "smdt_learning_rate", "smdt_gradient_norm", "smdt_loss_scale"),
+    *("smdt_skipped_steps_total", "smdt_read_bytes_total", "smdt_read_seconds_count"),
+    *("smdt_quarantined_samples_total", "smdt_checkpoint_seconds", "smdt_checkpoint_bytes"),
+    *("smdt_checkpoint_last_success_timestamp_seconds", "smdt_recall"),
+}
+
+
+def test_every_name_of_the_contract_is_exported_with_its_labels():
+    metrics = TrainingMetrics("a-run", "retrieval", 2, host="here")
+    for engine in (metrics.learning_rate, metrics.gradient_norm, metrics.loss_scale):
+        engine("two_tower").set(1)
+    metrics.loss("loss").set(1)
+    metrics.skipped_steps("two_tower").inc()
+    metrics.quarantined_samples("checksum").inc()
+    metrics.recall("val", "1%").set(1)
+    samples = [sample for metric in metrics.registry.collect() for sample in metric.samples]
+    assert {sample.name for sample in samples} >= CONTRACT
+    common = {"run": "a-run", "stage": "retrieval", "rank": "2", "host": "here"}
+    assert common.keys() == set(LABELS)
+    assert all(common.items() <= sample.labels.items() for sample in samples)
+
+
+def test_ranks_share_nothing():
+    first, second = (TrainingMetrics("run", "retrieval", rank) for rank in (0, 1))
+    first.steps.inc(3)
+    assert second.steps._value.get() == 0
+
+
+def test_seconds_are_added_even_if_the_block_fails():
+    metrics = TrainingMetrics("run", "retrieval", 0)
+    try:
+        with added_seconds(metrics.compute_seconds):
+            raise ValueError
+    except ValueError:
+        pass
+    assert metrics.compute_seconds._value.get() > 0
