@@ -13,7 +13,7 @@ from data_shards.classes import PALETTE
 from data_shards.world.source import WorldSource
 
 SEED = 0
-ROWS = (2, 8, 13, 1, 7, 15)
+ROWS = (8, 17, 9, 1, 4, 15)
 SIDE, WIDTH, GAP = 256, 768, 6
 OUT = Path("docs/images/world.jpg")
 
