@@ -74,7 +74,7 @@ def test_every_parameter_learns_and_none_is_a_scalar(stem):
 def test_a_tiny_model_can_learn_its_batch(stem):
     model, (ground, aerial) = small(stem=stem), images(8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(30):
+    for _ in range(60):
         scores = torch.stack(model(ground, aerial))
         loss = torch.nn.functional.cross_entropy(10 * scores[0] @ scores[1].T, torch.arange(8))
         optimizer.zero_grad()

@@ -1,0 +1,83 @@
+"""A model learns from true pairings, and nothing from shuffled ones (DESIGN section 3)."""
+
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+from data_shards.build import BuildOptions, build
+from data_shards.world.source import WorldSource
+from smdt import config as configuration
+from smdt.data.loader import TrainLoader
+from smdt.data.split import Split
+from smdt.losses import soft_margin_rows
+from smdt.stages.retrieval import RetrievalStage
+from smdt.stages.trained import evaluate_stage
+from smdt.telemetry.metrics import TrainingMetrics
+
+TRAIN, VAL, BATCH, EPOCHS = 300, 150, 25, 12
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    root = tmp_path_factory.mktemp("honesty") / "shards"
+    source = WorldSource(0, TRAIN, VAL, "easy", (32, 128), 96)
+    build(source, root, BuildOptions(samples_per_shard=50), workers=2)
+    return root
+
+
+def recall_at_10(shards, folder, *, shuffled: bool) -> float:
+    """Train for a short while in plain torch; return R@10 on the unseen city."""
+    path = folder / "run.yaml"
+    path.write_text(
+        f"""
+        stage: retrieval
+        run: {{name: honesty, out: {folder}}}
+        data: {{shards: {shards}}}
+        geometry: {{panorama_size: [32, 128]}}
+        augment: {{turn: true, mirror: true}}
+        model: {{dropout: 0.0, layers: 2}}
+        evaluation: {{batch: 50}}
+        """
+    )
+    config = configuration.load(path)
+    torch.manual_seed(0)
+    stage = RetrievalStage(config)
+    loader = TrainLoader(
+        Split.open(shards, "train"),
+        config.data,
+        views=stage.views,
+        global_batch=BATCH,
+        seed=0,
+        rank=0,
+        world_size=1,
+        device=torch.device("cpu"),
+        quarantine=folder / "quarantine.jsonl",
+        metrics=TrainingMetrics("test", "retrieval", 0),
+    )
+    optimizer = torch.optim.AdamW(stage.towers.parameters(), lr=1e-3, eps=1e-6)
+    partner = np.random.default_rng(0).permutation(BATCH)
+    with closing(loader.stream(loader.start, EPOCHS)) as stream:
+        for batch in stream:
+            ground, aerial = stage.augmented(batch, slice(0, BATCH), 0)
+            if shuffled:
+                aerial = aerial[partner]
+            loss = soft_margin_rows(*stage.towers(ground, aerial), slice(0, BATCH), 10.0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return evaluate_stage(config, stage, str(shards), "val").scores["R@10"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_shuffled_pairings_stay_at_chance_where_true_ones_learn(shards, tmp_path):
+    (tmp_path / "true").mkdir()
+    (tmp_path / "shuffled").mkdir()
+    learned = recall_at_10(shards, tmp_path / "true", shuffled=False)
+    shuffled = recall_at_10(shards, tmp_path / "shuffled", shuffled=True)
+    chance = 10 / VAL
+    # Three standard deviations of the hits of a random order.
+    assert shuffled < chance + 3 * (chance * (1 - chance) / VAL) ** 0.5
+    assert learned > 2 * chance
