@@ -33,7 +33,7 @@ class Budget:
     length: str
 
 
-FULL = Budget(train=2000, val=500, length="20 epochs")
+FULL = Budget(train=2000, val=500, length="24 epochs")
 QUICK = Budget(train=400, val=200, length="10 epochs")
 
 
