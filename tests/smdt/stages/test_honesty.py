@@ -15,7 +15,9 @@ from smdt.losses import soft_margin_rows
 from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.trained import evaluate_stage
 from smdt.telemetry.metrics import TrainingMetrics
+from smdt.training.schedule import ScheduleConfig, learning_rate_factor
 
+SCHEDULE = ScheduleConfig(warmup_steps=20)
 TRAIN, VAL, BATCH, EPOCHS = 300, 150, 25, 12
 
 
@@ -57,15 +59,19 @@ def recall_at_10(shards, folder, *, shuffled: bool) -> float:
         metrics=TrainingMetrics("test", "retrieval", 0),
     )
     optimizer = torch.optim.AdamW(stage.towers.parameters(), lr=1e-3, eps=1e-6)
+    steps = EPOCHS * loader.steps_per_epoch
     partner = np.random.default_rng(0).permutation(BATCH)
     with closing(loader.stream(loader.start, EPOCHS)) as stream:
-        for batch in stream:
+        for step, batch in enumerate(stream):
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3 * learning_rate_factor(step, steps, SCHEDULE)
             ground, aerial = stage.augmented(batch, slice(0, BATCH), 0)
             if shuffled:
                 aerial = aerial[partner]
             loss = soft_margin_rows(*stage.towers(ground, aerial), slice(0, BATCH), 10.0)
             optimizer.zero_grad()
             loss.backward()
+            torch.nn.utils.clip_grad_norm_(stage.towers.parameters(), 1.0)
             optimizer.step()
     return evaluate_stage(config, stage, str(shards), "val").scores["R@10"]
 
