@@ -14,6 +14,8 @@ import pytest
 from data_shards.build import BuildOptions, build
 from data_shards.sources.folder import FolderSource
 
+pytestmark = pytest.mark.slow  # starts processes, or imports what others ship
+
 ROWS, PER_SHARD = 240, 4
 
 

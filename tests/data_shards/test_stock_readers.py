@@ -9,6 +9,8 @@ import webdataset as wds
 from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
 
+pytestmark = pytest.mark.slow  # starts processes, or imports what others ship
+
 
 def tars(root):
     return [str(path) for path in sorted((root / "train").glob("*.tar"))]

@@ -49,4 +49,6 @@ def test_thirty_steps_have_one_loss_curve(write_config, tmp_path):
     assert len(reference) == 30
     assert reference[-5:].mean() < 0.9 * reference[:5].mean(), "nothing was learned to compare"
     for case, curve in curves.items():
-        np.testing.assert_allclose(curve, reference, rtol=1e-4, err_msg=case)
+        # Rounding is all that differs; thirty steps make it grow, a lost negative shows at once.
+        np.testing.assert_allclose(curve[:10], reference[:10], rtol=1e-5, err_msg=case)
+        np.testing.assert_allclose(curve, reference, rtol=2e-3, err_msg=case)

@@ -86,6 +86,7 @@ def test_the_page_shows_everything_and_needs_no_network(run):
     assert "10.0%" in page  # of the step time was waiting
 
 
+@pytest.mark.slow
 def test_a_browser_opens_the_page(run, tmp_path):
     chromium = shutil.which("chromium")
     if chromium is None:
