@@ -23,7 +23,7 @@ from smdt.config import Config
 from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
 from smdt.stages import make_stage, views_of
-from smdt.telemetry.console import ProgressBar, Silence
+from smdt.telemetry.console import Display, ProgressBar
 from smdt.telemetry.exporter import Exporter
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.training import checkpoint
@@ -107,7 +107,7 @@ def train_rank(
         checkpoint.load_engines(resumed, engines, progress)
 
     total = config.schedule.length.steps(loader.steps_per_epoch)
-    display = ProgressBar(total, config.run.name) if rank == 0 else Silence()
+    display = ProgressBar(total, config.run.name) if rank == 0 else Display()
     trainer = Trainer(
         config,
         stage,

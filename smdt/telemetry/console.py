@@ -1,8 +1,7 @@
-"""What rank 0 shows a person while a run goes on; on every other rank it is silent."""
+"""What rank 0 shows a person while a run goes on."""
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -15,28 +14,23 @@ from rich.progress import (
 )
 
 
-class Display(Protocol):
-    """A person's view of a run."""
+class Display:
+    """A person's view of a run; this one, of a rank that nobody watches, shows nothing."""
 
     def __enter__(self) -> Self:
-        """Open the view."""
+        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the view."""
+    def __exit__(self, *raised: object) -> None:
+        pass
 
     def step(self, step: int, record: Mapping[str, float]) -> None:
         """Show that `step` steps are done and what the last one measured."""
 
     def say(self, text: str) -> None:
-        """Show a line above the bar."""
+        """Show a line."""
 
 
-class ProgressBar:
+class ProgressBar(Display):
     """One bar with loss, rate and time left.
 
     Args:
@@ -45,7 +39,6 @@ class ProgressBar:
     """
 
     def __init__(self, total_steps: int, title: str) -> None:
-        self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -53,7 +46,7 @@ class ProgressBar:
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=self._console,
+            console=Console(stderr=True),
         )
         self._task = self._progress.add_task(title, total=total_steps, note="")
 
@@ -61,12 +54,7 @@ class ProgressBar:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._progress.stop()
 
     def step(self, step: int, record: Mapping[str, float]) -> None:
@@ -77,24 +65,3 @@ class ProgressBar:
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         self._progress.console.print(text)
-
-
-class Silence:
-    """The view of a rank that nobody watches."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
-
-    def step(self, step: int, record: Mapping[str, float]) -> None:
-        """Show nothing."""
-
-    def say(self, text: str) -> None:
-        """Show nothing."""

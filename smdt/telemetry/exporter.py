@@ -3,7 +3,6 @@
 import json
 import logging
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -55,12 +54,7 @@ class Exporter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._target.unlink(missing_ok=True)
         self._server.shutdown()
         self._server.server_close()
