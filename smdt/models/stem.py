@@ -68,8 +68,8 @@ def make_stem(config: ConvStemConfig | ResNetStemConfig) -> nn.Module:
 class ConvStem(nn.Sequential):
     """Four convolutions at strides 4, 8, 8 and 16; group norm and ReLU between them.
 
-    The last one is plain: normalised, positive features drown the small initial position
-    embeddings, and the towers learn several times more slowly (measured on the synthetic world).
+    The last one is plain. With norm and ReLU after it the towers learned more slowly on the
+    synthetic world; why has not been shown.
     """
 
     def __init__(self, config: ConvStemConfig) -> None:
