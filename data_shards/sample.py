@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 IMAGES = ("ground", "aerial", "seg", "aligned")
 """The images a sample may have, in the order of the index."""
@@ -43,6 +44,14 @@ class Meta:
         return json.dumps(asdict(self), allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
+class Rows(NamedTuple):
+    """The rows of an image that its data set uses: `top` up to `bottom`, of `height` in all."""
+
+    top: int
+    bottom: int
+    height: int
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A sample on its way into a shard.
@@ -52,10 +61,13 @@ class Sample:
         parts: encoded bytes by name, a subset of `PART_FILES`, at most one file an image.
             `seg.png` holds class ids (`data_shards.classes`) as 8-bit grey and is as large as
             the ground image.
+        crops: what the writer keeps of an image, by the image's name. It cuts between decoding
+            and resizing, so that pixels are encoded once; an image of another height is rejected.
     """
 
     meta: Meta
     parts: Mapping[str, bytes]
+    crops: Mapping[str, Rows] = field(default_factory=dict)
 
 
 class RejectedSample(Exception):  # noqa: N818  (an outcome that is counted, not a failure)
