@@ -26,6 +26,8 @@ class Layout(StrEnum):
     """Raw data that `build` reads."""
 
     CVUSA = "cvusa"
+    CVACT = "cvact"
+    VIGOR = "vigor"
     FOLDER = "folder"
 
 
@@ -94,7 +96,11 @@ def build(
         ),
     ] = None,
     exclude: Annotated[
-        Path | None, typer.Option(metavar="LIST", help="CVUSA ids to leave out, one a line.")
+        Path | None, typer.Option(metavar="LIST", help="Ids or files to leave out, one a line.")
+    ] = None,
+    area: Annotated[
+        Literal["same", "cross"] | None,
+        typer.Option(help="VIGOR's protocol.", show_default="same"),
     ] = None,
     max_rejected: Annotated[
         int | None,
@@ -111,7 +117,7 @@ def build(
         quality=quality,
         seed=seed,
     )
-    _build(_source(layout, root, exclude), out, options, workers, max_rejected, json_file)
+    _build(_source(layout, root, exclude, area), out, options, workers, max_rejected, json_file)
 
 
 @app.command()
@@ -197,16 +203,30 @@ def _build(
     _write_json(json_file, manifest.model_dump(mode="json"))
 
 
-def _source(layout: Layout, root: Path, exclude: Path | None) -> Source:
-    if layout is Layout.CVUSA:
-        from data_shards.sources.cvusa import CvusaSource
+def _source(
+    layout: Layout, root: Path, exclude: Path | None, area: Literal["same", "cross"] | None
+) -> Source:
+    if area is not None and layout is not Layout.VIGOR:
+        raise InputError(f"--area is for vigor: {layout.value} has no areas.")
+    if exclude is not None and layout is Layout.FOLDER:
+        raise InputError("--exclude is not for folder: leave the rows out of its tables instead.")
+    match layout:
+        case Layout.CVUSA:
+            from data_shards.sources.cvusa import CvusaSource
 
-        return CvusaSource(root, exclude)
-    from data_shards.sources.folder import FolderSource
+            return CvusaSource(root, exclude)
+        case Layout.CVACT:
+            from data_shards.sources.cvact import CvactSource
 
-    if exclude is not None:
-        raise InputError("--exclude is for cvusa: leave the rows out of a folder's tables instead.")
-    return FolderSource(root)
+            return CvactSource(root, exclude)
+        case Layout.VIGOR:
+            from data_shards.sources.vigor import VigorSource
+
+            return VigorSource(root, area or "same", exclude)
+        case Layout.FOLDER:
+            from data_shards.sources.folder import FolderSource
+
+            return FolderSource(root)
 
 
 def _write_json(path: Path | None, value: JSON) -> None:

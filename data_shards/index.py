@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
@@ -11,10 +12,13 @@ from pydantic import BaseModel, ConfigDict
 from data_shards.atomic import atomic_file
 from data_shards.errors import ShardError
 from data_shards.pixels import PixelSums
-from data_shards.sample import IMAGES, PARTS, Meta
+from data_shards.sample import IMAGES, MAX_SEMI_POSITIVES, PARTS, Meta
 
 ABSENT = -1
-"""Offset of a part that a sample doesn't have."""
+"""Offset of a part, or number of a tile, that a sample doesn't have."""
+
+TILES = ("positive", *(f"semi_positive_{n + 1}" for n in range(MAX_SEMI_POSITIVES)))
+"""Columns that name tiles of the `aerial` split."""
 
 NAN = float("nan")
 SUMMARY_KEY = b"data_shards"
@@ -32,12 +36,13 @@ def _schema() -> pa.Schema:
         fields += [(f"{image}_height", pa.int32()), (f"{image}_width", pa.int32())]
     numbers = ["lat", "lon", "utm_e", "utm_n", "heading", "extent_m"]
     fields += [(name, pa.float64()) for name in [*numbers, "elevation_min", "elevation_max"]]
+    fields += [(name, pa.int64()) for name in TILES]
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])
 
 
 SCHEMA = _schema()
 """Columns of an index. An absent part has offset -1, size 0, CRC 0, height and width 0; an unknown
-number is NaN. Degrees, metres, bytes, pixels."""
+number is NaN, an absent tile -1. Degrees, metres, bytes, pixels."""
 
 
 class PartEntry(NamedTuple):
@@ -96,6 +101,9 @@ def index_row(
     row["heading"] = _number(meta.heading)
     row["extent_m"] = _number(meta.extent_m)
     row["elevation_min"], row["elevation_max"] = meta.elevation or (NAN, NAN)
+    tiles = [ABSENT if meta.positive is None else meta.positive, *meta.semi_positives]
+    assert len(tiles) <= len(TILES), meta
+    row |= dict.fromkeys(TILES, ABSENT) | dict(zip(TILES, tiles, strict=False))
     return row
 
 
@@ -125,7 +133,7 @@ def read_part(path: Path) -> pa.Table:
         ShardError: the file is missing or damaged.
     """
     try:
-        return pq.read_table(path, partitioning=None).cast(SCHEMA)
+        return _with_tiles(pq.read_table(path, partitioning=None)).cast(SCHEMA)
     except Exception as error:
         raise _unreadable(path, error) from None
 
@@ -152,9 +160,18 @@ def read_table(path: Path) -> pa.Table:
         ShardError: the file is missing or damaged.
     """
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        return _with_tiles(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
     except (OSError, pa.ArrowInvalid) as error:
         raise _unreadable(path, error) from None
+
+
+def _with_tiles(table: pa.Table) -> pa.Table:
+    """Version 0.1.0 wrote no tiles: none of its samples has any."""
+    for name in TILES:
+        if name not in table.column_names:
+            absent = pa.array(np.full(table.num_rows, ABSENT))
+            table = table.append_column(SCHEMA.field(name), absent)
+    return table
 
 
 def _number(value: float | None) -> float:

@@ -16,6 +16,9 @@ PART_FILES = frozenset(
 )
 """Names that `Sample.parts` may use; `meta.json` is made from `Sample.meta`."""
 
+MAX_SEMI_POSITIVES = 3
+"""Of a sample, in the index."""
+
 
 @dataclass(frozen=True, slots=True)
 class Meta:
@@ -29,6 +32,9 @@ class Meta:
         heading: of the panorama's centre column, degrees clockwise from north.
         extent_m: the aerial tile's side on the ground, metres.
         elevation: of the panorama's bottom and top edge, degrees above the horizon.
+        positive: the tile of the `aerial` split that shows the place best, by the number in its
+            key; None where pairs or positions say what belongs together.
+        semi_positives: tiles that show the place too, likewise; at most `MAX_SEMI_POSITIVES`.
     """
 
     source_id: str
@@ -38,6 +44,8 @@ class Meta:
     heading: float | None = None
     extent_m: float | None = None
     elevation: tuple[float, float] | None = None
+    positive: int | None = None
+    semi_positives: tuple[int, ...] = ()
 
     def to_json(self) -> bytes:
         """The bytes of `meta.json`: one line, the same for the same values."""

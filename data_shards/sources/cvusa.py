@@ -1,7 +1,6 @@
 """CVUSA: north-aligned street-view panoramas and zoom-19 aerial tiles over the United States."""
 
 import csv
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from data_shards.classes import CVUSA_TO_CLASS
 from data_shards.errors import InputError
 from data_shards.images import decode, encode_png
 from data_shards.sample import Meta, RejectedSample, Sample
-from data_shards.sources.source import JSON, SplitPlan, read_inside
+from data_shards.sources.source import JSON, SplitPlan, file_hash, read_exclusions, read_inside
 
 LISTS = {"train": "splits/train-19zl.csv", "val": "splits/val-19zl.csv"}
 LOCATIONS = "split_locations/all.csv"
@@ -49,15 +48,15 @@ class CvusaSource:
 
     def __init__(self, root: str | Path, exclude: str | Path | None = None) -> None:
         self._root = Path(root)
-        excluded = _read_excluded(Path(exclude)) if exclude is not None else set()
+        excluded = {_image_id(line) for line in read_exclusions(exclude)}
         self._rows = {
             split: [r for r in _read_list(self._root / path) if _image_id(r.aerial) not in excluded]
             for split, path in LISTS.items()
         }
         self._locations = _read_locations(self._root / LOCATIONS)
         files = [self._root / path for path in [*LISTS.values(), LOCATIONS]]
-        self._options: dict[str, JSON] = {f"{p.name}_sha256": _sha256(p) for p in files}
-        self._options["exclude_sha256"] = _sha256(Path(exclude)) if exclude is not None else None
+        self._options: dict[str, JSON] = {f"{p.name}_sha256": file_hash(p) for p in files}
+        self._options["exclude_sha256"] = file_hash(exclude)
 
     @property
     def splits(self) -> Mapping[str, SplitPlan]:
@@ -138,14 +137,6 @@ def _read_list(path: Path) -> list[_Row]:
     return rows
 
 
-def _read_excluded(path: Path) -> set[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The exclusion list {path} can't be read: {error}.") from None
-    return {_image_id(line) for line in lines}
-
-
 def _read_locations(path: Path) -> np.ndarray:
     """float64 [N, 2]: latitude and longitude by row; none where the user doesn't have the file."""
     if not path.exists():
@@ -177,7 +168,3 @@ def _read_annotation(root: Path, relative: str) -> bytes | None:
     if (CVUSA_TO_CLASS[occurring] == occurring).all():
         return data
     return encode_png(Image.fromarray(CVUSA_TO_CLASS[np.asarray(image)]))
-
-
-def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None

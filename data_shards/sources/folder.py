@@ -1,6 +1,5 @@
 """A folder of anyone's pairs: one CSV or parquet table a split, image files beside it."""
 
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 
 from data_shards.errors import InputError
 from data_shards.sample import Meta, RejectedSample, Sample
-from data_shards.sources.source import JSON, Kind, SplitPlan, read_inside
+from data_shards.sources.source import JSON, Kind, SplitPlan, file_hash, read_inside
 
 COLUMNS = {
     "ground": pa.string(),
@@ -33,8 +32,8 @@ class FolderSource:
 
     Columns: `ground`, `aerial`, `label` (a class map in our ids): paths relative to the folder;
     `lat`, `lon`, `heading` (of the panorama's centre, clockwise from north): degrees; `extent`:
-    the tile's side, metres. `aerial` is needed; without `ground` the split is a gallery. An empty
-    cell or NaN is unknown.
+    the tile's side, metres. Without `ground` the split is a gallery, without `aerial`
+    it is queries. An empty cell or NaN is unknown.
 
     Args:
         root: the folder.
@@ -50,8 +49,7 @@ class FolderSource:
         files = _tables(self._root)
         self._tables = {split: _read_table(path) for split, path in files.items()}
         self._options: dict[str, JSON] = {
-            f"{path.name}_sha256": hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in files.values()
+            f"{path.name}_sha256": file_hash(path) for path in files.values()
         }
 
     @property
@@ -98,7 +96,9 @@ class FolderSource:
 
 
 def _kind(table: pa.Table) -> Kind:
-    return "pairs" if "ground" in table.column_names else "aerial"
+    if "ground" not in table.column_names:
+        return "aerial"
+    return "pairs" if "aerial" in table.column_names else "ground"
 
 
 def _tables(root: Path) -> dict[str, Path]:
@@ -139,8 +139,10 @@ def _check_columns(path: Path, names: list[str]) -> None:
         )
     if len(set(names)) < len(names):
         raise InputError(f"{path} has a column twice: {', '.join(names)}.")
-    if "aerial" not in names:
-        raise InputError(f"{path} has no column 'aerial': every split needs aerial images.")
+    if not {"ground", "aerial"} & set(names):
+        raise InputError(f"{path} has neither a column 'ground' nor a column 'aerial'.")
+    if "label" in names and "ground" not in names:
+        raise InputError(f"{path} has a column 'label' without 'ground': labels are of panoramas.")
 
 
 def _known(value: Any) -> Any:  # noqa: ANN401  (a cell of any column)

@@ -1,5 +1,6 @@
 """What a source of raw data is: rows that any worker can turn into samples."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -7,6 +8,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from pydantic import JsonValue
 
+from data_shards.errors import InputError
 from data_shards.sample import RejectedSample, Sample
 
 JSON: TypeAlias = JsonValue
@@ -20,10 +22,12 @@ class SplitPlan:
     Args:
         kind: `pairs`, `aerial` (a gallery) or `ground` (queries).
         rows: source rows, before any is rejected.
+        crops: whether its samples have `crops`: such images are encoded anew in every build.
     """
 
     kind: Kind
     rows: int
+    crops: bool = False
 
 
 class Source(Protocol):
@@ -72,3 +76,26 @@ def read_inside(root: Path, relative: str) -> bytes:
         raise RejectedSample(
             "unreadable_file", f"{root / path} can't be read: {error.strerror}."
         ) from None
+
+
+def read_exclusions(path: str | Path | None) -> list[str]:
+    """The words of an exclusion list: ids or file names, as the data set writes them.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    if path is None:
+        return []
+    try:
+        return Path(path).read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise InputError(f"The exclusion list {path} can't be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"The exclusion list {path} is not text: {error}.") from None
+
+
+def file_hash(path: str | Path | None) -> str | None:
+    """SHA-256 of a list that chooses samples, hexadecimal; None where there is none."""
+    if path is None or not Path(path).exists():
+        return None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

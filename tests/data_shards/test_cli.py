@@ -63,12 +63,21 @@ def test_verify_names_damage_and_exits_with_1(shards, folder, tmp_path):
     [
         (["build", "cvusa", "--root", "nowhere", "--out", "out"], "is --root the folder of CVUSA"),
         (["build", "folder", "--root", "nowhere", "--out", "out"], "There is no folder nowhere"),
-        (["build", "tapes", "--root", ".", "--out", "out"], "is not one of 'cvusa', 'folder'"),
+        (
+            ["build", "tapes", "--root", ".", "--out", "out"],
+            "is not one of 'cvusa', 'cvact', 'vigor'",
+        ),
+        (["build", "cvact", "--root", "nowhere", "--out", "out"], "is --root the folder of CVACT"),
+        (["build", "vigor", "--root", "nowhere", "--out", "out"], "is --root the folder of VIGOR"),
+        (["build", "cvusa", "--root", "r", "--out", "o", "--area", "same"], "--area is for vigor"),
         (
             ["build", "folder", "--root", "r", "--out", "o", "--ground-size", "9"],
             "'9' is not HEIGHT",
         ),
-        (["build", "folder", "--root", "r", "--out", "o", "--exclude", "l"], "--exclude is for"),
+        (
+            ["build", "folder", "--root", "r", "--out", "o", "--exclude", "l"],
+            "--exclude is not for",
+        ),
         (["verify", "nowhere"], "There is no folder nowhere"),
         (["stats", "nowhere"], "There is no folder nowhere"),
         (["finalize", "nowhere"], "No build was begun in nowhere"),

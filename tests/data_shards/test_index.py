@@ -1,6 +1,8 @@
 import math
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +33,8 @@ METAS = st.builds(
     heading=NUMBER,
     extent_m=NUMBER,
     elevation=PAIR,
+    positive=st.none() | st.integers(0, 2**31),
+    semi_positives=st.lists(st.integers(0, 2**31), max_size=3).map(tuple),
 )
 ENTRIES = st.dictionaries(
     st.sampled_from(PARTS),
@@ -85,15 +89,36 @@ def test_what_is_written_is_read_back_through_parts_and_merge(tmp_path_factory, 
             "elevation_max": meta.elevation and meta.elevation[1],
         }.items():
             assert math.isnan(row[column]) if value is None else row[column] == value
+        tiles = [row[f"semi_positive_{n}"] for n in (1, 2, 3)]
+        assert row["positive"] == (-1 if meta.positive is None else meta.positive)
+        assert tiles == [*meta.semi_positives, -1, -1, -1][:3]
 
 
 def test_a_merged_index_is_mapped_not_copied(small_set):
     table = read_table(small_set / "train" / "train.arrow")
-    for name in ("shard", "ground_offset", "aerial_crc32c", "lat"):
+    for name in ("shard", "ground_offset", "aerial_crc32c", "lat", "positive"):
         column = table[name]
         assert column.num_chunks == 1
         array = column.chunk(0).to_numpy(zero_copy_only=True)
         assert array.dtype == np.dtype(column.type.to_pandas_dtype())
+
+
+def test_an_index_of_version_0_1_0_names_no_tiles(small_set, tmp_path):
+    tiles = ["positive", "semi_positive_1", "semi_positive_2", "semi_positive_3"]
+    part = small_set / "train" / "train-000000.parquet"
+    table = small_set / "train" / "train.arrow"
+    old_part = pq.read_table(part).drop_columns(tiles)
+    pq.write_table(old_part, tmp_path / "old.parquet")
+    old_table = read_table(table).drop_columns(tiles)
+    with pa.ipc.new_file(tmp_path / "old.arrow", old_table.schema) as writer:
+        writer.write_table(old_table)
+    for old, new in (
+        (read_part(tmp_path / "old.parquet"), read_part(part)),
+        (read_table(tmp_path / "old.arrow"), read_table(table)),
+    ):
+        assert set(old["positive"].to_pylist()) == {-1}
+        assert old["semi_positive_3"].chunk(0).to_numpy(zero_copy_only=True).dtype == np.int64
+        assert old.schema.names == new.schema.names
 
 
 def test_rejections_travel_in_the_part(tmp_path):

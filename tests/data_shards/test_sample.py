@@ -13,4 +13,8 @@ def test_meta_json_says_what_is_known_and_null_for_the_rest():
         "heading": None,
         "extent_m": None,
         "elevation": [-32.75, 32.75],
+        "positive": None,
+        "semi_positives": [],
     }
+    tiles = json.loads(Meta("a", positive=0, semi_positives=(7, 1)).to_json())
+    assert (tiles["positive"], tiles["semi_positives"]) == (0, [7, 1])

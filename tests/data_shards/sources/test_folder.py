@@ -1,10 +1,11 @@
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
 from data_shards.errors import InputError
-from data_shards.sample import RejectedSample
+from data_shards.sample import Meta, RejectedSample
 from data_shards.sources.folder import FolderSource
 
 
@@ -50,6 +51,37 @@ def test_every_table_is_a_split_and_without_ground_a_gallery(raw):
     assert sample.meta.source_id == "sub/a.b.png"
 
 
+def test_without_aerial_a_split_is_queries(raw):
+    pq.write_table(pa.table({"ground": ["g.jpg"], "lon": [4.5]}), raw / "queries.parquet")
+    source = table(raw, "ground,label\ng.jpg,l.png\n", "labelled.csv")
+    assert {plan.kind for plan in source.splits.values()} == {"ground"}
+    sample = source.sample("queries", 0)
+    assert (set(sample.parts), sample.meta.lon) == ({"ground.jpg"}, 4.5)
+    assert sample.meta.source_id == "g.jpg"
+    assert set(source.sample("labelled", 0).parts) == {"ground.jpg", "seg.png"}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_csv_and_parquet_give_the_same_samples(raw, suffix):
+    rows = {
+        "ground": ["g.jpg", "g.jpg"],
+        "aerial": ["sub/a.b.png", "sub/a.b.png"],
+        "label": ["l.png", None],
+        "lat": [1.5, None],
+        "lon": [-2.0, None],
+        "heading": [90.0, None],
+        "extent": [100.0, None],
+    }
+    if suffix == "csv":
+        pa_csv.write_csv(pa.table(rows), raw / "train.csv")
+    else:
+        pq.write_table(pa.table(rows), raw / "train.parquet")
+    full, bare = (FolderSource(raw).sample("train", row) for row in range(2))
+    assert full.meta == Meta("g.jpg", lat=1.5, lon=-2.0, heading=90.0, extent_m=100.0)
+    assert bare.meta == Meta("g.jpg")
+    assert set(full.parts) - set(bare.parts) == {"seg.png"}
+
+
 def test_nan_is_unknown_in_every_format(raw):
     columns = {"aerial": ["sub/a.b.png"], "lat": [float("nan")]}
     pq.write_table(pa.table(columns), raw / "gallery.parquet")
@@ -83,7 +115,8 @@ def test_hostile_rows_are_rejected(raw, row, reason):
     ("text", "message"),
     [
         ("ground,aerial,colour\nx,y,z\n", "'colour' that is not known: the columns are ground"),
-        ("ground,lat\nx,1\n", "no column 'aerial'"),
+        ("lat,lon\n2,1\n", "neither a column 'ground' nor a column 'aerial'"),
+        ("aerial,label\nx,y\n", "'label' without 'ground'"),
         ("aerial,lat\nx,north\n", "can't be read"),
         ("aerial,aerial\nx,y\n", "twice"),
         ("aerial\nx,y,z\n", "can't be read"),
