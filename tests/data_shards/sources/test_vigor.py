@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_shards.build import BuildOptions, build
-from data_shards.errors import InputError
+from data_shards.cli import app
+from data_shards.errors import InputError, run
 from data_shards.index import read_table
+from data_shards.manifest import load
 from data_shards.sample import RejectedSample
 from data_shards.sources.vigor import CITIES, VigorSource, read_labels, read_tiles
 from data_shards.verify import verify
@@ -115,6 +117,17 @@ def test_areas_are_the_published_ones(raw):
     assert cities(cross, "train") == {"NewYork", "Seattle"}
     assert cities(cross, "test") == {"Chicago", "SanFrancisco"}
     assert same.options() != cross.options()
+
+
+@pytest.mark.parametrize(("asked", "area", "rows"), [([], "same", 8), (["cross"], "cross", 6)])
+def test_the_command_builds_an_area_and_same_by_default(raw, tmp_path, asked, area, rows):
+    out = tmp_path / "out"
+    arguments = ["build", "vigor", "--root", raw, "--out", out, "--workers", 1]
+    with pytest.raises(SystemExit, match="0"):
+        run(app, list(map(str, [*arguments, *(f"--area={name}" for name in asked)])))
+    manifest = load(out)
+    assert manifest.source["area"] == area
+    assert manifest.splits["train"].samples == manifest.splits["test"].samples == rows
 
 
 def test_corrected_lists_come_first(raw):
