@@ -31,7 +31,7 @@ from smdt.training.checkpoint import Progress
 from smdt.training.control import Control
 from smdt.training.engine import Engine, deepspeed_settings, init_distributed
 from smdt.training.run_folder import RunFolder, write_json
-from smdt.training.stage import StepContext
+from smdt.training.stage import Stage, StepContext
 from smdt.training.stopping import StopRequest, die_with_parent
 from smdt.training.trainer import Trainer
 
@@ -90,17 +90,7 @@ def train_rank(
     torch.manual_seed(config.run.seed)
     stage = make_stage(config)
     loader = open_loader(config, folder, metrics, rank, world_size, device)
-    settings = deepspeed_settings(
-        user_settings,
-        global_batch=config.batch.global_batch,
-        world_size=world_size,
-        precision=config.precision,
-        gradient_clipping=config.optimizer.gradient_clipping,
-    )
-    engines = {
-        name: Engine(name, module, config.optimizer, settings)
-        for name, module in stage.modules().items()
-    }
+    engines = open_engines(config, user_settings, stage, world_size)
     progress = Progress(0, 0, world_size, loader.start)
     if resumed is not None:
         progress = checkpoint.load_progress(resumed)
@@ -136,6 +126,27 @@ def train_rank(
     dist.barrier()
     dist.destroy_process_group()
     return progress, total
+
+
+def open_engines(
+    config: Config, user_settings: Mapping[str, Any], stage: Stage, world_size: int
+) -> dict[str, Engine]:
+    """Put the stage's modules under DeepSpeed; every rank calls it.
+
+    Raises:
+        InputError: the DeepSpeed file contradicts the YAML.
+    """
+    settings = deepspeed_settings(
+        user_settings,
+        global_batch=config.batch.global_batch,
+        world_size=world_size,
+        precision=config.precision,
+        gradient_clipping=config.optimizer.gradient_clipping,
+    )
+    return {
+        name: Engine(name, module, config.optimizer, settings)
+        for name, module in stage.modules().items()
+    }
 
 
 def open_loader(

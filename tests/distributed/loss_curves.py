@@ -12,12 +12,11 @@ import torch
 import torch.distributed as dist
 
 from smdt import config as configuration
-from smdt.data.loader import TrainLoader
-from smdt.data.order import DataState
-from smdt.data.split import Split
 from smdt.stages import make_stage
 from smdt.telemetry.metrics import TrainingMetrics
-from smdt.training.engine import Engine, deepspeed_settings, init_distributed
+from smdt.train import open_engines, open_loader
+from smdt.training.engine import init_distributed
+from smdt.training.run_folder import RunFolder
 from smdt.training.stage import StepContext
 
 STEPS = 30
@@ -25,36 +24,15 @@ STEPS = 30
 
 def curve(config, zero_stage: int, chunks: int, folder: Path, device) -> list[float]:
     """Loss of the global batch at each step."""
-    split = Split.open(config.data.shards, config.data.split)
     rank, world_size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(config.run.seed)
     stage = make_stage(config)
-    settings = deepspeed_settings(
-        configuration.load_deepspeed(folder / f"zero{zero_stage}.json"),
-        global_batch=config.batch.global_batch,
-        world_size=world_size,
-        precision=config.precision,
-        gradient_clipping=config.optimizer.gradient_clipping,
-    )
-    engines = {
-        name: Engine(name, module, config.optimizer, settings)
-        for name, module in stage.modules().items()
-    }
-    loader = TrainLoader(
-        split,
-        config.data,
-        views=stage.views,
-        global_batch=config.batch.global_batch,
-        seed=config.run.seed,
-        rank=rank,
-        world_size=world_size,
-        device=device,
-        quarantine=Path("/dev/null"),
-        metrics=TrainingMetrics("test", "retrieval", rank),
-    )
-    start = DataState(split.manifest_hash, config.run.seed, 0, 0, "")
+    settings = configuration.load_deepspeed(folder / f"zero{zero_stage}.json")
+    engines = open_engines(config, settings, stage, world_size)
+    metrics = TrainingMetrics("test", "retrieval", rank)
+    loader = open_loader(config, RunFolder(config.run.out), metrics, rank, world_size, device)
     losses = []
-    with closing(loader.stream(start, epochs=1 + STEPS // loader.steps_per_epoch)) as stream:
+    with closing(loader.stream(loader.start, epochs=1 + STEPS // loader.steps_per_epoch)) as stream:
         for step, batch in zip(range(STEPS), stream, strict=False):
             context = StepContext(step, config.run.seed, rank, world_size, chunks, device, 1.0)
             share = stage.step(engines, batch, context)["loss"]
