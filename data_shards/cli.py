@@ -89,6 +89,12 @@ def build(
     quality: Annotated[
         int, typer.Option(min=1, max=100, help="JPEG quality of re-encoded images.")
     ] = 90,
+    filter: Annotated[
+        Literal["area", "lanczos"], typer.Option(help="What resizes images: sharper or faster.")
+    ] = "lanczos",
+    chroma: Annotated[
+        Literal["4:2:0", "4:4:4"], typer.Option(help="Colour of re-encoded images: half or full.")
+    ] = "4:2:0",
     seed: Annotated[
         int | None,
         typer.Option(
@@ -115,6 +121,8 @@ def build(
         ground_size=None if ground_size is None else parse_size(ground_size),
         aerial_size=aerial_size,
         quality=quality,
+        filter=filter,
+        chroma=chroma,
         seed=seed,
     )
     _build(_source(layout, root, exclude, area), out, options, workers, max_rejected, json_file)

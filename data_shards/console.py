@@ -79,8 +79,18 @@ def _describe(split: SplitStats) -> dict[str, str]:
         "with a position": f"{split.with_position:.0%}",
         "with a heading": f"{split.with_heading:.0%}",
         "with labels": f"{split.with_labels:.0%}",
+        "duplicates": _duplicates(split),
         "pixels": "\n".join(f"{image} {size}" for image, size in split.sizes.items()),
     }
+
+
+def _duplicates(split: SplitStats) -> str:
+    if split.duplicates is None:
+        return "not counted"
+    return "\n".join(
+        f"{view} {each.repeated:,} in the split, {each.shared:,} in others"
+        for view, each in split.duplicates.items()
+    )
 
 
 def show_verification(result: Verification) -> None:

@@ -6,10 +6,20 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 
+import numpy as np
+
 from data_shards import layout
 from data_shards.atomic import remove_leftovers, write_atomic
+from data_shards.duplicates import count_and_list
 from data_shards.errors import ShardError
-from data_shards.index import Rejection, ShardSummary, merge_parts, read_summary
+from data_shards.index import (
+    VIEWS,
+    Rejection,
+    ShardSummary,
+    merge_parts,
+    read_digests,
+    read_summary,
+)
 from data_shards.manifest import Manifest, ShardEntry, SplitEntry, save
 from data_shards.pixels import PixelSums
 from data_shards.plan import BuildPlan
@@ -26,13 +36,14 @@ def finalize(root: str | Path) -> Manifest:
     plan = BuildPlan.load(root)
     summaries = {split: _summaries(root, plan, split) for split in plan.splits}
     write_rejected(root, plan)
+    splits = {split: _split_entry(root, plan, split, summaries[split]) for split in plan.splits}
     manifest = Manifest(
         name=plan.name,
         seed=plan.options.seed,
         source=plan.source,
         options=plan.options,
         encoder=plan.encoder,
-        splits={split: _split_entry(root, plan, split, summaries[split]) for split in plan.splits},
+        splits=_with_duplicates(root, splits),
     )
     remove_leftovers(root)
     save(root, manifest)
@@ -56,6 +67,19 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def split_digests(root: Path, split: str, entry: SplitEntry) -> dict[str, np.ndarray] | None:
+    """The digests of a split by view; None if a shard is older than them.
+
+    Raises:
+        ShardError: an index part is missing or damaged.
+    """
+    parts = [read_digests(layout.part_path(root, split, shard.shard)) for shard in entry.shards]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    return {view: np.concatenate([part[view] for part in known]) for view in VIEWS}
 
 
 def _summaries(root: Path, plan: BuildPlan, split: str) -> dict[int, ShardSummary]:
@@ -102,6 +126,20 @@ def _split_entry(
             for shard, summary in filled.items()
         ],
     )
+
+
+def _with_duplicates(root: Path, splits: dict[str, SplitEntry]) -> dict[str, SplitEntry]:
+    """The splits with their counts; writes `duplicates.jsonl`."""
+    digests = {split: split_digests(root, split, entry) for split, entry in splits.items()}
+    known = {split: each for split, each in digests.items() if each is not None}
+    if len(known) < len(splits):
+        return splits
+    counts, listed = count_and_list(root, known)
+    write_atomic(root / layout.DUPLICATES, listed)
+    return {
+        split: entry.model_copy(update={"duplicates": counts[split]})
+        for split, entry in splits.items()
+    }
 
 
 def _view_sums(summaries: list[ShardSummary]) -> dict[str, PixelSums]:

@@ -1,4 +1,4 @@
-"""Every image is decoded once before it enters a shard; some are made smaller on the way."""
+"""Every image is decoded once before it enters a shard; some are cut or made smaller on the way."""
 
 import io
 from dataclasses import dataclass
@@ -6,16 +6,39 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import PIL
-from PIL import Image, UnidentifiedImageError, features
+import simplejpeg
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from data_shards.classes import CLASS_COUNT, VOID
-from data_shards.pixels import grid_histogram
-from data_shards.sample import RejectedSample
+from data_shards.pixels import grid_histogram, pixel_digest
+from data_shards.sample import RejectedSample, Rows
 
 FileType: TypeAlias = Literal["jpg", "png"]
+Filter: TypeAlias = Literal["area", "lanczos"]
+Chroma: TypeAlias = Literal["4:2:0", "4:4:4"]
+
 FORMATS = ("JPEG", "PNG")
-MODES = {"RGB", "L"}
-"""What every reader of our shards decodes to the same pixels."""
+COLOURSPACES = {"RGB": "RGB", "L": "GRAY"}
+"""Modes that every reader of our shards decodes to the same pixels, as libjpeg-turbo names them."""
+
+FILTERS = {"area": Image.Resampling.BOX, "lanczos": Image.Resampling.LANCZOS}
+PNG_DEPTH_BYTE = 24
+UPRIGHT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How an image that changes its size becomes a JPEG.
+
+    Args:
+        filter: what resizes it.
+        quality: of the JPEG, 1 to 100.
+        chroma: whether the JPEG keeps colour at half the resolution or at all of it.
+    """
+
+    filter: Filter = "lanczos"
+    quality: int = 90
+    chroma: Chroma = "4:2:0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,61 +51,77 @@ class PreparedImage:
         height: rows.
         width: columns.
         histogram: int64 [3, 256] of a grid of its pixels, None for a class map.
+        digest: of its pixels, None for a class map.
     """
 
     data: bytes
     file_type: FileType
     height: int
     width: int
-    histogram: np.ndarray | None
+    histogram: np.ndarray | None = None
+    digest: bytes | None = None
 
 
 def decode(name: str, data: bytes) -> Image.Image:
     """Decode all of an image.
 
     Raises:
-        RejectedSample: `unknown_format` or `damaged_image`, with `name` in the detail.
+        RejectedSample: it is no image that a shard can hold; `name` is in the detail.
     """
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise RejectedSample("unknown_format", f"{name} is not a JPEG or PNG file.") from None
-    except Image.DecompressionBombError as error:
-        raise RejectedSample("too_large", f"{name} is too large: {error}.") from None
-    except Exception as error:
-        raise _damaged(name, error) from None
-    try:
-        image.load()
-    except Exception as error:  # Pillow's decoders raise whatever the broken bytes lead them to
-        raise _damaged(name, error) from None
-    return image
+    image = _open(name, data)
+    if image.format == "PNG":
+        return _load(name, data, image)
+    return Image.fromarray(_jpeg_pixels(name, data, image.mode))
 
 
-def prepare_photo(
-    name: str, data: bytes, size: tuple[int, int] | None, quality: int
-) -> PreparedImage:
-    """Check a photograph and bring it to `size`.
-
-    Args:
-        name: for messages.
-        data: JPEG or PNG.
-        size: (height, width), or None for the original bytes. An image that has the size already
-            keeps its bytes.
-        quality: of the JPEG that a resized image becomes, 1 to 100.
+def decode_photo(name: str, data: bytes) -> np.ndarray:
+    """Decode all of a photograph: uint8 [H, W, 3], or [H, W] if it is grey.
 
     Raises:
         RejectedSample: it can't be decoded, or is neither RGB nor grey.
     """
-    image = decode(name, data)
-    file_type: FileType = "jpg" if image.format == "JPEG" else "png"
-    if image.mode not in MODES:
+    return _photo_pixels(name, data, _open(name, data))
+
+
+def prepare_photo(
+    name: str,
+    data: bytes,
+    size: tuple[int, int] | None,
+    encoding: Encoding,
+    crop: Rows | None = None,
+) -> PreparedImage:
+    """Check a photograph, cut it to `crop` and bring it to `size`.
+
+    Args:
+        name: for messages.
+        data: JPEG or PNG.
+        size: (height, width), or None for the size it has. An image that is neither cut nor
+            resized keeps its bytes.
+        encoding: of an image that is cut or resized: once, after both.
+        crop: the rows to keep.
+
+    Raises:
+        RejectedSample: it can't be decoded, is neither RGB nor grey, or is too high for `crop`.
+    """
+    header = _open(name, data)
+    file_type: FileType = "png" if header.format == "PNG" else "jpg"
+    pixels = _photo_pixels(name, data, header)
+    height = len(pixels)
+    if crop is not None and height != crop.height:
         raise RejectedSample(
-            "unsupported_mode", f"{name} has colour mode {image.mode}; save it as RGB or grey."
+            "bad_size", f"{name} has {height} rows; the rows to keep are known for {crop.height}."
         )
-    if size is not None and (image.height, image.width) != size:
-        image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
-        data, file_type = encode_jpeg(image, quality), "jpg"
-    return PreparedImage(data, file_type, image.height, image.width, grid_histogram(image))
+    if crop is not None:
+        pixels = pixels[crop.top : crop.bottom]
+    size = size or pixels.shape[:2]
+    if pixels.shape[:2] != size or len(pixels) != height:
+        image = Image.fromarray(pixels)
+        if (image.height, image.width) != size:
+            image = image.resize((size[1], size[0]), FILTERS[encoding.filter])
+        data, file_type = encode_jpeg(image, encoding), "jpg"
+        # What is said of an image is said of the bytes in the shard: `verify` finds the same.
+        pixels = _jpeg_pixels(name, data, image.mode)
+    return PreparedImage(data, file_type, *size, grid_histogram(pixels), pixel_digest(pixels))
 
 
 def prepare_class_map(name: str, data: bytes, size: tuple[int, int] | None) -> PreparedImage:
@@ -91,9 +130,10 @@ def prepare_class_map(name: str, data: bytes, size: tuple[int, int] | None) -> P
     Raises:
         RejectedSample: it can't be decoded, is not 8-bit grey, or has ids that are no class.
     """
-    image = decode(name, data)
+    image = _open(name, data)
     if image.format != "PNG" or image.mode != "L":
         raise RejectedSample("bad_class_map", f"{name} is not an 8-bit grey PNG of class ids.")
+    image = _load(name, data, image)
     counts = image.histogram()
     if any(counts[CLASS_COUNT:VOID]):
         raise RejectedSample(
@@ -102,13 +142,13 @@ def prepare_class_map(name: str, data: bytes, size: tuple[int, int] | None) -> P
     if size is not None and (image.height, image.width) != size:
         image = image.resize((size[1], size[0]), Image.Resampling.NEAREST)
         data = encode_png(image)
-    return PreparedImage(data, "png", image.height, image.width, None)
+    return PreparedImage(data, "png", image.height, image.width)
 
 
-def encode_jpeg(image: Image.Image, quality: int) -> bytes:
+def encode_jpeg(image: Image.Image, encoding: Encoding) -> bytes:
     """The same bytes for the same pixels, Pillow and libjpeg."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=encoding.quality, subsampling=encoding.chroma)
     return buffer.getvalue()
 
 
@@ -119,10 +159,79 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def encoder_name() -> str:
+def encoder_name(encoding: Encoding) -> str:
     """What makes the bytes of a resized image, for the manifest."""
     turbo = features.version("libjpeg_turbo")
-    return f"Pillow {PIL.__version__}, libjpeg-turbo {turbo}, Lanczos"
+    return (
+        f"Pillow {PIL.__version__}, libjpeg-turbo {turbo}, "
+        f"{encoding.filter}, quality {encoding.quality}, {encoding.chroma}"
+    )
+
+
+def _open(name: str, data: bytes) -> Image.Image:
+    """The header, checked: what is rejected here could be taken for several pictures."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise RejectedSample("unknown_format", f"{name} is not a JPEG or PNG file.") from None
+    except Image.DecompressionBombError as error:
+        raise RejectedSample("too_large", f"{name} is too large: {error}.") from None
+    except Exception as error:  # Pillow raises whatever the broken bytes lead it to
+        raise _damaged(name, error) from None
+    if _orientation(image) != UPRIGHT:
+        raise RejectedSample(
+            "rotated", f"{name} is turned by its EXIF orientation; save it with turned pixels."
+        )
+    if image.format == "PNG" and data[PNG_DEPTH_BYTE] > 8:
+        raise RejectedSample(
+            "unsupported_mode", f"{name} has 16 bits a channel; save it with 8 bits."
+        )
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    if "exif" not in image.info:
+        return UPRIGHT
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, UPRIGHT))
+    except Exception:  # a block that nobody can read turns nothing
+        return UPRIGHT
+
+
+def _photo_pixels(name: str, data: bytes, header: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3] or [H, W] of an image whose header was read."""
+    if header.format != "PNG":
+        return _jpeg_pixels(name, data, header.mode)
+    _check_mode(name, header.mode)
+    return np.asarray(_load(name, data, header))
+
+
+def _jpeg_pixels(name: str, data: bytes, mode: str) -> np.ndarray:
+    # Strict: what libjpeg only warns of (a truncated file, broken entropy codes) is damage too.
+    _check_mode(name, mode)
+    try:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, COLOURSPACES[mode], strict=True)
+    except Exception as error:
+        raise _damaged(name, error) from None
+    return pixels[:, :, 0] if mode == "L" else pixels
+
+
+def _load(name: str, data: bytes, header: Image.Image) -> Image.Image:
+    """Decode a PNG with the checksums of all its chunks, which Pillow skips over in the pixels."""
+    try:
+        header.verify()
+        image = Image.open(io.BytesIO(data), formats=("PNG",))
+        image.load()
+    except Exception as error:
+        raise _damaged(name, error) from None
+    return image
+
+
+def _check_mode(name: str, mode: str) -> None:
+    if mode not in COLOURSPACES:
+        raise RejectedSample(
+            "unsupported_mode", f"{name} has colour mode {mode}; save it as RGB or grey."
+        )
 
 
 def _damaged(name: str, error: Exception) -> RejectedSample:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from data_shards.atomic import atomic_file
 from data_shards.errors import ShardError
-from data_shards.pixels import PixelSums
+from data_shards.pixels import DIGEST_BYTES, PixelSums
 from data_shards.sample import IMAGES, MAX_SEMI_POSITIVES, PARTS, Meta
 
 ABSENT = -1
@@ -45,14 +45,26 @@ SCHEMA = _schema()
 number is NaN, an absent tile -1. Degrees, metres, bytes, pixels."""
 
 
+VIEWS = ("ground", "aerial")
+DIGESTS = {view: f"{view}_digest" for view in VIEWS}
+"""Columns that only the parts have: whoever trains never maps them."""
+
+NO_DIGEST = bytes(DIGEST_BYTES)
+DIGEST_TYPE = pa.binary(DIGEST_BYTES)
+PART_SCHEMA = pa.schema(
+    [*SCHEMA, *(pa.field(name, DIGEST_TYPE, nullable=False) for name in DIGESTS.values())]
+)
+
+
 class PartEntry(NamedTuple):
-    """Where a part is in its tar: bytes, bytes, CRC32C; and its size in pixels if an image."""
+    """Where a part is in its tar: bytes, bytes, CRC32C; if an image, its size and its digest."""
 
     offset: int
     size: int
     crc32c: int
     height: int = 0
     width: int = 0
+    digest: bytes = NO_DIGEST
 
 
 NO_PART = PartEntry(ABSENT, 0, 0)
@@ -84,9 +96,13 @@ class ShardSummary(BaseModel):
 
 def index_row(
     key: str, shard: int, meta: Meta, parts: Mapping[str, PartEntry]
-) -> dict[str, str | int | float]:
-    """One row of `SCHEMA`; `parts` by the names of `PARTS`."""
-    row: dict[str, str | int | float] = {"key": key, "source_id": meta.source_id, "shard": shard}
+) -> dict[str, str | int | float | bytes]:
+    """One row of `PART_SCHEMA`; `parts` by the names of `PARTS`."""
+    row: dict[str, str | int | float | bytes] = {
+        "key": key,
+        "source_id": meta.source_id,
+        "shard": shard,
+    }
     for part in PARTS:
         entry = parts.get(part, NO_PART)
         row[f"{part}_offset"] = entry.offset
@@ -95,6 +111,8 @@ def index_row(
         if part in IMAGES:
             row[f"{part}_height"] = entry.height
             row[f"{part}_width"] = entry.width
+        if part in DIGESTS:
+            row[DIGESTS[part]] = entry.digest
     row["lat"] = _number(meta.lat)
     row["lon"] = _number(meta.lon)
     row["utm_e"], row["utm_n"] = meta.utm or (NAN, NAN)
@@ -109,7 +127,7 @@ def index_row(
 
 def write_part(path: Path, rows: Sequence[Mapping[str, Any]], summary: ShardSummary) -> None:
     """Write the index part of a shard: from then on the shard exists."""
-    schema = SCHEMA.with_metadata({SUMMARY_KEY: summary.model_dump_json().encode()})
+    schema = PART_SCHEMA.with_metadata({SUMMARY_KEY: summary.model_dump_json().encode()})
     with atomic_file(path) as file:
         pq.write_table(pa.Table.from_pylist(list(rows), schema), file, store_schema=True)
 
@@ -133,9 +151,33 @@ def read_part(path: Path) -> pa.Table:
         ShardError: the file is missing or damaged.
     """
     try:
-        return _with_tiles(pq.read_table(path, partitioning=None)).cast(SCHEMA)
+        table = _with_tiles(pq.read_table(path, partitioning=None))
+        return table.select(SCHEMA.names).cast(SCHEMA)
     except Exception as error:
         raise _unreadable(path, error) from None
+
+
+def read_digests(path: Path) -> dict[str, np.ndarray] | None:
+    """uint64 [N, 2] by the names of `VIEWS`: the digests of a part's pixels, 0 where there is none.
+
+    None: the part is older than the digests.
+
+    Raises:
+        ShardError: the file is missing or damaged.
+    """
+    try:
+        names = pq.read_schema(path).names
+        if not set(DIGESTS.values()) <= set(names):
+            return None
+        table = pq.read_table(path, columns=list(DIGESTS.values()), partitioning=None)
+        return {view: digest_words(table[name].to_pylist()) for view, name in DIGESTS.items()}
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def digest_words(digests: Sequence[bytes]) -> np.ndarray:
+    """uint64 [N, 2]: digests as numbers to sort by."""
+    return np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 2)
 
 
 def merge_parts(parts: Iterable[Path], path: Path) -> int:

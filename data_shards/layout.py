@@ -5,6 +5,7 @@ from pathlib import Path
 PLAN = "build.json"
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
+DUPLICATES = "duplicates.jsonl"
 
 
 def shard_name(split: str, shard: int) -> str:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from data_shards import layout
 from data_shards.atomic import write_atomic
 from data_shards.classes import CLASS_NAMES
+from data_shards.duplicates import DuplicateCount
 from data_shards.errors import InputError, ShardError
 from data_shards.pixels import ViewStatistics
 from data_shards.plan import BuildOptions
@@ -15,7 +16,8 @@ from data_shards.sources.source import JSON, Kind
 
 __all__ = ["Manifest", "ShardEntry", "ShardError", "SplitEntry", "load", "manifest_hash", "save"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1: without filter, chroma and duplicates, which then have their defaults."""
 
 
 class _Strict(BaseModel):
@@ -55,6 +57,8 @@ class SplitEntry(_Strict):
     """Rows that are not in the shards, by reason."""
     views: dict[str, ViewStatistics]
     """Pixel statistics by view: ground, aerial."""
+    duplicates: dict[str, DuplicateCount] | None = None
+    """By view; None: its shards are older than the count."""
     table_sha256: str
     """Of the merged index."""
     shards: list[ShardEntry]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from data_shards import layout
 from data_shards.atomic import write_atomic
 from data_shards.errors import InputError, ShardError
-from data_shards.images import encoder_name
+from data_shards.images import Chroma, Encoding, Filter, encoder_name
 from data_shards.sources.source import JSON, Kind, Source
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")
@@ -30,9 +30,18 @@ class BuildOptions(BaseModel):
     """Side to re-encode aerial tiles to; None keeps the original bytes."""
     quality: int = Field(default=90, ge=1, le=100)
     """JPEG quality of re-encoded images."""
+    filter: Filter = "lanczos"
+    """What resizes re-encoded images; class maps take the nearest pixel."""
+    chroma: Chroma = "4:2:0"
+    """Resolution of the colour in re-encoded images: halved or full."""
     seed: int | None = None
     """Deals the rows to the shards at random, for training that reads shard by shard; None keeps
     the source's order."""
+
+    @property
+    def encoding(self) -> Encoding:
+        """Of the images that change."""
+        return Encoding(self.filter, self.quality, self.chroma)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +87,13 @@ class BuildPlan(BaseModel):
                 )
             if split.rows == 0:
                 raise InputError(f"The split {name} of {source.name} has no rows.")
-        keeps_bytes = options.ground_size is None and options.aerial_size is None
+        resizes = options.ground_size is not None or options.aerial_size is not None
+        encodes = resizes or any(split.crops for split in source.splits.values())
         return cls(
             name=source.name,
             source=source.options(),
             options=options,
-            encoder=None if keeps_bytes else encoder_name(),
+            encoder=encoder_name(options.encoding) if encodes else None,
             splits={
                 name: PlannedSplit(kind=split.kind, rows=split.rows)
                 for name, split in source.splits.items()

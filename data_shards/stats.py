@@ -7,6 +7,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from data_shards import layout
+from data_shards.duplicates import DuplicateCount
 from data_shards.index import read_table
 from data_shards.manifest import SplitEntry, load
 from data_shards.sample import IMAGES
@@ -48,6 +49,8 @@ class SplitStats(BaseModel):
     """Share with a class map."""
     places: int
     """Distinct positions; a sample without one is a place of its own."""
+    duplicates: dict[str, DuplicateCount] | None
+    """By view; None: the data set is older than the count."""
 
 
 def stats(root: str | Path) -> dict[str, SplitStats]:
@@ -81,6 +84,7 @@ def _split_stats(entry: SplitEntry, table: pa.Table) -> SplitStats:
         with_heading=float(np.isfinite(columns["heading"]).mean()),
         with_labels=float((table["seg_size"].to_numpy() > 0).mean()),
         places=places,
+        duplicates=entry.duplicates,
     )
 
 

@@ -15,7 +15,14 @@ from data_shards.atomic import atomic_file, write_atomic
 from data_shards.errors import ShardError
 from data_shards.idx import Member, idx_text, place_members
 from data_shards.images import PreparedImage, prepare_class_map, prepare_photo
-from data_shards.index import PartEntry, Rejection, ShardSummary, index_row, write_part
+from data_shards.index import (
+    NO_DIGEST,
+    PartEntry,
+    Rejection,
+    ShardSummary,
+    index_row,
+    write_part,
+)
 from data_shards.pixels import PixelSums
 from data_shards.plan import BuildOptions, ShardTask
 from data_shards.sample import PART_FILES, Meta, RejectedSample, Sample
@@ -74,12 +81,13 @@ def write_shard(
 
 
 def prepare(key: str, sample: Sample, options: BuildOptions) -> PreparedSample:
-    """Decode and, where asked, resize a sample's images.
+    """Decode and, where asked, cut and resize a sample's images.
 
     Raises:
         RejectedSample: one of them can't be used.
     """
     images = {}
+    assert "seg" not in sample.crops, "class maps come as large as the panorama's kept rows"
     for part, data in sample.parts.items():
         assert part in PART_FILES, part
         image = part.split(".")[0]
@@ -88,7 +96,8 @@ def prepare(key: str, sample: Sample, options: BuildOptions) -> PreparedSample:
         if image == "seg":
             images[image] = prepare_class_map(name, data, size)
         else:
-            images[image] = prepare_photo(name, data, size, options.quality)
+            crop = sample.crops.get(image)
+            images[image] = prepare_photo(name, data, size, options.encoding, crop)
     if "seg" in images and "ground" in images:
         seg, ground = images["seg"], images["ground"]
         if (seg.height, seg.width) != (ground.height, ground.width):
@@ -183,6 +192,7 @@ def _entries(
             crc32c=google_crc32c.value(parts[member.part]),
             height=image.height if image else 0,
             width=image.width if image else 0,
+            digest=(image.digest if image else None) or NO_DIGEST,
         )
     return entries
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_shards.images import decode, encode_jpeg, prepare_class_map, prepare_photo
+from data_shards.images import Encoding, decode, encode_jpeg, prepare_class_map, prepare_photo
 from data_shards.sample import RejectedSample
 
 
@@ -41,7 +41,7 @@ def test_other_formats_and_modes_are_rejected():
         buffer = io.BytesIO()
         source = image.convert("RGB").convert(mode) if mode != "RGBA" else image
         source.save(buffer, file_format)
-        assert reason_of(prepare_photo, buffer.getvalue(), None, 90) == reason
+        assert reason_of(prepare_photo, buffer.getvalue(), None, Encoding()) == reason
 
 
 def test_a_giant_is_rejected_before_it_is_decoded(make_png):
@@ -54,15 +54,15 @@ def test_a_giant_is_rejected_before_it_is_decoded(make_png):
 def test_bytes_stay_unless_the_size_changes(make_jpeg):
     data = make_jpeg(60, 90)
     for size in (None, (60, 90)):
-        image = prepare_photo("p", data, size, 90)
+        image = prepare_photo("p", data, size, Encoding())
         assert (image.data, image.height, image.width) == (data, 60, 90)
 
 
 def test_a_resized_photo_is_a_jpeg_of_that_size_and_always_the_same(make_png):
     y, x = np.mgrid[0:200, 0:100]
     picture = np.stack([y, 2 * x, 0 * x], axis=2).astype(np.uint8)
-    image = prepare_photo("p", make_png(picture), (50, 25), 95)
-    assert image.data == prepare_photo("p", make_png(picture), (50, 25), 95).data
+    image = prepare_photo("p", make_png(picture), (50, 25), Encoding(quality=95))
+    assert image.data == prepare_photo("p", make_png(picture), (50, 25), Encoding(quality=95)).data
     decoded = np.asarray(decode("p", image.data)).astype(float)
     assert image.file_type == "jpg"
     assert decoded.shape == (50, 25, 3)
@@ -72,7 +72,9 @@ def test_a_resized_photo_is_a_jpeg_of_that_size_and_always_the_same(make_png):
 
 def test_quality_decides_the_size(make_jpeg):
     image = decode("p", make_jpeg(100, 100))
-    assert len(encode_jpeg(image, 30)) < len(encode_jpeg(image, 95))
+    assert len(encode_jpeg(image, Encoding(quality=30))) < len(
+        encode_jpeg(image, Encoding(quality=95))
+    )
 
 
 def test_a_class_map_keeps_its_ids_when_resized(make_png):

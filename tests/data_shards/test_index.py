@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from data_shards.index import (
     ShardSummary,
     index_row,
     merge_parts,
+    read_digests,
     read_part,
     read_summary,
     read_table,
@@ -45,6 +47,7 @@ ENTRIES = st.dictionaries(
         st.integers(0, 2**32 - 1),
         st.integers(0, 2**15),
         st.integers(0, 2**15),
+        st.binary(min_size=16, max_size=16),
     ),
 )
 
@@ -73,7 +76,7 @@ def test_what_is_written_is_read_back_through_parts_and_merge(tmp_path_factory, 
         assert (row["key"], row["shard"], row["source_id"]) == (key, shard, meta.source_id)
         for part in PARTS:
             entry = entries.get(part)
-            offset, size, crc, height, width = entry or (-1, 0, 0, 0, 0)
+            offset, size, crc, height, width, _ = entry or (-1, 0, 0, 0, 0, b"")
             assert (row[f"{part}_offset"], row[f"{part}_size"]) == (offset, size)
             assert row[f"{part}_crc32c"] == crc
             if part in IMAGES:
@@ -92,6 +95,26 @@ def test_what_is_written_is_read_back_through_parts_and_merge(tmp_path_factory, 
         tiles = [row[f"semi_positive_{n}"] for n in (1, 2, 3)]
         assert row["positive"] == (-1 if meta.positive is None else meta.positive)
         assert tiles == [*meta.semi_positives, -1, -1, -1][:3]
+
+
+@given(st.lists(ENTRIES, max_size=5))
+def test_digests_are_in_the_part_and_not_in_the_merged_index(tmp_path_factory, samples):
+    path = tmp_path_factory.mktemp("index") / "0.parquet"
+    rows = [index_row(f"k{n}", 0, Meta("x"), entries) for n, entries in enumerate(samples)]
+    write_part(path, rows, summary(len(rows)))
+    digests = read_digests(path)
+    for view in ("ground", "aerial"):
+        expected = [entries[view].digest if view in entries else bytes(16) for entries in samples]
+        assert digests[view].tobytes() == b"".join(expected)
+    assert read_part(path).schema.equals(SCHEMA)
+
+
+def test_a_part_from_before_the_digests_is_read(tmp_path):
+    rows = [index_row("k0", 0, Meta("x"), {})]
+    write_part(tmp_path / "new.parquet", rows, summary(1))
+    pq.write_table(read_part(tmp_path / "new.parquet"), tmp_path / "old.parquet")
+    assert read_digests(tmp_path / "old.parquet") is None
+    assert read_part(tmp_path / "old.parquet").num_rows == 1
 
 
 def test_a_merged_index_is_mapped_not_copied(small_set):
@@ -133,6 +156,6 @@ def test_a_damaged_index_is_one_sentence(tmp_path, damage):
     path = tmp_path / "train-000000.parquet"
     if damage != "missing":
         path.write_bytes(b"" if damage == "empty" else b"noise" * 100)
-    for read in (read_part, read_summary, read_table):
+    for read in (read_part, read_summary, read_table, read_digests):
         with pytest.raises(ShardError, match=r"train-000000\.parquet is (missing|damaged)"):
             read(path)

@@ -1,0 +1,231 @@
+"""Check one shard: bytes, pixels, index and tar against each other."""
+
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+
+from data_shards import layout
+from data_shards.errors import ShardError
+from data_shards.executor import Advance
+from data_shards.finalize import sha256
+from data_shards.idx import Member, idx_text
+from data_shards.images import decode, decode_photo
+from data_shards.index import (
+    NO_DIGEST,
+    VIEWS,
+    digest_words,
+    read_digests,
+    read_part,
+    read_table,
+)
+from data_shards.manifest import ShardEntry
+from data_shards.pixels import PixelSums, grid_histogram, pixel_digest
+from data_shards.sample import IMAGES, PARTS, RejectedSample
+
+
+class Damage(NamedTuple):
+    """One thing that is wrong.
+
+    Args:
+        file: relative to the data set's root.
+        key: of the sample, empty if the damage is not in one sample.
+        part: of the sample, as `ground`; empty likewise.
+        reason: a short token: `missing`, `truncated`, `checksum`, `undecodable`, `index`, `count`.
+        detail: one sentence.
+    """
+
+    file: str
+    key: str
+    part: str
+    reason: str
+    detail: str
+
+
+class ShardCheck(NamedTuple):
+    """What was wrong, and what a view's decoded photographs add up to."""
+
+    damages: list[Damage]
+    pixels: dict[str, PixelSums]
+    digests: dict[str, np.ndarray]
+
+
+class _Looked(NamedTuple):
+    """What the decoded photographs of a shard add up to, by view."""
+
+    histograms: dict[str, np.ndarray]
+    digests: dict[str, list[bytes]]
+
+
+class ShardToCheck(NamedTuple):
+    """A shard to check; `first_row` is its first in the split's merged index."""
+
+    split: str
+    entry: ShardEntry
+    first_row: int
+
+
+def check_shard(
+    root: Path, task: ShardToCheck, advance: Advance
+) -> tuple[ShardToCheck, ShardCheck]:
+    """Check a shard against its indexes and the manifest; `advance` is called for each sample."""
+    entry = task.entry
+    damages = []
+    looked = _Looked({}, {view: [] for view in VIEWS})
+    rows, index_damages = _read_rows(root, task)
+    damages += index_damages
+    tar = layout.tar_path(root, task.split, entry.shard)
+    name = str(tar.relative_to(root))
+    if not tar.exists():
+        detail = f"The tar is missing, and its {entry.samples} samples with it."
+        damages.append(Damage(name, "", "", "missing", detail))
+    elif rows is not None:
+        found = list(_check_samples(tar, name, rows, looked, advance))
+        found += _check_members(root, task, rows)
+        if not found and sha256(tar) != entry.sha256:
+            found.append(Damage(name, "", "", "checksum", "Bytes between the samples changed."))
+        damages += found
+    digests = {view: digest_words(each) for view, each in looked.digests.items()}
+    if not damages:
+        damages += _check_digests(root, task, rows or [], digests)
+    pixels = {view: PixelSums.from_histogram(h) for view, h in looked.histograms.items()}
+    return task, ShardCheck(damages, pixels, digests)
+
+
+def _check_digests(
+    root: Path, task: ShardToCheck, rows: list[dict[str, Any]], found: dict[str, np.ndarray]
+) -> Iterator[Damage]:
+    path = layout.part_path(root, task.split, task.entry.shard)
+    indexed = read_digests(path)
+    for view, words in (indexed or {}).items():
+        for row in np.flatnonzero((words != found[view]).any(axis=1)):
+            detail = "Its pixels have another digest than the index says."
+            yield Damage(str(path.relative_to(root)), rows[row]["key"], view, "index", detail)
+
+
+def _read_rows(root: Path, task: ShardToCheck) -> tuple[list[dict[str, Any]] | None, list[Damage]]:
+    """The index rows of a shard, from its part, or if that is damaged from the merged index."""
+    path = layout.part_path(root, task.split, task.entry.shard)
+    name = str(path.relative_to(root))
+    try:
+        merged = read_table(layout.table_path(root, task.split))
+        merged = merged.slice(task.first_row, task.entry.samples)
+    except ShardError:
+        merged = None  # `_check_split` has said so
+    try:
+        part = read_part(path)
+    except ShardError as error:
+        reason = "checksum" if path.exists() else "missing"
+        rows = merged.to_pylist() if merged is not None else None
+        return rows, [Damage(name, "", "", reason, str(error))]
+    damages = []
+    if sha256(path) != task.entry.index_sha256:
+        damages.append(Damage(name, "", "", "checksum", "The index part is damaged."))
+    if part.num_rows != task.entry.samples:
+        detail = f"It has {part.num_rows} samples, the manifest says {task.entry.samples}."
+        damages.append(Damage(name, "", "", "count", detail))
+    if merged is not None and not _same_rows(part, merged):
+        detail = "The index part differs from the merged index: finalize again."
+        damages.append(Damage(name, "", "", "index", detail))
+    return part.to_pylist(), damages
+
+
+def _same_rows(a: pa.Table, b: pa.Table) -> bool:
+    """Equal to the bit; Arrow's own comparison finds NaN different from NaN."""
+    if a.num_rows != b.num_rows:
+        return False
+    return all(
+        a[name].to_numpy().tobytes() == b[name].to_numpy().tobytes()
+        if pa.types.is_primitive(a[name].type)
+        else a[name].to_pylist() == b[name].to_pylist()
+        for name in a.column_names
+    )
+
+
+def _check_samples(
+    tar: Path,
+    name: str,
+    rows: list[dict[str, Any]],
+    looked: _Looked,
+    advance: Advance,
+) -> Iterator[Damage]:
+    """Bytes, checksum and decodability of every part; what is in photographs is added to
+    `looked`."""
+    with tar.open("rb") as file:
+        for row in rows:
+            for part in PARTS:
+                size = row[f"{part}_size"]
+                if size == 0:
+                    if part in VIEWS:
+                        looked.digests[part].append(NO_DIGEST)
+                    continue
+                data = os.pread(file.fileno(), size, row[f"{part}_offset"])
+                if len(data) < size:
+                    detail = f"The tar ends {size - len(data)} bytes before the part does."
+                    yield Damage(name, row["key"], part, "truncated", detail)
+                elif google_crc32c.value(data) != row[f"{part}_crc32c"]:
+                    detail = "The bytes are not those that were written."
+                    yield Damage(name, row["key"], part, "checksum", detail)
+                elif part in IMAGES:
+                    yield from _check_image(name, row, part, data, looked)
+            advance(1)
+
+
+def _check_image(
+    name: str, row: dict[str, Any], part: str, data: bytes, looked: _Looked
+) -> Iterator[Damage]:
+    image = f"{row['key']}.{part}"
+    try:
+        pixels = np.asarray(decode(image, data)) if part == "seg" else decode_photo(image, data)
+    except RejectedSample as rejection:
+        yield Damage(name, row["key"], part, "undecodable", rejection.detail)
+        return
+    size, indexed = pixels.shape[:2], (row[f"{part}_height"], row[f"{part}_width"])
+    if size != indexed:
+        detail = f"The image is {size[0]} x {size[1]}, the index says {indexed[0]} x {indexed[1]}."
+        yield Damage(name, row["key"], part, "index", detail)
+    if part != "seg":
+        looked.histograms[part] = looked.histograms.get(part, 0) + grid_histogram(pixels)
+    if part in VIEWS:
+        looked.digests[part].append(pixel_digest(pixels))
+
+
+def _check_members(root: Path, task: ShardToCheck, rows: list[dict[str, Any]]) -> Iterator[Damage]:
+    """The tar as any reader walks it, against the index and the `.idx`."""
+    tar = layout.tar_path(root, task.split, task.entry.shard)
+    name = str(tar.relative_to(root))
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            members = [_member(info) for info in archive]
+    except (tarfile.TarError, EOFError) as error:
+        yield Damage(name, "", "", "truncated", f"The tar can't be walked to its end: {error}.")
+        return
+    indexed = {
+        (row["key"], part, row[f"{part}_offset"], row[f"{part}_size"])
+        for row in rows
+        for part in PARTS
+        if row[f"{part}_size"]
+    }
+    walked = Counter((m.key, m.part.split(".")[0], m.offset, m.size) for m in members)
+    for key, part, offset, _ in sorted(indexed - walked.keys()):
+        detail = f"The tar has no such member at byte {offset}."
+        yield Damage(name, key, part, "index", detail)
+    for key, part, offset, _ in sorted((walked - Counter(indexed)).elements()):
+        detail = f"The index does not know the member at byte {offset}."
+        yield Damage(name, key, part, "index", detail)
+    idx = layout.idx_path(root, task.split, task.entry.shard)
+    if not idx.exists():
+        yield Damage(str(idx.relative_to(root)), "", "", "missing", "DALI's index is missing.")
+    elif idx.read_bytes() != idx_text(members).encode():
+        yield Damage(str(idx.relative_to(root)), "", "", "index", "It does not describe the tar.")
+
+
+def _member(info: tarfile.TarInfo) -> Member:
+    key, _, part = info.name.partition(".")
+    return Member(key, part, info.offset_data, info.size)
