@@ -217,7 +217,7 @@ def _jpeg_pixels(name: str, data: bytes, mode: str) -> np.ndarray:
 
 
 def _load(name: str, data: bytes, header: Image.Image) -> Image.Image:
-    """Decode a PNG with the checksums of all its chunks, which Pillow skips over in the pixels."""
+    """Decode a PNG and check what Pillow skips as it decodes: the checksums of the pixels."""
     try:
         header.verify()
         image = Image.open(io.BytesIO(data), formats=("PNG",))

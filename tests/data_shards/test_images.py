@@ -1,12 +1,23 @@
 import io
+import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+import simplejpeg
+from PIL import ExifTags, Image
 
-from data_shards.images import Encoding, decode, encode_jpeg, prepare_class_map, prepare_photo
-from data_shards.sample import RejectedSample
+from data_shards.images import (
+    Encoding,
+    decode,
+    decode_photo,
+    encode_jpeg,
+    encoder_name,
+    prepare_class_map,
+    prepare_photo,
+)
+from data_shards.pixels import grid_histogram, pixel_digest
+from data_shards.sample import RejectedSample, Rows
 
 
 def reason_of(function, *arguments):
@@ -44,6 +55,80 @@ def test_other_formats_and_modes_are_rejected():
         assert reason_of(prepare_photo, buffer.getvalue(), None, Encoding()) == reason
 
 
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_a_channel_are_rejected(channels):
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2 if channels == 3 else 0, 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes(4 * 2 * channels)) * 4)
+    data = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+    assert reason_of(prepare_photo, data, None, Encoding()) == "unsupported_mode"
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_an_image_that_exif_turns_is_rejected(file_format):
+    exif = Image.Exif()
+    for orientation, reason in ((1, None), (6, "rotated")):
+        exif[ExifTags.Base.Orientation] = orientation
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 4)).save(buffer, file_format, exif=exif)
+        if reason is None:
+            assert prepare_photo("p", buffer.getvalue(), None, Encoding()).height == 4
+        else:
+            assert reason_of(decode, buffer.getvalue()) == reason
+
+
+def test_an_unreadable_exif_block_turns_nothing(make_jpeg):
+    data = make_jpeg(8, 16)
+    block = b"Exif\0\0" + b"X" * 8
+    data = data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(block)) + block + data[2:]
+    assert prepare_photo("p", data, None, Encoding()).data == data
+
+
+def test_garbage_that_libjpeg_only_warns_of_is_rejected(make_jpeg):
+    data = bytearray(make_jpeg(128, 256))
+    middle = len(data) * 3 // 4
+    data[middle : middle + 2] = b"\xff\xd3"  # a restart marker where there is none
+    Image.open(io.BytesIO(bytes(data))).load()  # Pillow takes it
+    assert reason_of(decode_photo, bytes(data)) == "damaged_image"
+
+
+@pytest.mark.parametrize("kind", [b"IHDR", b"IDAT"])
+def test_a_png_with_a_wrong_checksum_is_rejected(make_png, kind):
+    data = bytearray(make_png(np.zeros((40, 40, 3), np.uint8)))
+    start = data.index(kind) - 4
+    length = int.from_bytes(data[start : start + 4], "big")
+    data[start + 8 + length] ^= 1
+    for function in (decode, decode_photo):
+        assert reason_of(function, bytes(data)) in {"damaged_image", "unknown_format"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"subsampling": "4:4:4"}, {"subsampling": "4:2:2"}, {"progressive": True}, {"quality": 9}],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pixels_are_those_that_pillow_decodes(make_jpeg, options, mode):
+    buffer = io.BytesIO()
+    decode("p", make_jpeg(75, 123)).convert(mode).save(buffer, "JPEG", **options)
+    expected = np.asarray(Image.open(buffer))
+    np.testing.assert_array_equal(decode_photo("p", buffer.getvalue()), expected)
+    np.testing.assert_array_equal(decode("p", buffer.getvalue()), expected)
+
+
+def test_a_file_of_several_jpegs_is_its_first(make_jpeg):
+    image = decode("p", make_jpeg(20, 30))
+    buffer = io.BytesIO()
+    image.save(buffer, "MPO", save_all=True, append_images=[image.rotate(180)], quality=100)
+    prepared = prepare_photo("p", buffer.getvalue(), None, Encoding())
+    assert prepared.file_type == "jpg"
+    assert np.abs(decode_photo("p", prepared.data).astype(int) - np.asarray(image)).mean() < 3
+
+
 def test_a_giant_is_rejected_before_it_is_decoded(make_png):
     header = bytearray(make_png(np.zeros((4, 4), np.uint8)))
     header[16:24] = (60000).to_bytes(4, "big") * 2
@@ -70,11 +155,52 @@ def test_a_resized_photo_is_a_jpeg_of_that_size_and_always_the_same(make_png):
     assert np.abs(decoded - boxes).mean() < 3
 
 
-def test_quality_decides_the_size(make_jpeg):
+def test_the_area_filter_is_the_mean_of_the_pixels_that_a_pixel_covers(make_png):
+    picture = np.random.default_rng(0).integers(0, 256, (60, 90), np.uint8)
+    image = prepare_photo("p", make_png(picture), (20, 30), Encoding("area", 100))
+    boxes = picture.reshape(20, 3, 30, 3).mean(axis=(1, 3))
+    area = np.abs(decode_photo("p", image.data) - boxes).max()
+    image = prepare_photo("p", make_png(picture), (20, 30), Encoding("lanczos", 100))
+    assert area <= 2 < np.abs(decode_photo("p", image.data) - boxes).max()
+
+
+def test_quality_and_chroma_are_those_of_the_jpeg(make_jpeg):
     image = decode("p", make_jpeg(100, 100))
-    assert len(encode_jpeg(image, Encoding(quality=30))) < len(
-        encode_jpeg(image, Encoding(quality=95))
-    )
+    assert len(encode_jpeg(image, Encoding(quality=30))) < len(encode_jpeg(image, Encoding()))
+    for chroma, code in (("4:2:0", "420"), ("4:4:4", "444")):
+        data = encode_jpeg(image, Encoding(chroma=chroma))
+        assert simplejpeg.decode_jpeg_header(data)[3] == code
+        assert chroma in encoder_name(Encoding(chroma=chroma))
+
+
+@pytest.mark.parametrize("size", [None, (10, 40), (40, 40), (20, 20)])
+def test_rows_are_cut_before_resizing_and_the_rest_is_encoded_once(make_png, size):
+    picture = np.full((40, 40, 3), 255, np.uint8)
+    picture[10:30] = (np.arange(20) * 10)[:, None, None]
+    crop = Rows(10, 30, 40)
+    image = prepare_photo("p", make_png(picture), size, Encoding("area", 100, "4:4:4"), crop)
+    expected = Image.fromarray(picture[10:30])
+    if size is not None:
+        expected = expected.resize((size[1], size[0]), Image.Resampling.BOX)
+    decoded = decode_photo("p", image.data).astype(int)
+    assert (image.file_type, image.height, image.width) == ("jpg", *decoded.shape[:2])
+    assert np.abs(decoded - np.asarray(expected)).max() <= 2
+    assert image.data == encode_jpeg(expected, Encoding("area", 100, "4:4:4"))
+
+
+def test_an_image_of_another_height_is_not_cut(make_jpeg):
+    arguments = (make_jpeg(41, 40), None, Encoding(), Rows(10, 30, 40))
+    assert reason_of(prepare_photo, *arguments) == "bad_size"
+    kept = prepare_photo("p", make_jpeg(40, 40), None, Encoding(), Rows(0, 40, 40))
+    assert kept.data == make_jpeg(40, 40)
+
+
+@pytest.mark.parametrize("size", [None, (20, 30)])
+def test_histogram_and_digest_are_those_of_the_bytes_in_the_shard(make_jpeg, size):
+    image = prepare_photo("p", make_jpeg(60, 90), size, Encoding())
+    pixels = decode_photo("p", image.data)
+    assert image.digest == pixel_digest(pixels)
+    np.testing.assert_array_equal(image.histogram, grid_histogram(pixels))
 
 
 def test_a_class_map_keeps_its_ids_when_resized(make_png):

@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import Image
 
-from data_shards.pixels import GRID_STEP, PixelSums, grid_histogram
+from data_shards.pixels import GRID_STEP, PixelSums, grid_histogram, pixel_digest
 
 
 @pytest.mark.parametrize("shape", [(64, 128, 3), (64, 128), (3, 5, 3), (37, 90, 3)])
@@ -15,6 +19,35 @@ def test_the_histogram_is_that_of_a_grid_of_pixels(shape):
     for channel in range(3):
         levels = np.flatnonzero(histogram[channel])
         assert set(levels) <= set(channels[:, channel % channels.shape[1]])
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.booleans())
+def test_the_grid_is_that_of_pillows_nearest_filter(height, width, grey):
+    image = np.random.default_rng(height * width).integers(
+        0, 256, (height, width) if grey else (height, width, 3), dtype=np.uint8
+    )
+    size = max(1, width // GRID_STEP), max(1, height // GRID_STEP)
+    grid = Image.fromarray(image).resize(size, Image.Resampling.NEAREST)
+    expected = np.broadcast_to(np.reshape(grid.histogram(), (-1, 256)), (3, 256))
+    np.testing.assert_array_equal(grid_histogram(image), expected)
+
+
+@given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=50)), st.data())
+def test_equal_pixels_have_equal_digests_and_one_changed_level_is_another(pixels, data):
+    digest = pixel_digest(pixels)
+    assert len(digest) == 16
+    assert digest == pixel_digest(np.asfortranarray(pixels))
+    changed = pixels.copy()
+    changed[data.draw(st.tuples(*(st.integers(0, side - 1) for side in pixels.shape)))] ^= 1
+    assert digest != pixel_digest(changed)
+
+
+def test_the_digest_knows_shape_and_the_order_of_rows():
+    zeros = np.zeros((32, 64), np.uint8)
+    same_bytes = [zeros, zeros.reshape(64, 32), zeros[:, :48].reshape(32, 16, 3), zeros[:16]]
+    assert len({pixel_digest(image) for image in same_bytes}) == 4
+    picture = np.random.default_rng(0).integers(0, 256, (32, 8, 3), np.uint8)
+    assert pixel_digest(picture) != pixel_digest(np.concatenate([picture[16:], picture[:16]]))
 
 
 def test_statistics_are_those_of_numpy_however_they_are_added():

@@ -1,9 +1,17 @@
+import hashlib
+import json
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from data_shards.build import BuildOptions, build
 from data_shards.errors import InputError
+from data_shards.finalize import finalize
 from data_shards.index import read_table
+from data_shards.manifest import load
+from data_shards.stats import stats
 from data_shards.verify import verify
 
 
@@ -105,3 +113,58 @@ def test_wrong_statistics_are_found(copy):
 def test_nothing_to_verify(tmp_path):
     with pytest.raises(InputError, match="not a data set"):
         verify(tmp_path)
+
+
+def test_a_resized_data_set_is_whole(tmp_path, memory_source):
+    options = BuildOptions(ground_size=(16, 48), aerial_size=24, filter="area", chroma="4:4:4")
+    build(memory_source(), tmp_path / "out", options, workers=1)
+    assert damages(tmp_path / "out") == []
+
+
+def test_a_wrong_or_missing_list_of_duplicates_is_found(copy):
+    listed = copy / "duplicates.jsonl"
+    listed.write_text("{}\n")
+    assert damages(copy) == [("duplicates.jsonl", "", "", "count")]
+    listed.unlink()
+    assert damages(copy) == [("duplicates.jsonl", "", "", "missing")]
+
+
+def test_wrong_counts_of_duplicates_are_found(copy):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["splits"]["train"]["duplicates"]["ground"]["shared"] = 3
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert damages(copy) == [("manifest.json", "", "", "count")]
+
+
+def test_a_wrong_digest_is_found(copy):
+    path = copy / "train" / "train-000001.parquet"
+    table = pq.read_table(path)
+    digests = table["aerial_digest"].to_pylist()
+    column = pa.array([bytes(16), *digests[1:]], pa.binary(16))
+    place = table.column_names.index("aerial_digest")
+    pq.write_table(table.set_column(place, table.schema.field(place), column), path)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    entry = manifest["splits"]["train"]["shards"][1]
+    entry["index_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    first = table["key"][0].as_py()
+    assert damages(copy) == [("train/train-000001.parquet", first, "aerial", "index")]
+
+
+def test_a_data_set_from_before_the_digests_is_whole(copy):
+    manifest = json.loads((copy / "manifest.json").read_text()) | {"format_version": 1}
+    del manifest["options"]["filter"], manifest["options"]["chroma"]
+    for split, entry in manifest["splits"].items():
+        del entry["duplicates"]
+        for shard in entry["shards"]:
+            path = copy / split / f"{split}-{shard['shard']:06d}.parquet"
+            table = pq.read_table(path)
+            pq.write_table(table.drop_columns(["ground_digest", "aerial_digest"]), path)
+            shard["index_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "duplicates.jsonl").unlink()
+    assert damages(copy) == []
+    assert load(copy).options.filter == "lanczos"
+    assert {split.duplicates for split in stats(copy).values()} == {None}
+    finalize(copy)
+    assert damages(copy) == []
