@@ -42,6 +42,20 @@ def test_build_verify_stats_finalize(shards, folder, tmp_path):
     assert "samples_per_shard 5, not 1000" in error
 
 
+def test_how_images_are_encoded_is_on_record(shards, folder, tmp_path):
+    out, manifest = tmp_path / "out", tmp_path / "manifest.json"
+    options = ("--ground-size", "16x64", "--filter", "area", "--chroma", "4:4:4", "--quality", 80)
+    build = ("build", "folder", "--root", folder, "--out", out, "--workers", 1)
+    assert shards(*build, *options, "--json", manifest)[0] == 0
+    plan = json.loads((out / "build.json").read_text())
+    for record in (plan, json.loads(manifest.read_text())):
+        assert (record["options"]["filter"], record["options"]["chroma"]) == ("area", "4:4:4")
+        assert record["encoder"].endswith("area, quality 80, 4:4:4")
+    code, _, error = shards(*build, *options[:2])
+    assert code == 2
+    assert "quality 80, not 90" in error
+
+
 def test_verify_names_damage_and_exits_with_1(shards, folder, tmp_path):
     out = tmp_path / "out"
     shards("build", "folder", "--root", folder, "--out", out, "--workers", 1)
