@@ -14,6 +14,23 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
+def one_ahead(
+    function: Callable[[Job], Result], jobs: Iterable[Job]
+) -> Generator[Result, None, None]:
+    """Yield `function(job)` of each job, in order; a thread works on the next one meanwhile.
+
+    The thread ends when the iterator ends, is closed or is garbage.
+    """
+    with ThreadPoolExecutor(1, "smdt-ahead") as thread:
+        upcoming: Future[Result] | None = None
+        for job in jobs:
+            current, upcoming = upcoming, thread.submit(function, job)
+            if current is not None:
+                yield current.result()
+        if upcoming is not None:
+            yield upcoming.result()
+
+
 def run_ahead(
     jobs: Iterable[Job],
     pieces: Callable[[Job], Iterable[Callable[[], Piece]]],

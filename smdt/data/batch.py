@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smdt.data.order import DataState, Ids
+from smdt.data.distinct_places import Ids
+from smdt.data.order import DataState
 from smdt.data.pipeline import Decoder, Images
 from smdt.data.reader import Reader
 from smdt.data.split import DataError, Split

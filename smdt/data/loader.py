@@ -5,6 +5,7 @@ Shapes: B samples of this rank's share of a global batch, G of the global batch.
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -15,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from smdt.data.ahead import run_ahead
 from smdt.data.batch import Batch, BatchMaker, EncodedSample
+from smdt.data.distinct_places import batches_per_epoch
+from smdt.data.neighbours import NeighbourTable
 from smdt.data.order import (
     DataState,
     GlobalBatch,
     OrderConfig,
-    batches_per_epoch,
     evaluation_slice,
     rank_slice,
     stream_order,
@@ -73,6 +75,7 @@ class TrainLoader:
         metrics: what this rank exports.
 
     Attributes:
+        split: that it reads.
         steps_per_epoch: global batches of every epoch.
 
     Raises:
@@ -97,7 +100,7 @@ class TrainLoader:
         self.steps_per_epoch = _fitting_steps(split, global_batch, world_size)
         split.require_views(views)
         split.require_tars(config.max_quarantined, "data.max_quarantined")
-        self._split = split
+        self.split = split
         self._config = config
         self._views = tuple(views)
         self._global_batch = global_batch
@@ -111,32 +114,50 @@ class TrainLoader:
     @property
     def start(self) -> DataState:
         """Where a new run begins."""
-        return DataState(self._split.manifest_hash, self._seed, epoch=0, consumed=0)
+        return DataState(self.split.manifest_hash, self._seed, epoch=0, consumed=0)
 
-    def stream(self, state: DataState, epochs: int) -> Generator[Batch, None, None]:
+    def next_epoch(self, state: DataState) -> tuple[int, bool]:
+        """The epoch of the batch after `state`, and whether that is the first batch of it."""
+        if state.consumed < self.steps_per_epoch * self._global_batch:
+            return state.epoch, state.consumed == 0
+        return state.epoch + 1, True
+
+    def stream(
+        self, state: DataState, epochs: int, table: NeighbourTable | None = None
+    ) -> Generator[Batch, None, None]:
         """The batches after `state`, until `epochs` epochs are done.
 
         Reading and decoding run ahead in threads, across epochs; they end when the iterator ends,
         is closed or is garbage.
+
+        Args:
+            state: where to go on.
+            epochs: to be done in all.
+            table: for policy `hard`, of all these epochs; it may be another one than that of
+                `state` only where an epoch begins.
 
         Raises:
             DataInputError: `state` is of other shards, another seed or another global batch.
             DataError: (while iterating) storage stays away, or too many samples are damaged.
         """
         self._check_state(state)
-        return self._stream(state, epochs)
+        sha256 = "" if table is None else table.sha256
+        assert sha256 == state.table_hash or self.next_epoch(state)[1], "one table an epoch"
+        return self._stream(replace(state, table_hash=sha256), epochs, table)
 
-    def _stream(self, state: DataState, epochs: int) -> Generator[Batch, None, None]:
+    def _stream(
+        self, state: DataState, epochs: int, table: NeighbourTable | None
+    ) -> Generator[Batch, None, None]:
         config, stopping = self._config, Event()
         reader = StandInReader(
-            Reader(self._split, self._metrics, stopping),
-            self._split,
+            Reader(self.split, self._metrics, stopping),
+            self.split,
             self._views,
             self._quarantine,
             self._rank,
         )
         maker = BatchMaker(
-            self._split, self._views, len(self._own_slots), self._device, config.decode_threads
+            self.split, self._views, len(self._own_slots), self._device, config.decode_threads
         )
 
         def reads(batch: GlobalBatch) -> list[Callable[[], EncodedSample]]:
@@ -145,21 +166,29 @@ class TrainLoader:
         def make(batch: GlobalBatch, samples: list[EncodedSample]) -> Batch:
             return maker.make(samples, batch.index, batch.state)
 
+        order = stream_order(
+            config.order,
+            state,
+            epochs,
+            self.split.places,
+            self._global_batch,
+            None if table is None else table.samples,
+        )
         batches = run_ahead(
-            stream_order(config.order, state, epochs, self._split.places, self._global_batch),
+            order,
             reads,
             make,
             threads=config.read_threads,
             ahead=config.read_ahead,
             stopping=stopping,
         )
-        with closing(batches):
+        with closing(order), closing(batches):
             yield from batches
 
     def _check_state(self, state: DataState) -> None:
-        if state.manifest_hash != self._split.manifest_hash:
+        if state.manifest_hash != self.split.manifest_hash:
             raise DataInputError(
-                f"The run was made with other shards than {self._split.root} holds now (its "
+                f"The run was made with other shards than {self.split.root} holds now (its "
                 "manifest.json differs): bring the shards back, or start a new run."
             )
         if state.seed != self._seed:

@@ -1,25 +1,42 @@
 """Which sample, when, on which rank: pure functions of (seed, epoch), and nothing else.
 
-Shapes: N samples of a split, T global batches of an epoch, G samples of a global batch.
+Shapes: N samples of a split, T global batches of an epoch, G samples of a global batch,
+K neighbours of a sample.
 A *sample id* is a row of the split; a *place* is a number that samples of one location share.
 """
 
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+from smdt.data.ahead import one_ahead
+from smdt.data.distinct_places import Ids, global_batches
 from smdt.data.randomness import seed_for
 
-Ids = NDArray[np.int64]
+Neighbours = NDArray[np.int32]
+"""[N, K]: sample ids of other places, nearest first; -1 where there are fewer."""
 
 DRAWS_PER_SAMPLE = 30
 """Random draws, per sample of a split, after which practically each has been drawn."""
+
+
+class HardConfig(BaseModel):
+    """Batches of samples that are hard to tell apart (after Sample4Geo, Deuser et al. 2023)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    neighbours: PositiveInt = 64
+    """Samples of other places that the neighbour table holds of each sample, nearest first."""
+    group: int = Field(16, ge=2)
+    """Samples that stand together in the order: one and its neighbours."""
+    refresh: PositiveInt | None = None
+    """Epochs after which the table is made anew from the model's embeddings. Until the first time
+    neighbours are those on the map. None stays with the map."""
 
 
 class OrderConfig(BaseModel):
@@ -27,12 +44,20 @@ class OrderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    policy: Literal["shuffle", "sequential"] = "shuffle"
-    """`shuffle`: another permutation each epoch. `sequential`: as the shards hold the samples."""
-
+    policy: Literal["shuffle", "sequential", "hard"] = "shuffle"
+    """`shuffle`: another permutation each epoch. `sequential`: as the shards hold the samples.
+    `hard`: a shuffle in which neighbours stand together."""
     window: PositiveInt | None = None
-    """For storage that wants sequential reads: shuffle runs of this many neighbouring samples, and
-    the samples inside each run. None shuffles the whole epoch."""
+    """`shuffle`, for storage that wants sequential reads: shuffle runs of this many samples that
+    stand together in the shards, and the samples inside each run. None shuffles the whole epoch."""
+    hard: HardConfig = HardConfig()
+    """`hard`: which neighbours, how many."""
+
+    @model_validator(mode="after")
+    def _window_shuffles(self) -> Self:
+        if self.window is not None and self.policy != "shuffle":
+            raise ValueError(f"window belongs to policy shuffle, not to {self.policy}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -79,24 +104,46 @@ class GlobalBatch:
 
 
 def stream_order(
-    config: OrderConfig, state: DataState, epochs: int, places: Ids, global_batch: int
-) -> Iterator[GlobalBatch]:
+    config: OrderConfig,
+    state: DataState,
+    epochs: int,
+    places: Ids,
+    global_batch: int,
+    neighbours: Neighbours | None = None,
+) -> Generator[GlobalBatch, None, None]:
     """The global batches after `state`, until `epochs` epochs are done.
 
     The same for every number of ranks and wherever a run stopped in between.
+
+    Args:
+        config: the policy.
+        state: where to go on; its table is `neighbours`.
+        epochs: to be done in all.
+        places: int64 [N], the place of every sample id.
+        global_batch: G.
+        neighbours: int32 [N, K], needed by policy `hard`.
     """
+
+    def batches_of(epoch: int) -> Ids:
+        order = epoch_order(config, state.seed, epoch, len(places), neighbours)
+        return global_batches(order, places, global_batch)
+
     done = state.consumed // global_batch
-    for epoch in range(state.epoch, epochs):
-        order = epoch_order(config, state.seed, epoch, len(places))
-        batches = global_batches(order, places, global_batch)
-        for index in range(done, len(batches)):
-            after = replace(state, epoch=epoch, consumed=(index + 1) * global_batch)
-            yield GlobalBatch(batches[index], epoch, index, after)
-        done = 0
+    coming = range(state.epoch, epochs)
+    with closing(one_ahead(batches_of, coming)) as cut:
+        for epoch, batches in zip(coming, cut, strict=True):
+            for index in range(done, len(batches)):
+                after = replace(state, epoch=epoch, consumed=(index + 1) * global_batch)
+                yield GlobalBatch(batches[index], epoch, index, after)
+            done = 0
 
 
-def epoch_order(config: OrderConfig, seed: int, epoch: int, count: int) -> Ids:
+def epoch_order(
+    config: OrderConfig, seed: int, epoch: int, count: int, neighbours: Neighbours | None = None
+) -> Ids:
     """The `count` sample ids of an epoch in their order, int64 [N].
+
+    Policy `hard` without neighbours, before the first table is made, is a shuffle.
 
     Sorts the raw words of a Philox counter keyed by (seed, epoch): numpy keeps that stream fixed
     across versions, which it does not promise of `permutation`.
@@ -105,6 +152,8 @@ def epoch_order(config: OrderConfig, seed: int, epoch: int, count: int) -> Ids:
         return np.arange(count)
     words = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))
     noise = words.random_raw(count)  # uint64 [N]
+    if config.policy == "hard" and neighbours is not None:
+        return _grouped(noise, neighbours, config.hard.group)
     if config.window is None:
         return np.argsort(noise, kind="stable")
     run = np.arange(count) // config.window  # [N]
@@ -112,43 +161,30 @@ def epoch_order(config: OrderConfig, seed: int, epoch: int, count: int) -> Ids:
     return np.lexsort((noise, run_noise[run]))
 
 
-def global_batches(order: Ids, places: Ids, global_batch: int) -> Ids:
-    """Cut an epoch's order into global batches that hold no place twice, int64 [T, G].
+def _grouped(noise: NDArray[np.uint64], neighbours: Neighbours, group: int) -> Ids:
+    """Each sample in random order, followed by neighbours that have not come yet, int64 [N].
 
-    A sample whose place its batch already holds is postponed to the next batch that can take it.
-    What fills no whole batch is dropped: `len(order) - result.size` samples.
-
-    Args:
-        order: a permutation of the sample ids 0..N-1.
-        places: int64 [N], the place of every sample id.
-        global_batch: G.
+    Half of them are its nearest, half are drawn from its other neighbours, or every epoch between
+    two tables would make nearly the same groups.
     """
-    full = len(order) // global_batch
-    rows = order[: full * global_batch].reshape(full, global_batch)  # [T, G]
-    clashes = np.flatnonzero(_holds_place_twice(places[rows]))
-    if len(clashes) == 0:
-        return rows
-    pieces, done = [], 0
-    for clash in clashes.tolist():
-        if clash < done:
+    order = np.empty(len(noise), dtype=np.int64)
+    unused = np.ones(len(noise), dtype=bool)
+    filled, nearest = 0, group // 2
+    for sample in np.argsort(noise, kind="stable").tolist():
+        if not unused[sample]:
             continue
-        refilled, caught_up = _refill(order[clash * global_batch :], places, global_batch)
-        pieces += [rows[done:clash], refilled]
-        done = clash + len(refilled)
-        if not caught_up:
-            break
-    else:
-        pieces.append(rows[done:])
-    return _complete(np.concatenate(pieces), order, places, full)
-
-
-def batches_per_epoch(places: Ids, global_batch: int) -> int:
-    """How many global batches every epoch has: T batches hold at most T samples of each place."""
-    samples_of_place = np.unique(places, return_counts=True)[1]
-    batches = len(places) // global_batch
-    while (usable := int(np.minimum(samples_of_place, batches).sum())) < batches * global_batch:
-        batches = usable // global_batch
-    return batches
+        unused[sample] = False
+        known = neighbours[sample]
+        free = known[unused[known] & (known >= 0)]
+        if len(free) >= group:
+            drawn = np.argsort(noise[free[nearest:]], kind="stable")[: group - 1 - nearest]
+            free = np.concatenate([free[:nearest], free[nearest:][drawn]])
+        unused[free] = False
+        end = filled + 1 + len(free)
+        order[filled] = sample
+        order[filled + 1 : end] = free
+        filled = end
+    return order
 
 
 def rank_slice(batch: Ids, rank: int, world_size: int) -> Ids:
@@ -197,78 +233,3 @@ def stand_in(batch: GlobalBatch, slot: int, attempt: int, places: Ids) -> int:
         met.add(place)
         number -= 1
     raise ValueError("The split has no place left for a stand-in.")
-
-
-def _holds_place_twice(places: Ids) -> NDArray[np.bool_]:
-    """For each row of [T, G] places, whether one of them repeats: bool [T]."""
-    ordered = np.sort(places, axis=1)
-    repeats: NDArray[np.bool_] = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
-    return repeats
-
-
-def _refill(order: Ids, places: Ids, global_batch: int) -> tuple[Ids, bool]:
-    """Batches from the start of `order` until no sample is left postponed, int64 [t, G].
-
-    Each sample is looked at once and a batch takes at most one postponed sample of each place, so
-    the time is linear. False: `order` ended with samples still postponed; else the batches use up
-    exactly their own length of it.
-    """
-    samples = map(int, order)
-    postponed: dict[int, deque[int]] = {}  # by place, the place that waits longest first
-    batches: list[list[int]] = []
-    while not batches or postponed:
-        batch, taken = [], set[int]()
-        for place in list(islice(postponed, global_batch)):
-            batch.append(postponed[place].popleft())
-            taken.add(place)
-            if not postponed[place]:
-                del postponed[place]
-        while len(batch) < global_batch:
-            sample = next(samples, None)
-            if sample is None:
-                return np.array(batches, dtype=np.int64).reshape(-1, global_batch), False
-            place = int(places[sample])
-            if place in taken:
-                postponed.setdefault(place, deque()).append(sample)
-            else:
-                batch.append(sample)
-                taken.add(place)
-        batches.append(batch)
-    return np.array(batches, dtype=np.int64), True
-
-
-def _complete(batches: Ids, order: Ids, places: Ids, full: int) -> Ids:
-    """Make the batches up to `full` that lack only later samples to exchange with.
-
-    Postponing finds no partner at the end of an epoch, and one clash there would drop a whole
-    batch. A postponed sample may go into an earlier batch instead, for one that fits the last.
-    """
-    while len(batches) < full:
-        unused = np.ones(len(order), dtype=bool)
-        unused[batches.ravel()] = False
-        left = order[unused[order]]
-        first = np.sort(np.unique(places[left], return_index=True)[1])
-        batch = left[first].tolist()  # one sample of each place that is left
-        hopeless = set[int]()
-        for sample in np.delete(left, first).tolist():
-            if len(batch) == batches.shape[1]:
-                break
-            place = int(places[sample])
-            if place not in hopeless and not _exchange(batches, batch, sample, places):
-                hopeless.add(place)
-        if len(batch) < batches.shape[1]:
-            break
-        batches = np.concatenate([batches, [batch]])
-    return batches
-
-
-def _exchange(batches: Ids, batch: list[int], sample: int, places: Ids) -> bool:
-    """Put `sample` into one of `batches`, and a sample from there into `batch`, if any fits."""
-    without_place = ~(places[batches] == places[sample]).any(axis=1)  # [T]
-    for row in np.flatnonzero(without_place)[::-1]:
-        fitting = np.flatnonzero(~np.isin(places[batches[row]], places[batch]))
-        if len(fitting):
-            batch.append(int(batches[row, fitting[0]]))
-            batches[row, fitting[0]] = sample
-            return True
-    return False

@@ -74,6 +74,40 @@ def nearest(query: Tensor, gallery: Tensor, k: int, block: int = BLOCK) -> tuple
     return scores, torch.cat([empty[1], *(top.indices for top in blocks)])
 
 
+def nearest_elsewhere(
+    query: Tensor,
+    gallery: Tensor,
+    query_place: Tensor,
+    gallery_place: Tensor,
+    k: int,
+    block: int = BLOCK,
+) -> Tensor:
+    """Find the k gallery items of other places with the largest inner product, best first.
+
+    Args:
+        query: [Q, D].
+        gallery: [G, D], on the same device.
+        query_place: int64 [Q].
+        gallery_place: int64 [G].
+        k: items of each query.
+        block: queries scored at a time.
+
+    Returns:
+        Gallery indices int64 [Q, k], -1 where there are fewer.
+
+    Raises:
+        EvaluationError: a descriptor is zero or not finite.
+    """
+    _norms(query, "query")
+    _norms(gallery, "gallery")
+    found = torch.full((len(query), k), -1, dtype=torch.int64, device=query.device)
+    for rows, scores_QG in _score_blocks(query, gallery, block):
+        scores_QG.masked_fill_(query_place[rows].unsqueeze(1) == gallery_place, -math.inf)
+        top = scores_QG.topk(min(k, len(gallery)))
+        found[rows, : top.indices.shape[1]] = top.indices.masked_fill(top.values == -math.inf, -1)
+    return found
+
+
 def recalls(ranks: NDArray[np.float64], gallery_size: int) -> dict[str, float]:
     """Share of the queries whose true item is among the first k, for k = 1, 5, 10 and 1 %.
 

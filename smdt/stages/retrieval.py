@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from smdt.config import Config
 from smdt.data.loader import Batch, EvaluationLoader
+from smdt.data.neighbours import NO_NEIGHBOUR
 from smdt.data.order import evaluation_slice
 from smdt.data.randomness import chunk_seed, sample_seed
 from smdt.data.split import Split
-from smdt.evaluation.recall import nearest, recalls, true_ranks
+from smdt.evaluation.recall import nearest, nearest_elsewhere, recalls, true_ranks
 from smdt.geometry.augment import draw
 from smdt.geometry.mapping import PanoramaMapping
 from smdt.geometry.view import normalise, resize
@@ -149,6 +150,30 @@ class RetrievalStage(Stage):
             "retrievals": retrievals(found, ranks),
         }
         return Evaluation(protocol=data.split, scores=scores, details=details)
+
+    @torch.no_grad()
+    def neighbours(self, context: StepContext, split: Split, count: int) -> Tensor:
+        """Find the aerial images of other places that each ground panorama is most like."""
+        loader = EvaluationLoader(
+            split,
+            views=self.views,
+            batch=self._config.evaluation.batch,
+            rank=context.rank,
+            world_size=context.world_size,
+            device=context.device,
+            max_missing=self._config.data.max_quarantined,
+        )
+        found = self.embed(loader, context)
+        own = evaluation_slice(len(split), context.rank, context.world_size)
+        asking = (found.sample_ids >= own.start) & (found.sample_ids < own.stop)
+        place = torch.from_numpy(split.places[found.sample_ids]).to(found.ground.device)
+        near = nearest_elsewhere(found.ground[asking], found.aerial, place[asking], place, count)
+        near = near.cpu()
+        # What could not be read has no neighbours and is none.
+        table = torch.full((len(own), count), NO_NEIGHBOUR, dtype=torch.int32)
+        ids = torch.where(near < 0, NO_NEIGHBOUR, found.sample_ids[near])
+        table[found.sample_ids[asking] - own.start] = ids.int()
+        return table.to(context.device)
 
     def embed(self, loader: EvaluationLoader, context: StepContext) -> "Descriptors":
         """Embed what the loader of every rank reads; every rank calls it and gets all of it."""

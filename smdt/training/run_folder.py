@@ -30,6 +30,7 @@ class RunFolder:
         self.report = self.root / "report.html"
         self.stop = self.root / "stop"
         self.checkpoints = self.root / "checkpoints"
+        self.neighbours = self.root / "neighbours"
         self.logs = self.root / "logs"
         self.targets = self.root / "targets"
 
@@ -40,7 +41,8 @@ class RunFolder:
             InputError: the folder cannot be made or written.
         """
         try:
-            for folder in (self.root, self.checkpoints, self.logs, self.targets):
+            inner = (self.checkpoints, self.neighbours, self.logs, self.targets)
+            for folder in (self.root, *inner):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(

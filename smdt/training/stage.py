@@ -9,7 +9,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from data_shards.errors import InputError
 from smdt.data.loader import Batch
+from smdt.data.split import Split
 from smdt.training.engine import Engine
 
 
@@ -98,3 +100,24 @@ class Stage(ABC):
 
         Without a process group the only rank is this process.
         """
+
+    def neighbours(self, context: StepContext, split: Split, count: int) -> torch.Tensor:
+        """Find the samples that the modules, as they are, find most alike; every rank calls it.
+
+        Args:
+            context: this rank.
+            split: to search in.
+            count: K.
+
+        Returns:
+            Of this rank's `evaluation_slice` n of the split: int32 [n, K] sample ids of other
+            places, most alike first, -1 where there are fewer.
+
+        Raises:
+            UserError: this stage embeds nothing.
+        """
+        del context, split, count
+        raise InputError(
+            f"data.order.hard.refresh needs embeddings, and the stage {self.name!r} makes none: "
+            "set it to null"
+        )

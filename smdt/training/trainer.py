@@ -20,6 +20,7 @@ from smdt.training import checkpoint
 from smdt.training.checkpoint import CheckpointConfig, Progress
 from smdt.training.control import Agreement, Control
 from smdt.training.engine import Engine
+from smdt.training.mining import Mining
 from smdt.training.run_folder import RunFolder, write_json
 from smdt.training.schedule import Length, ScheduleConfig, Span, learning_rate_factor
 from smdt.training.stage import BatchConfig, EvaluationData, Stage, StepContext
@@ -127,6 +128,7 @@ class Trainer:
         self._metrics = metrics
         self._display = display
         self._config_yaml = config_yaml
+        self._mining = Mining(config.data.order, loader, stage, context, folder.neighbours)
         self._steps_per_epoch = loader.steps_per_epoch
         self._unreported: dict[int, StepRecord] = {}
         self._skipped_steps: dict[str, int] = {}
@@ -143,19 +145,32 @@ class Trainer:
         total = self._config.schedule.length.steps(self._steps_per_epoch)
         epochs = -(-total // self._steps_per_epoch)
         self._display.step(progress.step, {})
-        with closing(self._loader.stream(progress.data, epochs)) as stream:
-            while progress.step < total:
-                progress, losses = self._advance(stream, progress, total)
-                evaluate = self._due(self._config.evaluation.every, progress.step, total)
-                save = evaluate or self._due(self._config.checkpoint.every, progress.step, total)
-                stop = self._agree(progress.step, losses, settle=save)
-                if evaluate:
-                    progress = self._evaluate(progress)
-                if save or stop:
-                    self._save(progress)
-                if stop:
-                    break
+        stopped = False
+        while progress.step < total and not stopped:
+            period = self._mining.period(progress.data, epochs)
+            end = min(total, period.end_epoch * self._steps_per_epoch)
+            stream = self._loader.stream(progress.data, period.end_epoch, period.table)
+            with closing(stream):
+                progress, stopped = self._train(stream, progress, end, total)
         return progress
+
+    def _train(
+        self, stream: Iterator[Batch], progress: Progress, end: int, total: int
+    ) -> tuple[Progress, bool]:
+        """Train up to step `end` of `total`, unless stopped before."""
+        while progress.step < end:
+            progress, losses = self._advance(stream, progress, total)
+            evaluate = self._due(self._config.evaluation.every, progress.step, total)
+            save = evaluate or self._due(self._config.checkpoint.every, progress.step, total)
+            # The next period may find its neighbours by embedding: all ranks are done by then.
+            stop = self._agree(progress.step, losses, settle=save or progress.step == end)
+            if evaluate:
+                progress = self._evaluate(progress)
+            if save or stop:
+                self._save(progress)
+            if stop:
+                return progress, True
+        return progress, False
 
     def _due(self, every: Span, step: int, total: int) -> bool:
         return step == total or every.ends_at(step, self._steps_per_epoch)
@@ -272,6 +287,9 @@ class Trainer:
             best = [] if progress.best is None else [progress.best[1]]
             keep_last = self._config.checkpoint.keep_last
             checkpoint.prune(self._folder.checkpoints, keep_last, best)
+            kept = checkpoint.published(self._folder.checkpoints)
+            states = [checkpoint.load_progress(saved).data for saved in kept]
+            self._mining.prune([progress.data, *states])
         self._metrics.checkpoint_seconds.set(time.perf_counter() - start)
         self._metrics.checkpoint_bytes.set(size)
         self._metrics.checkpoint_last_success_timestamp_seconds.set_to_current_time()

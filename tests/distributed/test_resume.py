@@ -13,6 +13,8 @@ from smdt.training.run_folder import RunFolder
 from tests.distributed.runs import kill_ranks, wait_for
 
 TOTAL = 24  # 3 epochs of 8 steps
+SHUFFLE = ("data.order.policy=shuffle",)
+HARD = ("data.order.policy=hard", "data.order.hard.refresh=1", "data.order.hard.group=4")
 
 
 def final_weights(run: Path) -> dict[str, torch.Tensor]:
@@ -36,23 +38,23 @@ def assert_same(run: Path, undisturbed: Path) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("zero", "precision"),
+    ("zero", "precision", "order"),
     [
-        (2, "bf16"),
-        pytest.param(0, "fp32", marks=pytest.mark.full),
-        pytest.param(1, "bf16", marks=pytest.mark.full),
-        pytest.param(3, "fp32", marks=pytest.mark.full),
+        (2, "bf16", HARD),
+        pytest.param(0, "fp32", SHUFFLE, marks=pytest.mark.full),
+        pytest.param(1, "bf16", SHUFFLE, marks=pytest.mark.full),
+        pytest.param(3, "fp32", HARD, marks=pytest.mark.full),
     ],
 )
 def test_killed_or_stopped_the_run_reaches_the_same_weights(
-    zero, precision, write_config, start_training, train_to_end, tmp_path
+    zero, precision, order, write_config, start_training, train_to_end, tmp_path
 ):
     undisturbed = tmp_path / "undisturbed"
-    train_to_end(write_config(undisturbed, precision=precision), zero=zero)
+    train_to_end(write_config(undisturbed, precision=precision), *order, zero=zero)
 
     run = RunFolder(tmp_path / "disturbed")
     config = write_config(run.root, precision=precision)
-    process = start_training(config, zero=zero)
+    process = start_training(config, *order, zero=zero)
     # In the middle of the second epoch, a few steps behind the last checkpoint.
     wait_for(lambda: len(losses(run.root)) >= 11, process)
     kill_ranks(config)
@@ -60,7 +62,7 @@ def test_killed_or_stopped_the_run_reaches_the_same_weights(
     assert process.returncode == 1, output
     assert 9 <= max(losses(run.root)) < TOTAL
 
-    process = start_training(config, zero=zero)
+    process = start_training(config, *order, zero=zero)
     wait_for(lambda: max(losses(run.root), default=0) >= 14, process)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
@@ -69,9 +71,13 @@ def test_killed_or_stopped_the_run_reaches_the_same_weights(
     assert state["status"] == "preempted"
     assert state["step"] < TOTAL
 
-    train_to_end(config, zero=zero)
+    train_to_end(config, *order, zero=zero)
     assert run.read_state()["status"] == "done"
     assert_same(run.root, undisturbed)
+    kept = [checkpoint.load_progress(folder) for folder in checkpoint.published(run.checkpoints)]
+    tables = {path.stem for path in run.neighbours.iterdir()}
+    assert tables == {progress.data.table_hash for progress in kept} - {""}
+    assert bool(tables) == (order == HARD)
 
 
 @pytest.mark.full

@@ -2,13 +2,14 @@
 
 import threading
 import time
+from contextlib import closing
 from functools import partial
 from itertools import count
 from threading import Event
 
 import pytest
 
-from smdt.data.ahead import FINISHED_AHEAD, run_ahead
+from smdt.data.ahead import FINISHED_AHEAD, one_ahead, run_ahead
 
 
 def running() -> int:
@@ -102,3 +103,24 @@ def test_closing_drops_queued_work_and_sets_the_flag():
     assert time.perf_counter() - start < 2
     assert running() == 0
     assert len(begun) < 10
+
+
+def test_one_ahead_works_on_the_next_while_one_is_used():
+    started = []
+    with closing(one_ahead(lambda job: started.append(job) or job**2, range(5))) as results:
+        assert next(results) == 0
+        deadline = time.monotonic() + 10
+        while started != [0, 1]:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert list(results) == [1, 4, 9, 16]
+    assert running() == 0
+    assert list(one_ahead(abs, [])) == []
+
+
+def test_one_ahead_raises_at_the_failing_jobs_turn():
+    results = one_ahead(lambda job: 1 // job, [2, 1, 0])
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert running() == 0

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from smdt.data import neighbours
 from smdt.data import reader as reader_module
+from smdt.data.neighbours import NeighbourTable, on_the_map
 from smdt.data.order import DataState
 from smdt.data.reader import Reader
 from smdt.data.split import DataError, DataInputError, Split
@@ -60,6 +62,33 @@ def test_a_resumed_stream_is_the_remainder(built, train, after, start, ids):
     state = batches[after].state
     rest = ids(train(built), DataState.from_json(state.to_json()), epochs=2)
     assert rest == [batch.sample_ids.tolist() for batch in batches[after + 1 :]]
+
+
+@pytest.mark.parametrize("policy", ["shuffle", "hard"])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 3), (3, 1)])
+def test_a_resume_on_other_ranks_goes_on_with_the_same_global_batches(
+    built, train, start, before, after, policy, tmp_path
+):
+    def of_all_ranks(state: DataState, world_size: int) -> list[tuple[list[int], DataState]]:
+        streams = []
+        for rank in range(world_size):
+            loader = train(built, rank=rank, world_size=world_size, order={"policy": policy})
+            with closing(loader.stream(state, 2, table)) as stream:
+                streams.append([(b.sample_ids.tolist(), b.state) for b in stream])
+        return [
+            (list(chain(*(ids for ids, _ in parts))), parts[0][1])
+            for parts in zip(*streams, strict=True)
+        ]
+
+    table = None
+    if policy == "hard":
+        split = Split.open(built, "train")
+        sha256 = neighbours.save(tmp_path, on_the_map(split, 8, range(len(split))))
+        table = NeighbourTable.load(tmp_path, sha256)
+    undisturbed = of_all_ranks(start(built), before)
+    state = undisturbed[13][1]  # in the middle of the second epoch
+    assert state.table_hash == ("" if table is None else table.sha256)
+    assert of_all_ranks(state, after) == undisturbed[14:]
 
 
 def test_timing_does_not_change_the_order(built, train, monkeypatch, start, ids):

@@ -1,6 +1,4 @@
-"""The order of an epoch: coverage, distinct places, and independence of ranks and resumes."""
-
-from collections import Counter
+"""The order of an epoch: coverage, neighbours, and independence of ranks and resumes."""
 
 import numpy as np
 import pytest
@@ -8,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from smdt.data.distinct_places import batches_per_epoch
 from smdt.data.order import (
     DataState,
     GlobalBatch,
+    HardConfig,
     OrderConfig,
-    batches_per_epoch,
     epoch_order,
     evaluation_slice,
-    global_batches,
     rank_slice,
     stand_in,
     stream_order,
@@ -23,29 +21,37 @@ from smdt.data.order import (
 
 SEEDS = st.integers(0, 2**63 - 1)
 EPOCHS = st.integers(0, 1000)
-CONFIGS = st.builds(
-    OrderConfig,
-    policy=st.sampled_from(["shuffle", "sequential"]),
-    window=st.none() | st.integers(1, 50),
+CONFIGS = st.one_of(
+    st.builds(OrderConfig, window=st.none() | st.integers(1, 50)),
+    st.just(OrderConfig(policy="sequential")),
+    st.integers(2, 20).map(lambda group: OrderConfig(policy="hard", hard=HardConfig(group=group))),
 )
+TABLE_SEEDS = st.none() | st.integers(0, 100)
+FROZEN_HARD = [2, 11, 1, 5, 9, 4, 6, 7, 10, 8, 3, 0]
 FROZEN_SHUFFLE = [2, 5, 9, 7, 3, 0, 6, 8, 4, 1, 11, 10]
 FROZEN_WINDOW = [2, 3, 0, 1, 9, 8, 11, 10, 5, 7, 6, 4]
 PLACES = st.lists(st.integers(0, 40), min_size=1, max_size=200).map(np.array)
 
 
-def possible_batches(places: np.ndarray, global_batch: int) -> int:
-    """The most batches with distinct places that any order can have."""
-    counts = np.array(list(Counter(places.tolist()).values()))
-    fits = [t for t in range(len(places) + 1) if np.minimum(counts, t).sum() >= t * global_batch]
-    return max(fits)
+def random_table(seed: int | None, places: np.ndarray) -> np.ndarray | None:
+    """Up to twelve random samples of other places for each sample, no sample twice."""
+    if seed is None:
+        return None
+    rng = np.random.default_rng(seed)
+    table = np.full((len(places), 12), -1, dtype=np.int32)
+    for sample, place in enumerate(places):
+        others = rng.permutation(np.flatnonzero(places != place))[: rng.integers(0, 13)]
+        table[sample, : len(others)] = others
+    return table
 
 
-@given(CONFIGS, SEEDS, EPOCHS, st.integers(1, 300))
-def test_order_is_a_permutation_and_a_function(config, seed, epoch, count):
-    order = epoch_order(config, seed, epoch, count)
+@given(CONFIGS, SEEDS, EPOCHS, st.integers(1, 300), TABLE_SEEDS)
+def test_order_is_a_permutation_and_a_function(config, seed, epoch, count, table_seed):
+    table = random_table(table_seed, np.arange(count))
+    order = epoch_order(config, seed, epoch, count, table)
     assert order.dtype == np.int64
     assert sorted(order.tolist()) == list(range(count))
-    assert np.array_equal(order, epoch_order(config, seed, epoch, count))
+    assert np.array_equal(order, epoch_order(config, seed, epoch, count, table))
 
 
 def test_order_differs_by_seed_and_epoch():
@@ -58,6 +64,8 @@ def test_order_stays_the_same_across_versions():
     """A checkpoint of an older version goes on with the same samples: frozen values."""
     assert epoch_order(OrderConfig(), 7, 3, 12).tolist() == FROZEN_SHUFFLE
     assert epoch_order(OrderConfig(window=4), 7, 3, 12).tolist() == FROZEN_WINDOW
+    hard = OrderConfig(policy="hard", hard=HardConfig(group=4))
+    assert epoch_order(hard, 7, 3, 12, random_table(5, np.arange(12))).tolist() == FROZEN_HARD
 
 
 def test_shuffle_is_uniform():
@@ -74,73 +82,62 @@ def test_window_keeps_neighbours_together(seed, count, window):
     assert (np.diff(runs) != 0).sum() == (count - 1) // window  # each run is met once
 
 
-@given(CONFIGS, SEEDS, EPOCHS, PLACES, st.integers(1, 16))
-def test_batches_hold_distinct_places_and_no_sample_twice(config, seed, epoch, places, size):
-    order = epoch_order(config, seed, epoch, len(places))
-    batches = global_batches(order, places, size)
-    assert batches.shape == (len(batches), size)
-    assert batches.dtype == np.int64
-    used = Counter(batches.ravel().tolist())
-    assert set(used.values()) <= {1}
-    for batch in batches:
-        assert len(set(places[batch].tolist())) == size
-    assert len(batches) == possible_batches(places, size) == batches_per_epoch(places, size)
+def slow_hard_order(noise: np.ndarray, table: np.ndarray, group: int) -> list[int]:
+    """The same in plain lists: who comes first brings neighbours that nobody brought before."""
+    order: list[int] = []
+    for sample in sorted(range(len(noise)), key=lambda s: noise[s]):
+        if sample in order:
+            continue
+        free = [n for n in table[sample].tolist() if n >= 0 and n not in order]
+        if len(free) > group - 1:
+            near, others = free[: group // 2], free[group // 2 :]
+            free = near + sorted(others, key=lambda s: noise[s])[: group - 1 - len(near)]
+        order += [sample, *free]
+    return order
 
 
-@given(SEEDS, st.integers(1, 60), st.integers(1, 8))
-def test_distinct_places_leave_the_order_alone(seed, count, size):
-    order = epoch_order(OrderConfig(), seed, 0, count)
-    batches = global_batches(order, np.arange(count), size)
-    assert batches.ravel().tolist() == order[: count // size * size].tolist()
+@given(SEEDS, EPOCHS, st.integers(1, 80), st.integers(0, 100), st.integers(2, 20))
+def test_hard_order_brings_unused_neighbours(seed, epoch, count, table_seed, group):
+    table = random_table(table_seed, np.arange(count))
+    config = OrderConfig(policy="hard", hard=HardConfig(group=group))
+    words = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))
+    expected = slow_hard_order(words.random_raw(count), table, group)
+    assert epoch_order(config, seed, epoch, count, table).tolist() == expected
 
 
-@given(SEEDS, st.integers(4, 60), st.integers(2, 8))
-def test_pairs_of_equal_places_drop_only_the_tail(seed, pairs, size):
-    places = np.repeat(np.arange(pairs), 2)
-    order = epoch_order(OrderConfig(policy="sequential"), seed, 0, 2 * pairs)
-    batches = global_batches(order, places, min(size, pairs // 2))
-    assert len(batches) == 2 * pairs // min(size, pairs // 2)
+def test_hard_batches_hold_more_neighbours_than_random_ones():
+    """Samples on a ring: of 64, a random batch of 16 has few within two steps of each other."""
+    ring = np.arange(64)
+    table = ((ring[:, None] + np.array([1, -1, 2, -2])) % 64).astype(np.int32)
+    config = OrderConfig(policy="hard", hard=HardConfig(neighbours=4, group=4))
+
+    def near_pairs(order: np.ndarray) -> int:
+        steps = np.abs(order.reshape(4, 16, 1) - order.reshape(4, 1, 16))
+        return int((np.minimum(steps, 64 - steps) <= 2).sum() - 64)
+
+    hard = sum(near_pairs(epoch_order(config, 0, epoch, 64, table)) for epoch in range(20))
+    random = sum(near_pairs(epoch_order(OrderConfig(), 0, epoch, 64)) for epoch in range(20))
+    assert hard > 2 * random
 
 
-def test_a_clash_is_postponed_and_the_rest_stays():
-    places = np.array([0, 0, 1, 2, 3, 4, 5, 6, 7])
-    batches = global_batches(np.arange(9), places, 3)
-    assert batches.tolist() == [[0, 2, 3], [1, 4, 5], [6, 7, 8]]
-
-
-def test_a_clash_in_the_last_batch_is_exchanged_with_an_earlier_one():
-    places = np.array([0, 1, 2, 3, 3, 4])
-    batches = global_batches(np.arange(6), places, 3)
-    assert len(batches) == 2
-    assert sorted(batches.ravel().tolist()) == list(range(6))
-    assert all(len(set(places[batch])) == 3 for batch in batches)
-
-
-def test_one_place_for_all_makes_no_batch():
-    assert global_batches(np.arange(50), np.zeros(50, dtype=np.int64), 2).shape == (0, 2)
-
-
-def test_a_crowded_place_costs_linear_time():
-    """Half of 200,000 samples at one place: seconds would mean that the repair is quadratic."""
-    places = np.where(np.arange(200_000) % 2, 0, np.arange(200_000))
-    order = epoch_order(OrderConfig(), 0, 0, len(places))
-    batches = global_batches(order, places, 32)
-    assert all(len(set(places[batch])) == 32 for batch in batches[::500])
-    assert len(batches) == 100_000 // 31
-
-
-@given(CONFIGS, SEEDS, PLACES, st.integers(1, 3), st.sampled_from([1, 2, 3]), st.data())
-def test_stream_resumes_anywhere_on_any_rank_count(config, seed, places, share, world, data):
+@given(
+    CONFIGS, SEEDS, PLACES, st.integers(1, 3), st.sampled_from([1, 2, 3]), TABLE_SEEDS, st.data()
+)
+def test_stream_resumes_anywhere_on_any_rank_count(
+    config, seed, places, share, world, table_seed, data
+):
     start = DataState("hash", seed, 0, 0)
-    whole = list(stream_order(config, start, 3, places, 6 * share))
+    table = random_table(table_seed, places)
+    whole = list(stream_order(config, start, 3, places, 6 * share, table))
     assert len(whole) == 3 * batches_per_epoch(places, 6 * share)
     for batch in whole:
+        assert len(set(places[batch.sample_ids].tolist())) == 6 * share
         slices = [rank_slice(batch.sample_ids, rank, world) for rank in range(world)]
         assert {len(part) for part in slices} == {6 * share // world}
         assert np.concatenate(slices).tolist() == batch.sample_ids.tolist()
     if whole:
         after = data.draw(st.integers(0, len(whole) - 1))
-        rest = list(stream_order(config, whole[after].state, 3, places, 6 * share))
+        rest = list(stream_order(config, whole[after].state, 3, places, 6 * share, table))
         assert as_values(rest) == as_values(whole[after + 1 :])
 
 
@@ -197,3 +194,5 @@ def test_config_refuses_what_it_does_not_know():
         OrderConfig(policy="random")
     with pytest.raises(ValidationError):
         OrderConfig(window=0)
+    with pytest.raises(ValidationError, match="window belongs to policy shuffle"):
+        OrderConfig(policy="hard", window=5)

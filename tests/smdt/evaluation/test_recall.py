@@ -4,7 +4,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smdt.evaluation.recall import EvaluationError, chance, nearest, recalls, true_ranks
+from smdt.evaluation.recall import (
+    EvaluationError,
+    chance,
+    nearest,
+    nearest_elsewhere,
+    recalls,
+    true_ranks,
+)
 
 
 def unit(count: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -110,3 +117,24 @@ def test_a_random_order_scores_chance():
 def test_no_query_is_an_error():
     with pytest.raises(EvaluationError, match="no query"):
         recalls(np.empty(0), 10)
+
+
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(1, 12), st.integers(0, 1000))
+def test_nearest_elsewhere_skips_the_own_place(queries, gallery, k, seed):
+    rng = np.random.default_rng(seed)
+    query, items = unit(queries, 8, seed), unit(gallery, 8, seed + 1)
+    query_place, place = rng.integers(0, 6, queries), rng.integers(0, 6, gallery)
+    found = nearest_elsewhere(
+        query, items, torch.from_numpy(query_place), torch.from_numpy(place), k, block=7
+    )
+    scores = query.double().numpy() @ items.double().numpy().T
+    for row in range(queries):
+        others = np.flatnonzero(place != query_place[row])
+        expected = others[np.argsort(-scores[row, others])][:k].tolist()
+        assert found[row].tolist() == expected + [-1] * (k - len(expected))
+
+
+def test_nearest_elsewhere_refuses_nan():
+    bad = torch.full((2, 4), float("nan"))
+    with pytest.raises(EvaluationError, match="zero or not finite"):
+        nearest_elsewhere(bad, unit(3, 4), torch.arange(2), torch.arange(3), 2)

@@ -1,3 +1,4 @@
+import shutil
 from contextlib import closing
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from smdt import config as configuration
-from smdt.data.loader import TrainLoader
+from smdt.data.loader import EvaluationLoader, TrainLoader
 from smdt.data.split import Split
 from smdt.stages.references import unlearned, write_references
 from smdt.stages.retrieval import Descriptors, RetrievalStage, equal_slices, retrievals
@@ -150,3 +151,38 @@ def test_references_say_what_a_recall_is_worth(config):
 
 def test_equal_slices_partition():
     assert equal_slices(6, 3) == [slice(0, 2), slice(2, 4), slice(4, 6)]
+
+
+def test_neighbours_are_the_aerial_images_that_each_panorama_is_most_like(config, alone):
+    stage = RetrievalStage(config)
+    split = Split.open(config.data.shards, "train")
+    context = StepContext(0, 0, 0, 1, 1, torch.device("cpu"))
+    table = stage.neighbours(context, split, 5)
+    assert table.shape == (len(split), 5)
+    assert table.dtype == torch.int32
+    loader = EvaluationLoader(
+        split, views=stage.views, batch=7, rank=0, world_size=1, device=context.device
+    )
+    with torch.no_grad():
+        views = [stage.towers(*stage.inputs(b, slice(0, len(b.sample_ids)))) for b in loader]
+    ground, aerial = (torch.cat([view[side] for view in views]).double() for side in (0, 1))
+    scores = ground @ aerial.T
+    scores[torch.from_numpy(split.places[:, None] == split.places)] = -2
+    torch.testing.assert_close(
+        scores.gather(1, table.long()), scores.topk(5).values, atol=1e-6, rtol=0
+    )
+
+
+def test_what_cannot_be_read_has_no_neighbours_and_is_none(config, alone, world, tmp_path):
+    shards = shutil.copytree(world, tmp_path / "damaged")
+    split = Split.open(shards, "train")
+    lost = 5
+    with split.tar(lost).open("r+b") as tar:
+        tar.seek(split.column("aerial_offset")[lost] + 99)
+        tar.write(b"????")
+    table = RetrievalStage(config).neighbours(
+        StepContext(0, 0, 0, 1, 1, torch.device("cpu")), split, len(split)
+    )
+    assert set(table[lost].tolist()) == {-1}
+    assert lost not in table
+    assert (table[0] >= 0).sum() == len(split) - 2

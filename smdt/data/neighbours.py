@@ -1,0 +1,127 @@
+"""Neighbour tables: which samples of other places are near each sample, and where they are kept.
+
+Shapes: N samples of a split, P places, K neighbours of a sample.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from data_shards.atomic import atomic_file
+from smdt.data.order import Neighbours
+from smdt.data.split import DataError, Split
+
+NO_NEIGHBOUR = -1
+
+QUERIES_AT_ONCE = 1 << 18
+"""Samples whose neighbours are looked up together: half a GiB at 64 neighbours."""
+
+
+@dataclass(frozen=True)
+class NeighbourTable:
+    """A table on disk, memory-mapped: one copy for all ranks of a node.
+
+    Attributes:
+        samples: int32 [N, K] sample ids, nearest first, -1 where there are fewer.
+        sha256: of the file, hexadecimal: what a data state names it by.
+    """
+
+    samples: Neighbours
+    sha256: str
+
+    @classmethod
+    def load(cls, folder: Path, sha256: str) -> "NeighbourTable":
+        """Map the table that a data state names.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        path = _path(folder, sha256)
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(
+                f"The neighbour table {path} can't be read ({error.strerror}): the run cannot go "
+                "on in the same order; bring it back, or start a new run."
+            ) from None
+        if found != sha256:
+            raise DataError(f"The neighbour table {path} is damaged: bring back a whole copy.")
+        return cls(np.load(path, mmap_mode="r", allow_pickle=False), sha256)
+
+
+def save(folder: Path, samples: Neighbours) -> str:
+    """Write a table; return the SHA-256 that names it."""
+    unnamed = folder / "unnamed.npy"
+    with atomic_file(unnamed) as file:
+        np.save(file, samples, allow_pickle=False)
+    with unnamed.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    unnamed.replace(_path(folder, sha256))
+    return sha256
+
+
+def prune(folder: Path, needed: Iterable[str]) -> None:
+    """Delete the tables that no data state names any more."""
+    kept = {_path(folder, sha256) for sha256 in needed if sha256}
+    for path in folder.glob("*.npy"):
+        if path not in kept:
+            path.unlink()
+
+
+def on_the_map(split: Split, count: int, rows: range) -> Neighbours:
+    """The nearest samples of other places by position, int32 [len(rows), K].
+
+    By great-circle distance where the split has latitudes, else by UTM position (of one zone).
+    A near place is represented by one of its samples, another one for each sample that asks.
+
+    Args:
+        split: its index has the positions.
+        count: K.
+        rows: sample ids to find the neighbours of; one without a position has none.
+
+    Raises:
+        DataError: no sample has a position.
+    """
+    positions = _positions(split)  # [N, 2 or 3]
+    known = np.flatnonzero(~np.isnan(positions).any(axis=1))
+    if len(known) == 0:
+        raise DataError(
+            f"No sample of split {split.name!r} in {split.root} has a position, so there is no "
+            "neighbour on the map: set data.order.hard.refresh to take neighbours from embeddings."
+        )
+    by_place = known[np.argsort(split.places[known], kind="stable")]
+    _, first, size = np.unique(split.places[by_place], return_index=True, return_counts=True)  # [P]
+    tree = KDTree(positions[by_place[first]])
+    number_of_place = np.full(int(split.places.max()) + 1, NO_NEIGHBOUR)
+    number_of_place[split.places[by_place[first]]] = np.arange(len(first))
+
+    table = np.full((len(rows), count), NO_NEIGHBOUR, dtype=np.int32)
+    found = min(count + 1, len(first))  # the nearest place is its own
+    for start in range(0, len(rows), QUERIES_AT_ONCE):
+        asking = np.asarray(rows[start : start + QUERIES_AT_ONCE])
+        asking = asking[~np.isnan(positions[asking]).any(axis=1)]
+        near = tree.query(positions[asking], found, workers=-1)[1].reshape(len(asking), found)
+        own = near == number_of_place[split.places[asking]][:, None]
+        own[~own.any(axis=1), -1] = True  # a twin crowded it out: the farthest goes instead
+        others = near[~own].reshape(len(asking), found - 1)
+        member = asking[:, None] % size[others]
+        table[asking - rows.start, : found - 1] = by_place[first[others] + member]
+    return table
+
+
+def _positions(split: Split) -> NDArray[np.float64]:
+    """Points whose straight distances order as the true ones, NaN where unknown: [N, 2 or 3]."""
+    lat, lon = np.radians(split.column("lat")), np.radians(split.column("lon"))
+    if np.isnan(lat).all():
+        return np.stack([split.column("utm_e"), split.column("utm_n")], axis=1)
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+
+
+def _path(folder: Path, sha256: str) -> Path:
+    return folder / f"{sha256}.npy"

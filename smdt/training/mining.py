@@ -1,0 +1,114 @@
+"""Which neighbour table each epoch of policy `hard` is ordered by.
+
+A table is made when an epoch begins and kept in the run folder until no checkpoint names it. A run
+that goes on in mid-epoch finds its table there and never makes it again: on other ranks, or after
+a change of the weights, it would be another one.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from smdt.data import neighbours
+from smdt.data.loader import TrainLoader
+from smdt.data.neighbours import NeighbourTable, on_the_map
+from smdt.data.order import DataState, OrderConfig, evaluation_slice
+from smdt.data.split import DataError
+from smdt.training.gathering import gather_ragged
+from smdt.training.stage import Stage, StepContext
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Period:
+    """Epochs in one order: their table, None for an order without, and where they end."""
+
+    table: NeighbourTable | None
+    end_epoch: int
+
+
+class Mining:
+    """Makes, keeps and finds the tables of a run; every rank has one.
+
+    Args:
+        config: the order.
+        loader: of the samples.
+        stage: whose embeddings say what is hard.
+        context: this rank.
+        folder: of the tables, shared by all ranks.
+    """
+
+    def __init__(
+        self,
+        config: OrderConfig,
+        loader: TrainLoader,
+        stage: Stage,
+        context: StepContext,
+        folder: Path,
+    ) -> None:
+        self._config = config
+        self._loader = loader
+        self._stage = stage
+        self._context = context
+        self._folder = folder
+
+    def period(self, state: DataState, epochs: int) -> Period:
+        """Return the table of the batches after `state`, made if need be; every rank calls it.
+
+        Args:
+            state: how far the run is.
+            epochs: of the whole run.
+
+        Raises:
+            DataError: a table that is needed cannot be made, or the run's own is missing.
+        """
+        if self._config.policy != "hard":
+            return Period(None, epochs)
+        refresh = self._config.hard.refresh
+        epoch, begins = self._loader.next_epoch(state)
+        end = epochs if refresh is None else min(epochs, (epoch // refresh + 1) * refresh)
+        if begins and epoch == 0:
+            return Period(self._from_positions(), end)
+        if begins and refresh is not None and epoch % refresh == 0:
+            return Period(self._from_embeddings(), end)
+        if not state.table_hash:
+            return Period(None, end)
+        return Period(NeighbourTable.load(self._folder, state.table_hash), end)
+
+    def prune(self, needed: Iterable[DataState]) -> None:
+        """Delete the tables that none of the states names."""
+        neighbours.prune(self._folder, [state.table_hash for state in needed])
+
+    def _from_positions(self) -> NeighbourTable | None:
+        """Neighbours on the map; without positions none, if embeddings will come."""
+        split, count = self._loader.split, self._config.hard.neighbours
+        own = evaluation_slice(len(split), self._context.rank, self._context.world_size)
+        try:
+            found = on_the_map(split, count, own)
+        except DataError:
+            if self._config.hard.refresh is None:
+                raise
+            _log.info("no positions: batches are random until the first table by embedding")
+            return None
+        return self._share(torch.from_numpy(found).to(self._context.device))
+
+    def _from_embeddings(self) -> NeighbourTable:
+        count = self._config.hard.neighbours
+        return self._share(self._stage.neighbours(self._context, self._loader.split, count))
+
+    def _share(self, own: torch.Tensor) -> NeighbourTable:
+        """Put the ranks' rows into one file, and map it."""
+        whole = gather_ragged(own).cpu().numpy()
+        digest = torch.zeros(32, dtype=torch.uint8, device=own.device)
+        if self._context.rank == 0:
+            sha256 = neighbours.save(self._folder, whole)
+            digest.copy_(torch.frombuffer(bytearray.fromhex(sha256), dtype=torch.uint8))
+        dist.broadcast(digest, src=0)
+        sha256 = bytes(digest.tolist()).hex()
+        _log.info("neighbour table %s", sha256)
+        return NeighbourTable.load(self._folder, sha256)
