@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from data_shards.atomic import atomic_file
 from data_shards.errors import ShardError
 from data_shards.pixels import DIGEST_BYTES, PixelSums
+from data_shards.places import place_numbers
 from data_shards.sample import IMAGES, MAX_SEMI_POSITIVES, PARTS, Meta
 
 ABSENT = -1
@@ -54,6 +55,11 @@ DIGEST_TYPE = pa.binary(DIGEST_BYTES)
 PART_SCHEMA = pa.schema(
     [*SCHEMA, *(pa.field(name, DIGEST_TYPE, nullable=False) for name in DIGESTS.values())]
 )
+
+
+PLACE = pa.field("place", pa.int64(), nullable=False)
+MERGED_SCHEMA = SCHEMA.append(PLACE)
+"""Columns of a merged index: samples with equal `place` numbers show the same place."""
 
 
 class PartEntry(NamedTuple):
@@ -183,28 +189,36 @@ def digest_words(digests: Sequence[bytes]) -> np.ndarray:
 def merge_parts(parts: Iterable[Path], path: Path) -> int:
     """Write the rows of all parts, in order, as one Arrow IPC file; return their number.
 
-    It is one uncompressed record batch: memory-mapped, every number column is one array.
+    It is one uncompressed record batch: memory-mapped, every number column is one array. It says
+    which samples share a place, so that no rank of a run has to find out.
 
     Raises:
         ShardError: a part is missing or damaged.
     """
     table = pa.concat_tables([read_part(part) for part in parts]).combine_chunks()
-    table = table.replace_schema_metadata(None)
-    with atomic_file(path) as file, pa.ipc.new_file(file, SCHEMA) as writer:
+    table = _with_places(table.replace_schema_metadata(None))
+    with atomic_file(path) as file, pa.ipc.new_file(file, MERGED_SCHEMA) as writer:
         writer.write_table(table)
     return int(table.num_rows)
 
 
 def read_table(path: Path) -> pa.Table:
-    """A merged index, memory-mapped.
+    """A merged index, memory-mapped, with `MERGED_SCHEMA`.
 
     Raises:
         ShardError: the file is missing or damaged.
     """
     try:
-        return _with_tiles(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+        table = _with_tiles(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
     except (OSError, pa.ArrowInvalid) as error:
         raise _unreadable(path, error) from None
+    # Version 0.1.0 left places to the reader.
+    return table if PLACE.name in table.column_names else _with_places(table)
+
+
+def _with_places(table: pa.Table) -> pa.Table:
+    columns = (table[name].to_numpy() for name in ("positive", "lat", "lon", "utm_e", "utm_n"))
+    return table.append_column(PLACE, pa.array(place_numbers(*columns)))
 
 
 def _with_tiles(table: pa.Table) -> pa.Table:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def places(
+def place_numbers(
     positive: NDArray[np.int64],
     lat: NDArray[np.float64],
     lon: NDArray[np.float64],

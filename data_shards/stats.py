@@ -48,7 +48,7 @@ class SplitStats(BaseModel):
     with_labels: float
     """Share with a class map."""
     places: int
-    """Distinct positions; a sample without one is a place of its own."""
+    """Distinct places (`data_shards.places`)."""
     duplicates: dict[str, DuplicateCount] | None
     """By view; None: the data set is older than the count."""
 
@@ -70,8 +70,6 @@ def stats(root: str | Path) -> dict[str, SplitStats]:
 def _split_stats(entry: SplitEntry, table: pa.Table) -> SplitStats:
     columns = {name: table[name].to_numpy() for name in ("lat", "lon", "heading")}
     positioned = np.isfinite(columns["lat"]) & np.isfinite(columns["lon"])
-    positions = np.stack([columns["lat"], columns["lon"]], axis=1)[positioned]
-    places = len(np.unique(positions, axis=0)) + int((~positioned).sum())
     sizes = {image: _size_range(table, image) for image in IMAGES}
     return SplitStats(
         kind=entry.kind,
@@ -83,7 +81,7 @@ def _split_stats(entry: SplitEntry, table: pa.Table) -> SplitStats:
         with_position=float(positioned.mean()),
         with_heading=float(np.isfinite(columns["heading"]).mean()),
         with_labels=float((table["seg_size"].to_numpy() > 0).mean()),
-        places=places,
+        places=int(table["place"].to_numpy().max()) + 1,
         duplicates=entry.duplicates,
     )
 

@@ -1,7 +1,6 @@
 """A finished split on disk: its index, memory-mapped, and what its files promise to hold."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -97,19 +96,10 @@ class Split:
         """The tar that holds the sample."""
         return self._tar(int(self.column("shard")[sample_id]))
 
-    @cached_property
+    @property
     def places(self) -> NDArray[np.int64]:
-        """Numbers that samples share when their lat and lon are equal, int64 [N], from 0.
-
-        Samples without coordinates have places of their own.
-        """
-        where = self.column("lat") + 1j * self.column("lon")
-        known = ~np.isnan(where)
-        distinct, places_of_known = np.unique(where[known], return_inverse=True)
-        places = np.empty(len(self), dtype=np.int64)
-        places[known] = places_of_known
-        places[~known] = len(distinct) + np.arange((~known).sum())
-        return places
+        """Numbers that samples of one place share (`data_shards.places`), int64 [N], from 0."""
+        return self.column("place")
 
     def require_views(self, views: Sequence[str]) -> None:
         """Check that every sample has every view.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from data_shards.errors import ShardError
 from data_shards.index import (
+    MERGED_SCHEMA,
     SCHEMA,
     PartEntry,
     Rejection,
@@ -70,7 +71,7 @@ def test_what_is_written_is_read_back_through_parts_and_merge(tmp_path_factory, 
         expected += [(f"k{shard}-{n}", shard, *sample) for n, sample in enumerate(samples)]
     assert merge_parts(parts, folder / "all.arrow") == len(expected)
     table = read_table(folder / "all.arrow")
-    assert table.schema.equals(SCHEMA)
+    assert table.schema.equals(MERGED_SCHEMA)
     for row, (key, shard, meta, entries) in zip(table.to_pylist(), expected, strict=True):
         assert (row["key"], row["shard"], row["source_id"]) == (key, shard, meta.source_id)
         for part in PARTS:
@@ -125,13 +126,13 @@ def test_a_merged_index_is_mapped_not_copied(small_set):
         assert array.dtype == np.dtype(column.type.to_pandas_dtype())
 
 
-def test_an_index_of_version_0_1_0_names_no_tiles(small_set, tmp_path):
+def test_an_index_of_version_0_1_0_names_neither_tiles_nor_places(small_set, tmp_path):
     tiles = ["positive", "semi_positive_1", "semi_positive_2", "semi_positive_3"]
     part = small_set / "train" / "train-000000.parquet"
     table = small_set / "train" / "train.arrow"
     old_part = pq.read_table(part).drop_columns(tiles)
     pq.write_table(old_part, tmp_path / "old.parquet")
-    old_table = read_table(table).drop_columns(tiles)
+    old_table = read_table(table).drop_columns([*tiles, "place"])
     with pa.ipc.new_file(tmp_path / "old.arrow", old_table.schema) as writer:
         writer.write_table(old_table)
     for old, new in (
@@ -141,6 +142,7 @@ def test_an_index_of_version_0_1_0_names_no_tiles(small_set, tmp_path):
         assert set(old["positive"].to_pylist()) == {-1}
         assert old["semi_positive_3"].chunk(0).to_numpy(zero_copy_only=True).dtype == np.int64
         assert old.schema.names == new.schema.names
+    assert read_table(tmp_path / "old.arrow")["place"] == read_table(table)["place"]
 
 
 def test_rejections_travel_in_the_part(tmp_path):
