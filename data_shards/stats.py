@@ -43,7 +43,7 @@ class SplitStats(BaseModel):
     sizes: dict[str, SizeRange]
     """By image, those that occur."""
     with_position: float
-    """Share with latitude and longitude."""
+    """Share with latitude and longitude, or easting and northing."""
     with_heading: float
     with_labels: float
     """Share with a class map."""
@@ -68,8 +68,9 @@ def stats(root: str | Path) -> dict[str, SplitStats]:
 
 
 def _split_stats(entry: SplitEntry, table: pa.Table) -> SplitStats:
-    columns = {name: table[name].to_numpy() for name in ("lat", "lon", "heading")}
-    positioned = np.isfinite(columns["lat"]) & np.isfinite(columns["lon"])
+    numbers = ("lat", "lon", "utm_e", "utm_n", "heading")
+    known = {name: np.isfinite(table[name].to_numpy()) for name in numbers}
+    positioned = (known["lat"] & known["lon"]) | (known["utm_e"] & known["utm_n"])
     sizes = {image: _size_range(table, image) for image in IMAGES}
     return SplitStats(
         kind=entry.kind,
@@ -79,7 +80,7 @@ def _split_stats(entry: SplitEntry, table: pa.Table) -> SplitStats:
         bytes=entry.bytes,
         sizes={image: size for image, size in sizes.items() if size is not None},
         with_position=float(positioned.mean()),
-        with_heading=float(np.isfinite(columns["heading"]).mean()),
+        with_heading=float(known["heading"].mean()),
         with_labels=float((table["seg_size"].to_numpy() > 0).mean()),
         places=int(table["place"].to_numpy().max()) + 1,
         duplicates=entry.duplicates,

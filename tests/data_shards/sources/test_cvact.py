@@ -1,10 +1,21 @@
+import json
+import tarfile
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import savemat
 
+from data_shards.build import BuildOptions, build
 from data_shards.errors import InputError
+from data_shards.index import read_table
 from data_shards.sample import RejectedSample
 from data_shards.sources.cvact import CvactSource
+from data_shards.verify import verify
+
+REAL = Path(__file__).resolve().parents[4] / "shared" / "real" / "cvact"
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real CVACT images at {REAL}")
 
 IDS = ["aaaaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbbbb", "cccccccccccccccccccccc", "d"]
 UTM = np.array([[696000.25, 6093000.5], [696004, 6093003], [697000, 6094000], [698000, 6095000]])
@@ -85,6 +96,19 @@ def test_a_missing_image_is_a_rejection_that_names_where_it_belongs(raw):
     assert f"ANU_data_test/streetview/{IDS[3]}_grdView.jpg" in rejected.value.detail
 
 
+def test_shards_have_the_rows_that_cvact_uses_at_any_size(raw, tmp_path, make_png):
+    ramp = np.repeat(np.arange(832) // 4, 16).reshape(832, 16).astype(np.uint8)
+    for path in raw.glob("ANU_data_*/streetview/*.jpg"):
+        path.write_bytes(make_png(np.stack([ramp] * 3, axis=2)))
+    for size, expected in ((None, ramp[208:624, 0]), ((104, 4), np.arange(52, 156))):
+        out = tmp_path / str(size)
+        manifest = build(CvactSource(raw), out, BuildOptions(ground_size=size), workers=1)
+        assert manifest.encoder is not None
+        with tarfile.open(out / "train" / "train-000000.tar") as tar:
+            stored = np.asarray(Image.open(tar.extractfile("train-000000000.ground.jpg")))
+        np.testing.assert_allclose(stored.mean(axis=(1, 2)), expected, atol=2)
+
+
 def test_a_split_without_rows_is_left_out(raw):
     write_table(raw, val=(), test=())
     assert set(CvactSource(raw).splits) == {"train"}
@@ -137,3 +161,37 @@ def test_a_hostile_id_does_not_lead_out_of_the_root(raw):
     write_table(raw, panoIds=np.array(ids))
     with pytest.raises(RejectedSample, match="outside_root"):
         CvactSource(raw).sample("train", 0)
+
+
+@needs_real
+@pytest.mark.slow
+def test_the_real_thing(tmp_path):
+    manifest = build(CvactSource(REAL), tmp_path / "out", workers=1)
+    assert {name: (s.samples, s.rows) for name, s in manifest.splits.items()} == {
+        "train": (1, 2),
+        "val": (1, 1),
+        "test": (2, 2),
+    }
+    (rejection,) = map(json.loads, (tmp_path / "out/rejected.jsonl").read_text().splitlines())
+    assert (rejection["split"], rejection["row"], rejection["reason"]) == (
+        "train",
+        1,
+        "missing_file",
+    )
+    assert "ANU_data_small/streetview/missing_on_purpose_000_grdView.jpg" in rejection["detail"]
+    (row,) = read_table(tmp_path / "out/train/train.arrow").to_pylist()
+    assert (row["ground_height"], row["ground_width"]) == (416, 1664)
+    assert (row["aerial_height"], row["aerial_width"]) == (1200, 1200)
+    assert (row["utm_e"], row["utm_n"]) == (696000.25, 6093000.5)
+    with tarfile.open(tmp_path / "out/train/train-000000.tar") as tar:
+        panorama = Image.open(tar.extractfile("train-000000000.ground.jpg"))
+        panorama.load()
+        aerial = tar.extractfile("train-000000000.aerial.jpg").read()
+    original = np.asarray(
+        Image.open(REAL / f"ANU_data_small/streetview/{row['source_id']}_grdView.jpg")
+    )
+    difference = np.asarray(panorama).astype(float) - original[208:624]
+    assert np.sqrt((difference**2).mean()) < 5
+    folder = REAL / "ANU_data_small/satview_polish"
+    assert aerial == (folder / f"{row['source_id']}_satView_polish.jpg").read_bytes()
+    assert verify(tmp_path / "out", workers=1).damages == []
