@@ -1,6 +1,7 @@
 """Files that are either whole or not there, whatever kills the process."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,10 @@ BUFFER_BYTES = 1 << 20
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write that appears as `path` when the block ends without an exception.
 
-    It is written beside `path` under a name of this process (two builds that overlap for a moment
-    never write the same file), flushed, synced and renamed; the rename is synced too.
+    It is written beside `path` under a name that nobody else uses (process ids repeat on the hosts
+    that share a file system), flushed, synced and renamed; the rename is synced too.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("wb", buffering=BUFFER_BYTES) as file:
             yield file

@@ -2,22 +2,25 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
 from data_shards import layout
 from data_shards.errors import ShardError, Stopped
-from data_shards.executor import Advance, no_progress, run_tasks
+from data_shards.executor import Executor, run_tasks
 from data_shards.finalize import finalize, write_rejected
 from data_shards.index import read_summary
+from data_shards.job_array import WHOLE, ArrayTask
 from data_shards.manifest import Manifest
+from data_shards.missing import missing_shards
 from data_shards.plan import BuildOptions, BuildPlan, ShardTask
+from data_shards.progress import Watcher, Work
 from data_shards.sources.source import Source
 from data_shards.writer import SLOW_IMPORTS, write_shard
 
-__all__ = ["BuildOptions", "build"]
+__all__ = ["BuildOptions", "build", "build_share", "finish", "stop_signals"]
 
 
 def build(
@@ -27,64 +30,113 @@ def build(
     *,
     workers: int | None = None,
     max_rejected: int | None = None,
-    progress: Advance | None = None,
+    executor: Executor = run_tasks,
+    watchers: Sequence[Watcher] = (),
 ) -> Manifest:
     """Build a data set, or go on with one that was interrupted.
 
-    The files are byte-identical whatever the number of workers and whenever it was killed.
+    The files are byte-identical whatever the number of workers, the executor, and whenever it was
+    killed.
 
     Args:
         source: where the samples come from.
         out: folder of the data set; made if missing.
         options: what decides the bytes, besides the source.
-        workers: processes; None is one a core.
+        workers: shards written at once; None is as many as the executor has cores.
         max_rejected: more rejected samples than this are an error; None is no limit.
-        progress: called with the number of samples finished since the last call; first with those
-            of shards that were there already.
+        executor: who writes the shards.
+        watchers: are told how it goes.
 
     Raises:
         InputError: `out` belongs to another build or can't be written.
         ShardError: too many rejected samples, a killed worker, a full disk.
         Stopped: SIGINT or SIGTERM came; finished shards stay.
     """
+    build_share(
+        source,
+        out,
+        options,
+        workers=workers,
+        max_rejected=max_rejected,
+        executor=executor,
+        watchers=watchers,
+    )
+    return finish(out)
+
+
+def build_share(
+    source: Source,
+    out: str | Path,
+    options: BuildOptions | None = None,
+    share: ArrayTask = WHOLE,
+    *,
+    workers: int | None = None,
+    max_rejected: int | None = None,
+    executor: Executor = run_tasks,
+    watchers: Sequence[Watcher] = (),
+) -> int:
+    """Write the shards of one task of a job array; `finalize` makes a data set of all.
+
+    Tasks may start at the same moment, on any host that sees `out`, and a task that was killed
+    starts again. Arguments and exceptions are those of `build`.
+
+    Args:
+        share: which task; every one of them gets the same source and options.
+
+    Returns:
+        How many shards of the data set are not finished yet, in this share or another.
+    """
     root = Path(out)
     plan = BuildPlan.of(source, options or BuildOptions())
     plan.claim(root)
-    tasks = [task for split in plan.splits for task in plan.tasks(split)]
-    with _stop_signals():
-        try:
-            _write_missing(
-                source, plan, root, tasks, workers, max_rejected, progress or no_progress
-            )
-            return finalize(root)
-        except KeyboardInterrupt:
-            finished = sum(_finished(root, task) is not None for task in tasks)
-            raise Stopped(
-                f"Stopped with {finished} of {len(tasks)} shards finished in {root}: "
-                "start the same command again to go on."
-            ) from None
+    with _stoppable(root, plan):
+        _write_missing(source, plan, root, share, workers, max_rejected, executor, watchers)
+        return sum(map(len, missing_shards(root, plan).values()))
+
+
+def finish(out: str | Path) -> Manifest:
+    """Finalize a build whose shards are all written; it stops as `build` does."""
+    root = Path(out)
+    with _stoppable(root, BuildPlan.load(root)):
+        return finalize(root)
 
 
 def _write_missing(
     source: Source,
     plan: BuildPlan,
     root: Path,
-    tasks: list[ShardTask],
+    share: ArrayTask,
     workers: int | None,
     max_rejected: int | None,
-    progress: Advance,
+    executor: Executor,
+    watchers: Sequence[Watcher],
 ) -> None:
-    rejected_by_task = {task: _finished(root, task) for task in tasks}
-    missing = [task for task, rejected in rejected_by_task.items() if rejected is None]
+    rejected_by_task = {task: _finished(root, task) for task in _all_tasks(plan)}
+    ours = share.share(_all_tasks(plan))
+    missing = [task for task in ours if rejected_by_task[task] is None]
     rejected = sum(rejected or 0 for rejected in rejected_by_task.values())
-    progress(sum(len(task.rows) for task in tasks) - sum(len(task.rows) for task in missing))
+    rows = sum(len(task.rows) for task in ours)
+    rows_done = rows - sum(len(task.rows) for task in missing)
+    for watcher in watchers:
+        watcher.begin(Work(len(ours), len(ours) - len(missing), rows, rows_done))
+
+    def advance(rows: int) -> None:
+        for watcher in watchers:
+            watcher.advance(rows)
+
     write = partial(write_shard, source, plan.options, root)
-    results = run_tasks(write, missing, workers, progress, preload=SLOW_IMPORTS)
-    with closing(results):
+    with closing(executor(write, missing, workers, advance, preload=SLOW_IMPORTS)) as results:
         _check_rejected(root, plan, rejected, max_rejected)
         for summary in results:
+            for watcher in watchers:
+                watcher.finish(summary)
             rejected += len(summary.rejected)
             _check_rejected(root, plan, rejected, max_rejected)
+    _check_arrived(root, plan, missing)
+
+
+def _all_tasks(plan: BuildPlan) -> list[ShardTask]:
+    return [task for split in plan.splits for task in plan.tasks(split)]
 
 
 def _finished(root: Path, task: ShardTask) -> int | None:
@@ -108,8 +160,34 @@ def _check_rejected(root: Path, plan: BuildPlan, rejected: int, max_rejected: in
     )
 
 
+def _check_arrived(root: Path, plan: BuildPlan, written: list[ShardTask]) -> None:
+    """What an executor's processes wrote is here, too."""
+    missing = missing_shards(root, plan)
+    for task in written:
+        if task.shard in missing.get(task.split, ()):
+            raise ShardError(
+                f"{layout.part_path(root, task.split, task.shard)} was written on another node "
+                "and is not here: give an --out that is the same folder on every node."
+            )
+
+
 @contextmanager
-def _stop_signals() -> Iterator[None]:
+def _stoppable(root: Path, plan: BuildPlan) -> Iterator[None]:
+    """SIGINT and SIGTERM end the block as `Stopped`."""
+    try:
+        with stop_signals():
+            yield
+    except KeyboardInterrupt:
+        tasks = _all_tasks(plan)
+        finished = sum(_finished(root, task) is not None for task in tasks)
+        raise Stopped(
+            f"Stopped with {finished} of {len(tasks)} shards finished in {root}: "
+            "start the same command again to go on."
+        ) from None
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
     """SIGTERM acts as Ctrl-C does while the block runs (signals belong to the main thread)."""
     if threading.current_thread() is not threading.main_thread():
         yield

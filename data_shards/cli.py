@@ -1,6 +1,6 @@
 """`smdt shards`: build, verify and describe data sets."""
 
-import json
+import os
 import re
 from dataclasses import asdict
 from enum import StrEnum
@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from data_shards.errors import InputError
+from data_shards.job_array import parse_task
 from data_shards.plan import BuildOptions
 from data_shards.sources.source import JSON, Source
 
@@ -58,6 +59,7 @@ def world(
     json_file: Json = None,
 ) -> None:
     """Make a synthetic world and build shards of it."""
+    from data_shards.job import Job
     from data_shards.world.source import WorldSource
 
     try:
@@ -65,7 +67,7 @@ def world(
     except ValueError as error:
         raise InputError(str(error)) from None
     options = BuildOptions(samples_per_shard=WORLD_SAMPLES_PER_SHARD)
-    _build(source, out, options, workers, None, json_file)
+    Job(workers=workers).run(source, out, options, json_file)
 
 
 @app.command()
@@ -113,9 +115,40 @@ def build(
         typer.Option(min=0, help="More rejected samples are an error.", show_default="no limit"),
     ] = None,
     workers: Workers = None,
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Head of the Ray cluster.",
+            show_default="the one that this machine is a node of",
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N|auto",
+            help="Only the shards of task K (from 0) of N of a job array, without finalize; auto "
+            "asks Slurm's or Kubernetes' variables.",
+        ),
+    ] = None,
+    metrics_targets: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Serve metrics on a free port, with a Prometheus discovery entry in DIR.",
+        ),
+    ] = None,
+    metrics_address: Annotated[
+        str, typer.Option(help="Address to serve metrics on.")
+    ] = "127.0.0.1",
     json_file: Json = None,
 ) -> None:
     """Build shards from raw data, or go on with a build that was interrupted."""
+    from data_shards.job import Job
+
     options = BuildOptions(
         samples_per_shard=samples_per_shard,
         ground_size=None if ground_size is None else parse_size(ground_size),
@@ -125,24 +158,35 @@ def build(
         chroma=chroma,
         seed=seed,
     )
-    _build(_source(layout, root, exclude, area), out, options, workers, max_rejected, json_file)
+    if address is not None and executor == "local":
+        raise InputError("--address is for --executor ray.")
+    job = Job(
+        workers=workers,
+        max_rejected=max_rejected,
+        ray_address=address,
+        on_ray=executor == "ray",
+        task=None if task is None else parse_task(task, os.environ),
+        metrics_targets=metrics_targets,
+        metrics_address=metrics_address,
+    )
+    job.run(_source(layout, root, exclude, area), out, options, json_file)
 
 
 @app.command()
 def finalize(root: DataSet, json_file: Json = None) -> None:
     """Merge the indexes of finished shards and write the manifest."""
-    from data_shards.console import show_build
+    from data_shards.console import show_build, write_json
     from data_shards.finalize import finalize as finalize_data_set
 
     manifest = finalize_data_set(root)
     show_build(manifest, str(root))
-    _write_json(json_file, manifest.model_dump(mode="json"))
+    write_json(json_file, manifest.model_dump(mode="json"))
 
 
 @app.command()
 def verify(root: DataSet, workers: Workers = None, json_file: Json = None) -> None:
     """Recompute every checksum, index and count; exit 1 and name what is damaged."""
-    from data_shards.console import progress_bar, show_verification
+    from data_shards.console import progress_bar, show_verification, write_json
     from data_shards.manifest import load
     from data_shards.verify import verify as verify_data_set
 
@@ -151,7 +195,7 @@ def verify(root: DataSet, workers: Workers = None, json_file: Json = None) -> No
         result = verify_data_set(root, workers=workers, progress=advance)
     show_verification(result)
     damages: JSON = [damage._asdict() for damage in result.damages]
-    _write_json(json_file, asdict(result) | {"damages": damages})
+    write_json(json_file, asdict(result) | {"damages": damages})
     if result.damages:
         raise typer.Exit(1)
 
@@ -165,13 +209,13 @@ def stats(
     json_file: Json = None,
 ) -> None:
     """Print what is in a data set."""
-    from data_shards.console import show_stats
+    from data_shards.console import show_stats, write_json
     from data_shards.sheet import contact_sheet
     from data_shards.stats import stats as count
 
     splits = count(root)
     show_stats(splits, str(root))
-    _write_json(json_file, {name: split.model_dump(mode="json") for name, split in splits.items()})
+    write_json(json_file, {name: split.model_dump(mode="json") for name, split in splits.items()})
     if sheet is not None:
         try:
             contact_sheet(root).save(sheet)
@@ -189,26 +233,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if match is None:
         raise InputError(f"The size {text!r} is not HEIGHTxWIDTH, as 224x1232.")
     return int(match[1]), int(match[2])
-
-
-def _build(
-    source: Source,
-    out: Path,
-    options: BuildOptions,
-    workers: int | None,
-    max_rejected: int | None,
-    json_file: Path | None,
-) -> None:
-    from data_shards.build import build as build_data_set
-    from data_shards.console import progress_bar, show_build
-
-    rows = sum(split.rows for split in source.splits.values())
-    with progress_bar(f"build {source.name}", rows) as advance:
-        manifest = build_data_set(
-            source, out, options, workers=workers, max_rejected=max_rejected, progress=advance
-        )
-    show_build(manifest, str(out))
-    _write_json(json_file, manifest.model_dump(mode="json"))
 
 
 def _source(
@@ -235,12 +259,3 @@ def _source(
             from data_shards.sources.folder import FolderSource
 
             return FolderSource(root)
-
-
-def _write_json(path: Path | None, value: JSON) -> None:
-    if path is None:
-        return
-    try:
-        path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror}.") from None

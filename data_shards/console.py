@@ -1,7 +1,12 @@
 """What a shard job shows: a bar while it works (stderr), tables when it is done (stdout)."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -11,13 +16,15 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
 
+from data_shards.errors import InputError
 from data_shards.executor import Advance
 from data_shards.manifest import Manifest
+from data_shards.progress import Watcher, Work
+from data_shards.sources.source import JSON
 from data_shards.stats import SplitStats
 from data_shards.verify import Verification
 
@@ -26,19 +33,66 @@ LISTED_DAMAGES = 50
 
 
 class _Rate(ProgressColumn):
-    """Samples a second, over the last half minute."""
+    """Samples a second of this run: what was finished before it started took no time."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
+        return Text(f"{_rate(task):,.0f}/s")
+
+
+class _TimeLeft(ProgressColumn):
+    """Hours, minutes and seconds, at the rate of this run."""
+
+    def render(self, task: Task) -> Text:
+        rate = _rate(task)
+        if rate == 0 or task.remaining is None:
+            return Text("-:--:--")
+        return Text(str(timedelta(seconds=round(task.remaining / rate))))
+
+
+def _rate(task: Task) -> float:
+    done = task.completed - task.fields["before"]
+    return done / task.elapsed if task.elapsed else 0.0
+
+
+class Bar(Watcher):
+    """A bar with rate and time left, on stderr, while it is open.
+
+    Args:
+        title: what is being done.
+        clock: seconds; another one for tests.
+    """
+
+    def __init__(self, title: str, clock: Callable[[], float] = monotonic) -> None:
+        self._title = title
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self.progress = Progress(
+            *columns, _Rate(), _TimeLeft(), console=Console(stderr=True), get_time=clock
+        )
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.progress.stop()
+
+    def begin(self, work: Work) -> None:
+        """Show the bar, with what was finished before."""
+        self.progress.add_task(
+            self._title, total=work.rows, completed=work.rows_done, before=work.rows_done
+        )
+
+    def advance(self, rows: int) -> None:
+        """Move the bar on."""
+        self.progress.advance(self.progress.task_ids[0], rows)
 
 
 @contextmanager
 def progress_bar(title: str, samples: int) -> Iterator[Advance]:
-    """A bar with rate and time left; yields what moves it on."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        bar = progress.add_task(title, total=samples)
-        yield lambda finished: progress.advance(bar, finished)
+    """A bar of a job that starts from nothing; yields what moves it on."""
+    with Bar(title) as bar:
+        bar.begin(Work(0, 0, samples, 0))
+        yield bar.advance
 
 
 def show_build(manifest: Manifest, out: str) -> None:
@@ -57,6 +111,36 @@ def show_build(manifest: Manifest, out: str) -> None:
             rejected or "0",
         )
     Console().print(table)
+
+
+def show_run(figures: dict[str, Any]) -> None:
+    """The table of what one run of a job wrote: `Tally.figures`."""
+    table = Table(title="This run")
+    rejected = ", ".join(f"{n} {reason}" for reason, n in figures["rejected"].items())
+    row = {
+        "shards": f"{figures['shards']:,}",
+        "samples": f"{figures['samples']:,}",
+        "MB": f"{figures['bytes'] / MEGABYTE:,.1f}",
+        "rejected": rejected or "0",
+        "seconds": f"{figures['seconds']:,.1f}",
+        "samples/s": f"{figures['samples_per_second']:,.1f}",
+    }
+    for name in row:
+        table.add_column(name, justify="right")
+    table.add_row(*row.values())
+    Console().print(table)
+
+
+def show_left(task: str, left: int, out: str) -> None:
+    """What remains of a data set when a task of a job array is done."""
+    what_to_do = (
+        f"{left} shards of {out} are left to other tasks; when all are done,"
+        if left
+        else f"All shards of {out} are written: now"
+    )
+    Console(soft_wrap=True).print(
+        f"Task {task} is done. {what_to_do} run `smdt shards finalize {out}`.", markup=False
+    )
 
 
 def show_stats(splits: dict[str, SplitStats], root: str) -> None:
@@ -107,3 +191,17 @@ def show_verification(result: Verification) -> None:
     console.print(table)
     if len(result.damages) > LISTED_DAMAGES:
         console.print(f"... and {len(result.damages) - LISTED_DAMAGES} more: all with --json FILE.")
+
+
+def write_json(path: Path | None, value: JSON) -> None:
+    """Write what a table shows to the file of `--json`, if there is one.
+
+    Raises:
+        InputError: the file can't be written.
+    """
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror}.") from None

@@ -1,4 +1,4 @@
-"""Who runs the tasks of a job: this process, or local worker processes."""
+"""Who runs the tasks of a job: the seam, and this machine's processes behind it."""
 
 import multiprocessing
 import os
@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from data_shards.errors import ShardError
 
@@ -17,8 +17,26 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Advance: TypeAlias = Callable[[int], None]
 
-
 REFRESH_SECONDS = 0.2
+
+
+class Executor(Protocol):
+    """Runs `function(task, advance)` for every task; results come as they are done.
+
+    `run_tasks` is one, for this machine; `RayExecutor` another. What a task writes may not depend
+    on which of them runs it, nor on how often: a task that was lost may run again.
+    """
+
+    def __call__(
+        self,
+        function: Callable[[Task, Advance], Result],
+        tasks: Sequence[Task],
+        workers: int | None,
+        advance: Advance,
+        preload: Sequence[str] = (),
+    ) -> Generator[Result, None, None]:
+        """As `run_tasks`; `workers` is how many tasks run at once, None as many as can."""
+        ...
 
 
 def no_progress(samples: int) -> None:

@@ -21,6 +21,7 @@ from data_shards.index import (
     read_summary,
 )
 from data_shards.manifest import Manifest, ShardEntry, SplitEntry, save
+from data_shards.missing import check_complete
 from data_shards.pixels import PixelSums
 from data_shards.plan import BuildPlan
 
@@ -34,6 +35,7 @@ def finalize(root: str | Path) -> Manifest:
     """
     root = Path(root)
     plan = BuildPlan.load(root)
+    check_complete(root, plan)
     summaries = {split: _summaries(root, plan, split) for split in plan.splits}
     write_rejected(root, plan)
     splits = {split: _split_entry(root, plan, split, summaries[split]) for split in plan.splits}
@@ -84,15 +86,10 @@ def split_digests(root: Path, split: str, entry: SplitEntry) -> dict[str, np.nda
 
 def _summaries(root: Path, plan: BuildPlan, split: str) -> dict[int, ShardSummary]:
     """The summary of every shard of a split by its number."""
-    shards = [task.shard for task in plan.tasks(split)]
-    missing = [s for s in shards if not layout.part_path(root, split, s).exists()]
-    if missing:
-        first = layout.part_path(root, split, missing[0])
-        raise ShardError(
-            f"{len(missing)} of {len(shards)} shards of {split} are not built yet "
-            f"(the first is {first}): start the same build again."
-        )
-    return {shard: read_summary(layout.part_path(root, split, shard)) for shard in shards}
+    return {
+        task.shard: read_summary(layout.part_path(root, split, task.shard))
+        for task in plan.tasks(split)
+    }
 
 
 def _split_entry(

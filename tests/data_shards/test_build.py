@@ -14,8 +14,8 @@ OPTIONS = BuildOptions(samples_per_shard=3)
 
 def test_one_worker_and_two_write_the_same_bytes(folder, tmp_path, read_files):
     moved, again = [], tmp_path / "two"
-    build(FolderSource(folder), tmp_path / "one", OPTIONS, workers=1, progress=moved.append)
-    build(FolderSource(folder), again, OPTIONS, workers=2, progress=moved.append)
+    build(FolderSource(folder), tmp_path / "one", OPTIONS, workers=1, watchers=[Moved(moved)])
+    build(FolderSource(folder), again, OPTIONS, workers=2, watchers=[Moved(moved)])
     assert read_files(tmp_path / "one") == read_files(again)
     assert sum(moved) == 2 * 12
 

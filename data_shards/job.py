@@ -1,0 +1,86 @@
+"""A build as a command runs it: who does the work, what is shown and served, what remains."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_shards.build import build_share, finish, stop_signals
+from data_shards.console import Bar, show_build, show_left, show_run, write_json
+from data_shards.errors import InputError
+from data_shards.executor import Executor, run_tasks
+from data_shards.exporter import Exporter
+from data_shards.job_array import WHOLE, ArrayTask
+from data_shards.metrics import ShardMetrics
+from data_shards.plan import BuildOptions
+from data_shards.progress import Tally, Watcher
+from data_shards.ray_executor import RayExecutor
+from data_shards.sources.source import JSON, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """How a build runs; nothing of it changes a byte of the shards.
+
+    Args:
+        workers: shards written at once; None is as many as there are cores.
+        max_rejected: more rejected samples than this are an error; None is no limit.
+        on_ray: on a Ray cluster instead of this machine alone.
+        ray_address: HOST:PORT of its head; None is the cluster that this machine is a node of.
+        task: of a job array; None builds everything and finalizes it.
+        metrics_targets: folder of the discovery entry; None serves no metrics.
+        metrics_address: address to serve them on.
+    """
+
+    workers: int | None = None
+    max_rejected: int | None = None
+    on_ray: bool = False
+    ray_address: str | None = None
+    task: ArrayTask | None = None
+    metrics_targets: Path | None = None
+    metrics_address: str = "127.0.0.1"
+
+    def run(self, source: Source, out: Path, options: BuildOptions, json_file: Path | None) -> None:
+        """Build, show the tables and write them as JSON."""
+        executor: Executor = RayExecutor(self.ray_address) if self.on_ray else run_tasks
+        tally = Tally()
+        with stop_signals(), self._metrics(out) as metrics, Bar(f"build {source.name}") as bar:
+            left = build_share(
+                source,
+                out,
+                options,
+                self.task or WHOLE,
+                workers=self.workers,
+                max_rejected=self.max_rejected,
+                executor=executor,
+                watchers=(bar, tally, metrics),
+            )
+            manifest = finish(out) if self.task is None else None
+        figures = tally.figures()
+        shown: dict[str, JSON] = {"task": str(self.task), "left": left}
+        if manifest is not None:
+            shown = manifest.model_dump(mode="json")
+            show_build(manifest, str(out))
+        show_run(figures)
+        if manifest is None:
+            show_left(str(self.task), left, str(out))
+        write_json(json_file, shown | {"run": figures})
+
+    @contextmanager
+    def _metrics(self, out: Path) -> Iterator[Watcher]:
+        """The job's metrics, served while the block runs, or nobody's."""
+        if self.metrics_targets is None:
+            yield Watcher()
+            return
+        run, rank = out.resolve().name, self.task.index if self.task else 0
+        metrics = ShardMetrics(run, rank)
+        target = self.metrics_targets / f"{run}-shards-{rank:05d}.json"
+        try:
+            exporter = Exporter(metrics.registry, 0, self.metrics_address, target)
+        except OSError as error:
+            raise InputError(
+                f"The metrics can't be served at {self.metrics_address} with an entry in "
+                f"{self.metrics_targets}: {error.strerror}."
+            ) from None
+        with exporter:
+            yield metrics
