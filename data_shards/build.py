@@ -2,10 +2,11 @@
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from data_shards import layout
 from data_shards.errors import ShardError, Stopped
@@ -89,8 +90,9 @@ def build_share(
     root = Path(out)
     plan = BuildPlan.of(source, options or BuildOptions())
     plan.claim(root)
-    with _stoppable(root, plan):
-        _write_missing(source, plan, root, share, workers, max_rejected, executor, watchers)
+    with _stoppable(root, plan) as check_stop:
+        guarded = (_StopCheck(check_stop), *watchers)
+        _write_missing(source, plan, root, share, workers, max_rejected, executor, guarded)
         return sum(map(len, missing_shards(root, plan).values()))
 
 
@@ -171,12 +173,22 @@ def _check_arrived(root: Path, plan: BuildPlan, written: list[ShardTask]) -> Non
             )
 
 
+class _StopCheck(Watcher):
+    """Ends a job that was asked to stop at a moment when Python drops exceptions."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+
+    def advance(self, rows: int) -> None:  # noqa: ARG002
+        self._check()
+
+
 @contextmanager
-def _stoppable(root: Path, plan: BuildPlan) -> Iterator[None]:
-    """SIGINT and SIGTERM end the block as `Stopped`."""
+def _stoppable(root: Path, plan: BuildPlan) -> Iterator[Callable[[], None]]:
+    """SIGINT and SIGTERM end the block as `Stopped`; yields the check of `stop_signals`."""
     try:
-        with stop_signals():
-            yield
+        with stop_signals() as check_stop:
+            yield check_stop
     except KeyboardInterrupt:
         tasks = _all_tasks(plan)
         finished = sum(_finished(root, task) is not None for task in tasks)
@@ -187,13 +199,31 @@ def _stoppable(root: Path, plan: BuildPlan) -> Iterator[None]:
 
 
 @contextmanager
-def stop_signals() -> Iterator[None]:
-    """SIGTERM acts as Ctrl-C does while the block runs (signals belong to the main thread)."""
+def stop_signals() -> Iterator[Callable[[], None]]:
+    """SIGTERM acts as Ctrl-C does while the block runs (signals belong to the main thread).
+
+    Yields what raises `KeyboardInterrupt` if one of them came: the first, raised inside a
+    destructor, is printed and forgotten by Python.
+    """
+    came: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if came:
+            raise KeyboardInterrupt
+
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield check
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, handler in before.items():
+        if number == signal.SIGTERM or handler is not signal.SIG_IGN:
+            signal.signal(number, stop)
     try:
-        yield
+        yield check
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

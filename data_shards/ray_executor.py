@@ -79,6 +79,7 @@ def _run(
     running = [work.remote(shipped, task) for task in islice(queue, at_once)]
     while running:
         done, running = ray.wait(running, num_returns=len(running), timeout=REFRESH_SECONDS)
+        advance(0)  # the caller may want to stop
         running += [work.remote(shipped, task) for task in islice(queue, len(done))]
         for reference in done:
             try:

@@ -1,23 +1,38 @@
 import json
+import multiprocessing
+import signal
 
 import pytest
 
-from data_shards.build import BuildOptions, build
-from data_shards.errors import ShardError
+from data_shards.build import BuildOptions, build, build_share, finish
+from data_shards.errors import ShardError, Stopped
 from data_shards.finalize import finalize
 from data_shards.index import read_table
+from data_shards.job_array import ArrayTask
 from data_shards.manifest import load
+from data_shards.progress import Watcher, Work
 from data_shards.sources.folder import FolderSource
 
 OPTIONS = BuildOptions(samples_per_shard=3)
 
 
+class Listener(Watcher):
+    def __init__(self):
+        self.work, self.rows = [], 0
+
+    def begin(self, work):
+        self.work.append(work)
+
+    def advance(self, rows):
+        self.rows += rows
+
+
 def test_one_worker_and_two_write_the_same_bytes(folder, tmp_path, read_files):
-    moved, again = [], tmp_path / "two"
-    build(FolderSource(folder), tmp_path / "one", OPTIONS, workers=1, watchers=[Moved(moved)])
-    build(FolderSource(folder), again, OPTIONS, workers=2, watchers=[Moved(moved)])
+    again, watchers = tmp_path / "two", [Listener(), Listener()]
+    build(FolderSource(folder), tmp_path / "one", OPTIONS, workers=1, watchers=watchers)
+    build(FolderSource(folder), again, OPTIONS, workers=2, watchers=watchers)
     assert read_files(tmp_path / "one") == read_files(again)
-    assert sum(moved) == 2 * 12
+    assert [listener.rows for listener in watchers] == [2 * 12] * 2
 
 
 def test_rejections_are_listed_and_counted(folder, tmp_path):
@@ -54,8 +69,10 @@ def test_only_what_is_missing_is_written_again(memory_source, tmp_path, read_fil
     source.sample = lambda split, row, ask=source.sample: (
         asked.append((split, row)) or ask(split, row)
     )
-    build(source, out, OPTIONS, workers=1)
+    listener = Listener()
+    build(source, out, OPTIONS, workers=1, watchers=[listener])
     assert read_files(out) == before
+    assert listener.work == [Work(shards=6, shards_done=4, rows=14, rows_done=8)]
     assert asked == [("train", row) for row in (3, 4, 5)] + [("val", row) for row in (0, 1, 2)]
 
 
@@ -93,7 +110,7 @@ def test_finalize_wants_every_shard(memory_source, tmp_path, read_files):
     finalize(out)
     assert read_files(out) == before
     (out / "train" / "train-000002.parquet").unlink()
-    with pytest.raises(ShardError, match=r"1 of 4 shards of train .*train-000002\.parquet"):
+    with pytest.raises(ShardError, match=r"1 of 4 shards of train \(2\)"):
         finalize(out)
 
 
@@ -108,3 +125,79 @@ def test_a_full_disk_is_one_sentence(memory_source, tmp_path, monkeypatch):
     with pytest.raises(ShardError, match=r"train-000000\.tar can't be written: No space left"):
         build(memory_source(), tmp_path / "out", OPTIONS, workers=1)
     assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_the_tasks_of_an_array_write_what_one_build_writes(
+    memory_source, tmp_path, read_files, order
+):
+    source, out = memory_source(rejected=frozenset({2})), tmp_path / "array"
+    build(source, tmp_path / "one", OPTIONS, workers=1)
+    left = []
+    for k in order:
+        with pytest.raises(ShardError, match=r"Not built yet: .* shards of train"):
+            finalize(out) if left else finalize_begun(source, out)
+        left.append(build_share(source, out, OPTIONS, ArrayTask(k, 3), workers=1))
+    assert left == [4, 2, 0]
+    finalize(out)
+    assert read_files(out) == read_files(tmp_path / "one")
+
+
+def finalize_begun(source, out):
+    """Finalize what no task has written to: one of more tasks than shards only claims it."""
+    assert build_share(source, out, OPTIONS, ArrayTask(9, 10), workers=1) == 6
+    finalize(out)
+
+
+def test_tasks_that_start_at_once_agree(memory_source, tmp_path, read_files):
+    source, out = memory_source(), tmp_path / "array"
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(4)
+
+    def task(k):
+        barrier.wait()  # two of them write the same shards
+        build_share(source, out, OPTIONS, ArrayTask(k % 2, 2), workers=1)
+
+    processes = [context.Process(target=task, args=(k,)) for k in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    finish(out)
+    build(source, tmp_path / "one", OPTIONS, workers=1)
+    assert read_files(out) == read_files(tmp_path / "one")
+
+
+def test_shards_that_went_elsewhere_are_not_taken_for_written(memory_source, tmp_path):
+    def elsewhere(function, tasks, workers, advance, preload=()):
+        (root, *_), write = function.args[2:], function.func
+        hidden = tmp_path / "other"
+        (hidden / "train").mkdir(parents=True)
+        (hidden / "val").mkdir()
+        assert root == tmp_path / "out"
+        yield from (write(*function.args[:2], hidden, task, advance) for task in tasks)
+
+    with pytest.raises(ShardError, match=r"train-000000\.parquet was written on another node"):
+        build(memory_source(), tmp_path / "out", OPTIONS, executor=elsewhere)
+
+
+class SwallowsInterrupts(Watcher):
+    """Asks the process to stop at a moment when Python drops the exception."""
+
+    def finish(self, summary):
+        class Dropped:
+            def __del__(self):
+                signal.raise_signal(self.number)
+
+        dropped = Dropped()
+        dropped.number = signal.SIGTERM
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_is_never_lost(memory_source, tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    out, watchers = tmp_path / "out", [SwallowsInterrupts()]
+    with pytest.raises(Stopped, match="Stopped with 1 of 6 shards finished"):
+        build(memory_source(), out, OPTIONS, workers=1, watchers=watchers)
+    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_shards.build import BuildOptions, build
+from data_shards.finalize import finalize
 from data_shards.sources.folder import FolderSource
 
 pytestmark = pytest.mark.slow  # starts processes, or imports what others ship
@@ -24,11 +25,14 @@ def raw(tmp_path, make_folder):
     return make_folder(tmp_path / "raw", ROWS, size=256)
 
 
-def start(raw, out, **options):
-    command = [sys.executable, "-m", "data_shards", "build", "folder", "--workers", "2"]
-    arguments = ["--root", raw, "--out", out, "--samples-per-shard", PER_SHARD]
+def start(raw, out, *more, workers=2, per_shard=PER_SHARD, **options):
+    command = [sys.executable, "-m", "data_shards", "build", "folder", "--workers", workers]
+    arguments = ["--root", raw, "--out", out, "--samples-per-shard", per_shard, *more]
     return subprocess.Popen(
-        [*command, *(str(a) for a in arguments)], stderr=subprocess.PIPE, text=True, **options
+        [str(word) for word in [*command, *arguments]],
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
     )
 
 
@@ -90,3 +94,44 @@ def test_a_killed_worker_is_one_sentence(raw, tmp_path):
     assert process.returncode == 1
     assert error.strip().splitlines()[-1].startswith("A worker process was killed, most often")
     assert "Traceback" not in error
+
+
+@pytest.mark.full
+def test_ten_kills_a_job_array_and_one_quiet_build_write_the_same_2000_pairs(
+    tmp_path, make_folder, read_files
+):
+    raw, rng = make_folder(tmp_path / "raw2000", 2000), random.Random(11)
+    killed, shards = tmp_path / "killed", 200
+    moments = []
+    for kill in range(10):
+        process = start(raw, killed, workers=1 + kill % 3, per_shard=10, start_new_session=True)
+        # Three kills before a shard is finished, the others anywhere in the first 160 of 200.
+        goal = 0 if kill < 3 else rng.randint(parts(killed), 160)
+        wait_for(lambda goal=goal, process=process: parts(killed) >= goal or process.poll())
+        time.sleep(rng.random() * (3 if goal == 0 else 0.2))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        moments.append(parts(killed))
+        wait_for(lambda: not processes_writing_to(killed), seconds=10)
+        assert not (killed / "manifest.json").exists()
+    assert moments == sorted(moments)
+    assert 0 < moments[-1] < shards
+    # And one when every shard is finished, while or before it is finalized.
+    process = start(raw, killed, workers=3, per_shard=10, start_new_session=True)
+    wait_for(lambda: parts(killed) == shards)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    options = BuildOptions(samples_per_shard=10)
+    build(FolderSource(raw), killed, options, workers=2)
+
+    array = tmp_path / "array"
+    tasks = [start(raw, array, "--task", f"{k}/3", workers=1, per_shard=10) for k in range(3)]
+    assert [task.communicate(timeout=120) and task.returncode for task in tasks] == [0, 0, 0]
+    assert not (array / "manifest.json").exists()
+    finalize(array)
+
+    quiet = tmp_path / "quiet"
+    manifest = build(FolderSource(raw), quiet, options, workers=1)
+    assert manifest.splits["train"].samples == 1998
+    assert read_files(killed) == read_files(quiet)
+    assert read_files(array) == read_files(quiet)
