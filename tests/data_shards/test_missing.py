@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from data_shards.build import BuildOptions, build
 from data_shards.errors import ShardError
-from data_shards.finalize import LISTED_RUNS, finalize, ranges
+from data_shards.finalize import finalize
+from data_shards.missing import LISTED_RUNS, ranges
 
 
 @given(st.sets(st.integers(0, 40)).map(sorted))
