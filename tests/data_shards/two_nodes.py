@@ -16,7 +16,7 @@ from pathlib import Path
 HEAD, PORT = "10.77.0.1", 6379
 ADDRESS = f"{HEAD}:{PORT}"
 STORE_BYTES = 80_000_000
-START_SECONDS = 60
+START_SECONDS = 120
 
 
 def why_not():
