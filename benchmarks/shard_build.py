@@ -180,8 +180,8 @@ def main(
     photos: Annotated[
         Path | None, typer.Option(help="Folder with JPEGs of both sizes; else made up.")
     ] = None,
-    pairs: Annotated[int, typer.Option(min=TASKS, help="Pairs of the raw data.")] = 400,
-    rounds: Annotated[int, typer.Option(min=2, help="Turns of each method.")] = 15,
+    pairs: Annotated[int, typer.Option(min=TASKS, help="Pairs of the raw data.")] = 200,
+    rounds: Annotated[int, typer.Option(min=2, help="Turns of each method.")] = 9,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
 ) -> None:
     """Measure shard building against the decode limit, in pairs a second."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 GRID_STEP = 8
 """One pixel of 8 x 8 counts: the decoder then stays the cost of a build."""
 
-STRIPE_ROWS = 16
+STRIPE_ROWS = 32
 DIGEST_BYTES = 16
 CHANNELS = 3
 LEVELS = np.arange(256, dtype=np.int64)
@@ -74,10 +74,10 @@ class PixelSums(BaseModel):
 def grid_histogram(pixels: np.ndarray) -> np.ndarray:
     """int64 [3, 256]: how often each level occurs on the grid of uint8 [H, W, 3] or [H, W]."""
     height, width = pixels.shape[:2]
-    grid = pixels[_grid_positions(height)[:, None], _grid_positions(width)]
-    channels = grid.reshape(-1, CHANNELS if pixels.ndim == 3 else 1).T
-    histogram = np.stack([np.bincount(channel, minlength=256) for channel in channels])
-    return np.broadcast_to(histogram.astype(np.int64), (CHANNELS, 256))
+    grid = pixels.take(_grid_positions(height), axis=0).take(_grid_positions(width), axis=1)
+    if grid.ndim == 2:
+        return np.array([np.bincount(grid.ravel(), minlength=256)] * CHANNELS)
+    return np.array([np.bincount(grid[:, :, c].ravel(), minlength=256) for c in range(CHANNELS)])
 
 
 def pixel_digest(pixels: np.ndarray) -> bytes:
@@ -87,8 +87,9 @@ def pixel_digest(pixels: np.ndarray) -> bytes:
     them. Images that differ in one stripe only have a chance of 2^-32 to be taken for equal, in
     two 2^-64, in four or more 2^-128. It finds copies; it is no protection against forgery.
     """
+    pixels = np.ascontiguousarray(pixels)
     stripes = [
-        google_crc32c.value(np.ascontiguousarray(pixels[top : top + STRIPE_ROWS]))
+        google_crc32c.value(pixels[top : top + STRIPE_ROWS])
         for top in range(0, len(pixels), STRIPE_ROWS)
     ]
     values = np.array([*pixels.shape, *stripes], dtype="<u8")

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +34,7 @@ SLOW_IMPORTS = ("webdataset",)
 OWNER = "smdt"
 MODE = 0o444
 MODIFIED_SECONDS = 0
+AHEAD = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ def _write(
         with TarWriter(
             hashing, encoder=False, user=OWNER, group=OWNER, mode=MODE, mtime=MODIFIED_SECONDS
         ) as tar:
-            for sample in samples:
+            for sample in _ahead(samples):
                 parts = _part_files(sample)
                 tar.write({"__key__": sample.key, **parts})
                 placed, offset = place_members(
@@ -170,6 +171,13 @@ def _write(
     write_atomic(layout.idx_path(root, task.split, task.shard), idx_text(members).encode())
     write_part(layout.part_path(root, task.split, task.shard), rows, summary)
     return summary
+
+
+def _ahead(samples: Iterator[PreparedSample]) -> Iterator[PreparedSample]:
+    """The same samples, prepared some at a time: decoding and writing push each other's data out
+    of the processor's caches."""
+    while batch := list(islice(samples, AHEAD)):
+        yield from batch
 
 
 def _part_files(sample: PreparedSample) -> dict[str, bytes]:

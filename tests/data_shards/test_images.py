@@ -129,11 +129,15 @@ def test_a_file_of_several_jpegs_is_its_first(make_jpeg):
     assert np.abs(decode_photo("p", prepared.data).astype(int) - np.asarray(image)).mean() < 3
 
 
-def test_a_giant_is_rejected_before_it_is_decoded(make_png):
+def test_a_giant_is_rejected_before_it_is_decoded(make_png, make_jpeg):
     header = bytearray(make_png(np.zeros((4, 4), np.uint8)))
     header[16:24] = (60000).to_bytes(4, "big") * 2
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
     assert reason_of(decode, bytes(header)) == "too_large"
+    frame = bytearray(make_jpeg(4, 4))
+    start = frame.index(b"\xff\xc0") + 5
+    frame[start : start + 4] = (60000).to_bytes(2, "big") * 2
+    assert reason_of(decode, bytes(frame)) == "too_large"
 
 
 def test_bytes_stay_unless_the_size_changes(make_jpeg):

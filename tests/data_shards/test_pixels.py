@@ -43,11 +43,11 @@ def test_equal_pixels_have_equal_digests_and_one_changed_level_is_another(pixels
 
 
 def test_the_digest_knows_shape_and_the_order_of_rows():
-    zeros = np.zeros((32, 64), np.uint8)
-    same_bytes = [zeros, zeros.reshape(64, 32), zeros[:, :48].reshape(32, 16, 3), zeros[:16]]
+    zeros = np.zeros((64, 96), np.uint8)
+    same_bytes = [zeros, zeros.reshape(96, 64), zeros.reshape(64, 32, 3), zeros[:32]]
     assert len({pixel_digest(image) for image in same_bytes}) == 4
-    picture = np.random.default_rng(0).integers(0, 256, (32, 8, 3), np.uint8)
-    assert pixel_digest(picture) != pixel_digest(np.concatenate([picture[16:], picture[:16]]))
+    picture = np.random.default_rng(0).integers(0, 256, (64, 8, 3), np.uint8)
+    assert pixel_digest(picture) != pixel_digest(np.concatenate([picture[32:], picture[:32]]))
 
 
 def test_statistics_are_those_of_numpy_however_they_are_added():
