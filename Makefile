@@ -29,6 +29,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.mapping
+	$(BIN)/python -m benchmarks.shard_build
 
 # A stale environment is made anew: what the lock no longer names must not linger in it.
 $(STAMP): requirements.lock pyproject.toml
