@@ -46,7 +46,7 @@ def global_batches(order: Ids, places: Ids, global_batch: int) -> Ids:
 
 def batches_per_epoch(places: Ids, global_batch: int) -> int:
     """How many global batches every epoch has: T batches hold at most T samples of each place."""
-    samples_of_place = np.unique(places, return_counts=True)[1]
+    samples_of_place = np.bincount(places)
     batches = len(places) // global_batch
     while (usable := int(np.minimum(samples_of_place, batches).sum())) < batches * global_batch:
         batches = usable // global_batch

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 DEEPSPEED_FILES = ROOT / "configs" / "deepspeed"
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 120):
+def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 300):
     """Wait until `condition` is true while the run goes on; return what it returned."""
     end = time.monotonic() + seconds
     while not (found := condition()):

@@ -36,7 +36,7 @@ def assert_same(run: Path, undisturbed: Path) -> None:
     assert list(losses(run)) == list(range(1, TOTAL + 1))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("zero", "precision", "order"),
     [
