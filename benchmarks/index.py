@@ -4,8 +4,8 @@ python -m benchmarks.index [--samples N] [--ranks R] [--json FILE]
 
 Makes the merged index of a split of N pairs (its tars are empty files of the right size), and then
 starts R processes that open it at once as the ranks of a node do: the loader, the order of an
-epoch, the first global batch. *Mapped* is a rank's share of the pages of index and neighbour table: a
-page that R processes use counts as 1/R in each.
+epoch, the first global batch. *Mapped* is a rank's share of the pages of index and neighbour
+table: a page that R processes use counts as 1/R in each.
 """
 
 import json
@@ -126,14 +126,21 @@ def open_as_rank(root: Path, policy: str, sha256: str, rank: int, ranks: int) ->
     stream = stream_order(order, loader.start, 2, split.places, size, near)
     next(stream)
     ordered = perf_counter()
-    print("ready", flush=True)  # every rank is in this state when memory is counted
-    sys.stdin.readline()
-    return {
+    _meet()  # every rank is in this state when memory is counted
+    found = {
         "open_seconds": opened - start,
         "order_seconds": ordered - opened,
         "private_mib": _private_mib() - before,
         "mapped_mib": _mapped_mib(root),
     }
+    _meet()
+    return found
+
+
+def _meet() -> None:
+    """Wait for the other ranks."""
+    print("here", flush=True)
+    sys.stdin.readline()
 
 
 def _private_mib() -> float:
@@ -163,10 +170,15 @@ def measure(root: Path, policy: str, sha256: str, ranks: int) -> list[dict[str, 
         subprocess.Popen([*command, str(rank), str(ranks)], stdin=pipe, stdout=pipe, text=True)
         for rank in range(ranks)
     ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    answers = [process.communicate("\n")[0] for process in processes]
+    for _ in ("ready", "counted"):
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "here\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+    answers = [process.communicate()[0] for process in processes]
     return [json.loads(answer) for answer in answers]
 
 
