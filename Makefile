@@ -4,6 +4,9 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 STAMP := .venv/.complete
 
+# Two test processes on two cores: threads of their own would only wait for each other.
+PYTEST_2 := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2
+
 export PYTHONHASHSEED := 0
 export TOKENIZERS_PARALLELISM := false
 
@@ -13,11 +16,11 @@ demo: $(STAMP)
 	$(BIN)/smdt demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests -m "not full and not gpu and not distributed" -n 2
+	$(PYTEST_2) -m "not full and not gpu and not distributed"
 	$(BIN)/python -m pytest tests -m "distributed and not full and not gpu"
 
 test-full: $(STAMP) check
-	$(BIN)/python -m pytest tests -m "not gpu and not distributed" -n 2
+	$(PYTEST_2) -m "not gpu and not distributed"
 	$(BIN)/python -m pytest tests -m "distributed and not gpu"
 
 check: $(STAMP)
@@ -25,7 +28,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests -q -m "not slow and not full and not gpu and not distributed" -n 2
+	$(PYTEST_2) -q -m "not slow and not full and not gpu and not distributed"
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.mapping

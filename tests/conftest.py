@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from data_shards.build import BuildOptions, build
 from data_shards.world.source import WorldSource
+
+# The machine is shared: a slow moment is no failure.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session")

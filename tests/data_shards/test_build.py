@@ -27,6 +27,7 @@ class Listener(Watcher):
         self.rows += rows
 
 
+@pytest.mark.slow
 def test_one_worker_and_two_write_the_same_bytes(folder, tmp_path, read_files):
     again, watchers = tmp_path / "two", [Listener(), Listener()]
     build(FolderSource(folder), tmp_path / "one", OPTIONS, workers=1, watchers=watchers)
@@ -149,6 +150,7 @@ def finalize_begun(source, out):
     finalize(out)
 
 
+@pytest.mark.slow
 def test_tasks_that_start_at_once_agree(memory_source, tmp_path, read_files):
     source, out = memory_source(), tmp_path / "array"
     context = multiprocessing.get_context("fork")

@@ -43,6 +43,7 @@ def test_a_whole_data_set_has_no_damage(small_set):
     assert sum(seen) == 12
 
 
+@pytest.mark.slow
 def test_two_workers_find_the_same(copy):
     row = row_of(copy, "val-000000001")
     flip(copy / "val" / "val-000000.tar", row["meta_offset"])

@@ -38,6 +38,7 @@ def test_padding_is_tensorflows_same():
         torch.testing.assert_close(y[0, 0, 0, 0], standard[before:, before:].sum())
 
 
+@pytest.mark.slow
 def test_r50_has_the_published_sizes():
     r50 = ResNetStemConfig()
     with torch.device("meta"):

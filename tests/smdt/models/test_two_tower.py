@@ -70,6 +70,7 @@ def test_every_parameter_learns_and_none_is_a_scalar(stem):
             assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", STEMS, ids=lambda stem: stem.kind)
 def test_a_tiny_model_can_learn_its_batch(stem):
     model, (ground, aerial) = small(stem=stem), images(8)

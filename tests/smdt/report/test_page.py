@@ -69,6 +69,7 @@ class Elements(HTMLParser):
             self.headings.append(values["id"])
 
 
+@pytest.mark.slow
 def test_the_page_shows_everything_and_needs_no_network(run):
     page = write_report(run.root).read_text()
     elements = Elements()
