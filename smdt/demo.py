@@ -33,8 +33,8 @@ class Budget:
     length: str
 
 
-FULL = Budget(train=2000, val=500, length="24 epochs")
-QUICK = Budget(train=400, val=200, length="10 epochs")
+FULL = Budget(train=2500, val=500, length="24 epochs")
+QUICK = Budget(train=600, val=200, length="14 epochs")
 
 
 def run_demo(out: Path, quick: bool) -> None:
