@@ -1,8 +1,9 @@
-"""Retrieval losses over the descriptors of a global batch, one rank's rows at a time.
+"""Losses over a global batch, one rank's rows at a time: shares that add up to the batch's mean.
 
-B global batch, D descriptor, L this rank's rows.
+B global batch, D descriptor, L this rank's rows, C channels, H rows and W columns of an image.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -20,6 +21,17 @@ class LossConfig(BaseModel):
     """Soft-margin triplet loss with every other pair of the global batch as a negative."""
     gamma: float = Field(default=10.0, gt=0)
     """Sharpness of the margin."""
+
+
+class AlignmentLossConfig(BaseModel):
+    """The losses of the alignment stage beside the adversarial ones, which have weight 1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    l1_segmentation: float = Field(default=100.0, ge=0)
+    """Weight of the distance of S_g' from S, in palette colours."""
+    l1_image: float = Field(default=100.0, ge=0)
+    """Weight of the distance of I_g' from I."""
 
 
 def soft_margin_rows(ground_BD: Tensor, aerial_BD: Tensor, rows: slice, gamma: float) -> Tensor:
@@ -55,3 +67,40 @@ def _margins(query_LD: Tensor, gallery_BD: Tensor, rows: slice) -> Tensor:
     true_L1 = torch.arange(len(gallery_BD), device=query_LD.device)[rows].unsqueeze(1)
     margin_LB = 2 * (cosine_LB - cosine_LB.gather(1, true_L1))
     return margin_LB.scatter(1, true_L1, -torch.inf)
+
+
+def adversarial_share(scores: Sequence[Tensor], true: bool, global_batch: int) -> Tensor:
+    """Some samples' share of a discriminator's binary cross-entropy, over all of its scales.
+
+    Summed over samples it is the mean over the global batch, over scales and over a scale's pixels.
+
+    Args:
+        scores: logits [L, 1, h, w], one tensor a scale.
+        true: whether these are to be taken for true pairs.
+        global_batch: B.
+    """
+    sign = -1.0 if true else 1.0
+    means = [softplus(sign * score).mean() * len(score) for score in scores]
+    return torch.stack(means).mean() / global_batch
+
+
+def l1_share(
+    generated: Tensor, target: Tensor, global_batch: int, known: Tensor | None = None
+) -> Tensor:
+    """Some samples' share of the mean absolute difference.
+
+    The mean is taken over the known pixels of each sample, then over the samples: a sample with
+    much void counts as much as any other, and no rank needs another one's count. A sample that is
+    all void counts as zero.
+
+    Args:
+        generated: [L, C, H, W].
+        target: the same.
+        global_batch: B.
+        known: bool [L, H, W], pixels that count; None is all.
+    """
+    difference_LHW = (generated - target).abs().mean(dim=1)
+    if known is None:
+        return difference_LHW.mean(dim=(1, 2)).sum() / global_batch
+    counted_L = known.sum(dim=(1, 2)).clamp(min=1)
+    return ((difference_LHW * known).sum(dim=(1, 2)) / counted_L).sum() / global_batch

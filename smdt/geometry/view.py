@@ -33,6 +33,23 @@ def resize(images: Sequence[Tensor] | Tensor, size: tuple[int, int]) -> Tensor:
     return resized
 
 
+def resize_classes(maps: Sequence[Tensor] | Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize class maps by taking the nearest pixel: ids are never mixed.
+
+    Args:
+        maps: B class maps uint8 [H, W, 1]; sizes may differ.
+        size: rows and columns of the result.
+
+    Returns:
+        uint8 [B, *size], on the maps' device.
+    """
+    resized = torch.empty(len(maps), *size, dtype=torch.uint8, device=maps[0].device)
+    for classes, target in zip(maps, resized, strict=True):
+        source = classes.permute(2, 0, 1).unsqueeze(0)
+        target.copy_(F.interpolate(source, size, mode="nearest-exact")[0, 0])
+    return resized
+
+
 def turn(panoramas: Tensor, clockwise_deg: NDArray[np.float64]) -> Tensor:
     """Turn panoramas, so that each one's centre column looks further clockwise.
 

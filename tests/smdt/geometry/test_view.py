@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smdt.geometry.view import crop_field_of_view, normalise, resize, turn
+from smdt.geometry.view import crop_field_of_view, normalise, resize, resize_classes, turn
 
 
 def panorama(width: int = 36) -> torch.Tensor:
@@ -98,3 +98,19 @@ def test_normalise_in_the_manifests_units():
     result = normalise(image, mean=(0, 51, 255), std=(1, 51, 255))
     assert result.dtype == torch.float32
     assert result.flatten().tolist() == [0, 255, -1, 4, -1, 0]
+
+
+@pytest.mark.parametrize("size", [(8, 16), (20, 30), (64, 64)])
+def test_class_maps_are_resized_to_the_nearest_pixel(size):
+    ids = torch.tensor([0, 1, 2, 3, 4, 5, 255], dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    maps = [ids[torch.randint(7, (h, w, 1), generator=generator)] for h, w in ((20, 30), (13, 47))]
+    resized = resize_classes(maps, size)
+    assert resized.shape == (2, *size)
+    assert resized.dtype == torch.uint8
+    for source, result in zip(maps, resized, strict=True):
+        rows, columns = (
+            ((np.arange(out) + 0.5) * count / out).astype(int)
+            for out, count in zip(size, source.shape[:2], strict=True)
+        )
+        assert torch.equal(result, source[..., 0][rows][:, columns])

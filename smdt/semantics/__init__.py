@@ -1,0 +1,1 @@
+"""Class maps on the training device."""
