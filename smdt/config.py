@@ -20,6 +20,7 @@ from smdt.geometry.augment import AugmentConfig
 from smdt.geometry.mapping import GeometryConfig
 from smdt.losses import LossConfig
 from smdt.models.two_tower import TwoTowerConfig
+from smdt.semantics.augment import SemanticsConfig
 from smdt.telemetry.exporter import TelemetryConfig
 from smdt.training.engine import OptimizerConfig, Precision
 from smdt.training.trainer import TrainerConfig
@@ -34,6 +35,7 @@ class Config(TrainerConfig):
     """Which stage of the method the run trains."""
     geometry: GeometryConfig = GeometryConfig()
     augment: AugmentConfig = AugmentConfig()
+    semantics: SemanticsConfig = SemanticsConfig()
     model: TwoTowerConfig = TwoTowerConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -22,7 +22,7 @@ from smdt import config as configuration
 from smdt.config import Config
 from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
-from smdt.stages import make_stage, views_of
+from smdt.stages import make_stage, training_views
 from smdt.telemetry.console import Display, ProgressBar
 from smdt.telemetry.exporter import Exporter
 from smdt.telemetry.metrics import TrainingMetrics
@@ -165,7 +165,7 @@ def open_loader(
     return TrainLoader(
         Split.open(config.data.shards, config.data.split),
         config.data,
-        views=views_of(config.stage),
+        views=training_views(config),
         global_batch=config.batch.global_batch,
         seed=config.run.seed,
         rank=rank,

@@ -110,9 +110,10 @@ class Split:
         for view in views:
             lacking = int((self.column(f"{view}_offset") == ABSENT).sum())
             if lacking:
+                remedy = ": make class maps with `smdt segment`" if view == "seg" else ""
                 raise DataInputError(
                     f"{lacking} of the {len(self)} samples of split {self.name!r} ({self.kind}) in "
-                    f"{self.root} have no {view} image."
+                    f"{self.root} have no {view} image{remedy}."
                 )
 
     def require_tars(self, allowed_missing: int, setting: str) -> None:

@@ -14,6 +14,6 @@ def make_stage(config: Config) -> Stage:
     return STAGES[config.stage](config)
 
 
-def views_of(stage: str) -> tuple[str, ...]:
-    """Return the views that batches of a stage hold."""
-    return STAGES[stage].views
+def training_views(config: Config) -> tuple[str, ...]:
+    """Return the views that a run's training batches hold."""
+    return STAGES[config.stage].training_views(config)

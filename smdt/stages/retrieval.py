@@ -25,9 +25,10 @@ from smdt.data.split import Split
 from smdt.evaluation.recall import nearest, nearest_elsewhere, recalls, true_ranks
 from smdt.geometry.augment import draw
 from smdt.geometry.mapping import PanoramaMapping
-from smdt.geometry.view import normalise, resize
+from smdt.geometry.view import normalise, resize, resize_classes
 from smdt.losses import soft_margin_rows
 from smdt.models.two_tower import TwoTower
+from smdt.semantics.augment import draw_semantics
 from smdt.training.engine import Engine
 from smdt.training.gathering import gather_ragged
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
@@ -42,6 +43,11 @@ class RetrievalStage(Stage):
 
     name = "retrieval"
     views = ("ground", "aerial")
+
+    @classmethod
+    def training_views(cls, config: Config) -> tuple[str, ...]:
+        """Return the views of a run's training batches: keep and remove need class maps."""
+        return (*cls.views, "seg") if config.semantics.needs_classes else cls.views
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -70,11 +76,16 @@ class RetrievalStage(Stage):
         return normalise(ground), normalise(aerial)
 
     def augmented(self, batch: Batch, rows: slice, seed: int) -> tuple[Tensor, Tensor]:
-        """Return `inputs` turned and mirrored as drawn for each pair in this epoch."""
-        seeds = [sample_seed(seed, batch.epoch, int(i)) for i in batch.sample_ids[rows]]
+        """Return `inputs` painted, turned and mirrored as drawn for each pair in this epoch."""
+        ids = batch.sample_ids[rows]
+        seeds = [sample_seed(seed, batch.epoch, int(i)) for i in ids]
         drawn = draw(self._config.augment, seeds)
-        ground, aerial = self.inputs(batch, rows)
-        return drawn.apply(ground), drawn.apply(aerial)
+        ground, aerial = self.panoramas(batch, rows)
+        if "seg" in batch.images:
+            classes = resize_classes(batch.images["seg"][rows], self._config.geometry.panorama_size)
+            painted = draw_semantics(self._config.semantics, seed, batch.epoch, ids)
+            ground = painted.apply(ground, classes)
+        return drawn.apply(normalise(ground)), drawn.apply(normalise(aerial))
 
     def step(
         self, engines: Mapping[str, Engine], batch: Batch, context: StepContext

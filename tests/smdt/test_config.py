@@ -54,6 +54,12 @@ def test_an_unknown_key_names_the_nearest_at_every_depth(minimal, override, name
         configuration.load(minimal, [override])
 
 
+def test_an_unknown_class_names_the_nearest(minimal):
+    sentence = "semantics.remove: 'vehicel' is no class; did you mean 'vehicle'"
+    with pytest.raises(InputError, match=sentence):
+        configuration.load(minimal, ["semantics.remove.vehicel=0.3"])
+
+
 @pytest.mark.parametrize(("ranks", "good"), [(1, True), (2, True), (4, False), (3, True)])
 def test_ranks_times_chunks_must_divide_the_batch(minimal, ranks, good):
     config = configuration.load(minimal, ["batch.global=12", "batch.chunks=2"])

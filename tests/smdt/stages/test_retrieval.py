@@ -1,5 +1,6 @@
 import shutil
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,9 +8,14 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from data_shards.build import BuildOptions, build
+from data_shards.world.source import WorldSource
 from smdt import config as configuration
 from smdt.data.loader import EvaluationLoader, TrainLoader
-from smdt.data.split import Split
+from smdt.data.split import DataInputError, Split
+from smdt.geometry.view import normalise, resize_classes
+from smdt.semantics.augment import SemanticsConfig, draw_semantics
+from smdt.stages import training_views
 from smdt.stages.references import unlearned, write_references
 from smdt.stages.retrieval import Descriptors, RetrievalStage, equal_slices, retrievals
 from smdt.stages.trained import evaluate_stage
@@ -44,10 +50,14 @@ def alone(tmp_path):
 
 @pytest.fixture
 def batch(config):
+    return first_batch(config)
+
+
+def first_batch(config):
     loader = TrainLoader(
         Split.open(config.data.shards, "train"),
         config.data,
-        views=RetrievalStage.views,
+        views=training_views(config),
         global_batch=8,
         seed=0,
         rank=0,
@@ -186,3 +196,45 @@ def test_what_cannot_be_read_has_no_neighbours_and_is_none(config, alone, world,
     assert set(table[lost].tolist()) == {-1}
     assert lost not in table
     assert (table[0] >= 0).sum() == len(split) - 2
+
+
+def test_keep_and_remove_paint_the_ground_image_alone(config):
+    painting = SemanticsConfig(keep={"vegetation": 0.5}, remove={"sky": 0.5, "road": 0.5})
+    config = config.model_copy(update={"semantics": painting})
+    batch = first_batch(config)
+    stage = RetrievalStage(config)
+    ground, aerial = stage.augmented(batch, slice(2, 8), seed=3)
+    plain_ground, plain_aerial = stage.panoramas(batch, slice(2, 8))
+    drawn = draw_semantics(painting, 3, 0, batch.sample_ids[2:8])
+    classes = resize_classes(batch.images["seg"][2:8], (32, 128))
+    assert drawn.removed.any()
+    assert torch.equal(ground, normalise(drawn.apply(plain_ground, classes)))
+    assert torch.equal(aerial, normalise(plain_aerial))
+
+
+def test_class_maps_are_read_only_where_they_are_needed(config, batch):
+    assert set(batch.images) == {"ground", "aerial"}
+    painting = config.model_copy(update={"semantics": SemanticsConfig(remove={"vehicle": 0.3})})
+    assert training_views(painting) == ("ground", "aerial", "seg")
+
+
+def test_shards_without_class_maps_are_refused_for_keep_and_remove(tmp_path, config):
+    root = tmp_path / "unlabelled"
+    build(Unlabelled(0, 8, 8, "easy", (32, 128), 96), root, BuildOptions(), workers=1)
+    painting = config.model_copy(
+        update={
+            "semantics": SemanticsConfig(remove={"vehicle": 0.3}),
+            "data": config.data.model_copy(update={"shards": str(root)}),
+        }
+    )
+    with pytest.raises(DataInputError, match=r"8 of the 8 .* no seg image: make .* `smdt segment`"):
+        first_batch(painting)
+
+
+class Unlabelled(WorldSource):
+    """A world whose panoramas come without class maps."""
+
+    def sample(self, split, row):
+        sample = super().sample(split, row)
+        parts = {name: data for name, data in sample.parts.items() if name != "seg.png"}
+        return replace(sample, parts=parts)
