@@ -3,16 +3,26 @@
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from data_shards.store import Location, uploaded_file
 
 BUFFER_BYTES = 1 << 20
 
 
-@contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Location) -> AbstractContextManager[BinaryIO]:
     """A file to write that appears as `path` when the block ends without an exception.
+
+    In a store it is put there whole, which is atomic in an object store.
+    """
+    return _renamed_file(path) if isinstance(path, Path) else uploaded_file(path)
+
+
+@contextmanager
+def _renamed_file(path: Path) -> Iterator[BinaryIO]:
+    """A local file, written under another name until it is whole.
 
     It is written beside `path` under a name that nobody else uses (process ids repeat on the hosts
     that share a file system), flushed, synced and renamed; the rename is synced too.
@@ -30,7 +40,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Location, data: bytes) -> None:
     """Write a small file in one go."""
     with atomic_file(path) as file:
         file.write(data)
@@ -45,8 +55,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_leftovers(root: Path) -> None:
-    """Delete what killed processes left half written in a data set's folder."""
+def remove_leftovers(root: Location) -> None:
+    """Delete what killed processes left half written in a data set's folder; a store has none."""
+    if not isinstance(root, Path):
+        return
     for pattern in ("*.tmp", "*/*.tmp"):
         for path in root.glob(pattern):
             path.unlink(missing_ok=True)

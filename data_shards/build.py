@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
-from pathlib import Path
 from types import FrameType
 
 from data_shards import layout
@@ -19,6 +18,7 @@ from data_shards.missing import missing_shards
 from data_shards.plan import BuildOptions, BuildPlan, ShardTask
 from data_shards.progress import Watcher, Work
 from data_shards.sources.source import Source
+from data_shards.store import Location, exists, location
 from data_shards.writer import SLOW_IMPORTS, write_shard
 
 __all__ = ["BuildOptions", "build", "build_share", "finish", "stop_signals"]
@@ -26,7 +26,7 @@ __all__ = ["BuildOptions", "build", "build_share", "finish", "stop_signals"]
 
 def build(
     source: Source,
-    out: str | Path,
+    out: str | Location,
     options: BuildOptions | None = None,
     *,
     workers: int | None = None,
@@ -41,7 +41,7 @@ def build(
 
     Args:
         source: where the samples come from.
-        out: folder of the data set; made if missing.
+        out: folder or URL of the data set; a folder is made if missing.
         options: what decides the bytes, besides the source.
         workers: shards written at once; None is as many as the executor has cores.
         max_rejected: more rejected samples than this are an error; None is no limit.
@@ -67,7 +67,7 @@ def build(
 
 def build_share(
     source: Source,
-    out: str | Path,
+    out: str | Location,
     options: BuildOptions | None = None,
     share: ArrayTask = WHOLE,
     *,
@@ -87,7 +87,7 @@ def build_share(
     Returns:
         How many shards of the data set are not finished yet, in this share or another.
     """
-    root = Path(out)
+    root = location(out)
     plan = BuildPlan.of(source, options or BuildOptions())
     plan.claim(root)
     with _stoppable(root, plan) as check_stop:
@@ -96,9 +96,9 @@ def build_share(
         return sum(map(len, missing_shards(root, plan).values()))
 
 
-def finish(out: str | Path) -> Manifest:
+def finish(out: str | Location) -> Manifest:
     """Finalize a build whose shards are all written; it stops as `build` does."""
-    root = Path(out)
+    root = location(out)
     with _stoppable(root, BuildPlan.load(root)):
         return finalize(root)
 
@@ -106,7 +106,7 @@ def finish(out: str | Path) -> Manifest:
 def _write_missing(
     source: Source,
     plan: BuildPlan,
-    root: Path,
+    root: Location,
     share: ArrayTask,
     workers: int | None,
     max_rejected: int | None,
@@ -141,18 +141,20 @@ def _all_tasks(plan: BuildPlan) -> list[ShardTask]:
     return [task for split in plan.splits for task in plan.tasks(split)]
 
 
-def _finished(root: Path, task: ShardTask) -> int | None:
+def _finished(root: Location, task: ShardTask) -> int | None:
     """How many samples a finished shard rejected; None if it is still to be written."""
     part = layout.part_path(root, task.split, task.shard)
-    if not part.exists():
+    if not exists(part):
         return None
     summary = read_summary(part)
-    if summary.samples and not layout.tar_path(root, task.split, task.shard).exists():
+    if summary.samples and not exists(layout.tar_path(root, task.split, task.shard)):
         return None
     return len(summary.rejected)
 
 
-def _check_rejected(root: Path, plan: BuildPlan, rejected: int, max_rejected: int | None) -> None:
+def _check_rejected(
+    root: Location, plan: BuildPlan, rejected: int, max_rejected: int | None
+) -> None:
     if max_rejected is None or rejected <= max_rejected:
         return
     listed = write_rejected(root, plan)
@@ -162,7 +164,7 @@ def _check_rejected(root: Path, plan: BuildPlan, rejected: int, max_rejected: in
     )
 
 
-def _check_arrived(root: Path, plan: BuildPlan, written: list[ShardTask]) -> None:
+def _check_arrived(root: Location, plan: BuildPlan, written: list[ShardTask]) -> None:
     """What an executor's processes wrote is here, too."""
     missing = missing_shards(root, plan)
     for task in written:
@@ -184,7 +186,7 @@ class _StopCheck(Watcher):
 
 
 @contextmanager
-def _stoppable(root: Path, plan: BuildPlan) -> Iterator[Callable[[], None]]:
+def _stoppable(root: Location, plan: BuildPlan) -> Iterator[Callable[[], None]]:
     """SIGINT and SIGTERM end the block as `Stopped`; yields the check of `stop_signals`."""
     try:
         with stop_signals() as check_stop:

@@ -32,8 +32,10 @@ class Layout(StrEnum):
     FOLDER = "folder"
 
 
-Out = Annotated[Path, typer.Option(help="Folder of the data set; an unfinished build goes on.")]
-DataSet = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.")]
+Out = Annotated[
+    str, typer.Option(help="Folder or URL of the data set; an unfinished build goes on.")
+]
+DataSet = Annotated[str, typer.Argument(metavar="DIR", help="Folder or URL of the data set.")]
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the table as JSON.")
 ]
@@ -179,7 +181,7 @@ def finalize(root: DataSet, json_file: Json = None) -> None:
     from data_shards.finalize import finalize as finalize_data_set
 
     manifest = finalize_data_set(root)
-    show_build(manifest, str(root))
+    show_build(manifest, root)
     write_json(json_file, manifest.model_dump(mode="json"))
 
 
@@ -214,7 +216,7 @@ def stats(
     from data_shards.stats import stats as count
 
     splits = count(root)
-    show_stats(splits, str(root))
+    show_stats(splits, root)
     write_json(json_file, {name: split.model_dump(mode="json") for name, split in splits.items()})
     if sheet is not None:
         try:

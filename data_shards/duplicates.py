@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from data_shards import layout
 from data_shards.index import VIEWS, read_table
+from data_shards.store import Location
 
 Digests = Mapping[str, Mapping[str, np.ndarray]]
 """By split and view, uint64 [N, 2] in the order of the split's merged index."""
@@ -77,7 +77,7 @@ def count(groups: Groups, splits: int) -> list[DuplicateCount]:
 
 
 def count_and_list(
-    root: Path, digests: Digests
+    root: Location, digests: Digests
 ) -> tuple[dict[str, dict[str, DuplicateCount]], bytes]:
     """Counts by split and view, and the bytes of `duplicates.jsonl`.
 

@@ -4,7 +4,6 @@ import hashlib
 from collections import Counter
 from functools import reduce
 from operator import add
-from pathlib import Path
 
 import numpy as np
 
@@ -24,16 +23,17 @@ from data_shards.manifest import Manifest, ShardEntry, SplitEntry, save
 from data_shards.missing import check_complete
 from data_shards.pixels import PixelSums
 from data_shards.plan import BuildPlan
+from data_shards.store import Location, local_copy, location, sizes
 
 
-def finalize(root: str | Path) -> Manifest:
+def finalize(root: str | Location) -> Manifest:
     """Merge the index parts of every split and write `manifest.json`; done twice, it is the same.
 
     Raises:
         InputError: no build was begun in `root`.
         ShardError: shards are missing or their index parts damaged, or a split has no samples.
     """
-    root = Path(root)
+    root = location(root)
     plan = BuildPlan.load(root)
     check_complete(root, plan)
     summaries = {split: _summaries(root, plan, split) for split in plan.splits}
@@ -52,26 +52,27 @@ def finalize(root: str | Path) -> Manifest:
     return manifest
 
 
-def write_rejected(root: Path, plan: BuildPlan) -> Path:
+def write_rejected(root: Location, plan: BuildPlan) -> Location:
     """Write the rejections of all shards finished so far to `rejected.jsonl`; return its path."""
     rejections: list[Rejection] = []
     for split in plan.splits:
+        there = sizes(root / split)
         for task in plan.tasks(split):
             part = layout.part_path(root, split, task.shard)
-            if part.exists():
+            if part.name in there:
                 rejections += read_summary(part).rejected
     path = root / layout.REJECTED
     write_atomic(path, "".join(f"{r.model_dump_json()}\n" for r in rejections).encode())
     return path
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Location) -> str:
     """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
+    with local_copy(path) as copy, copy.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def split_digests(root: Path, split: str, entry: SplitEntry) -> dict[str, np.ndarray] | None:
+def split_digests(root: Location, split: str, entry: SplitEntry) -> dict[str, np.ndarray] | None:
     """The digests of a split by view; None if a shard is older than them.
 
     Raises:
@@ -84,7 +85,7 @@ def split_digests(root: Path, split: str, entry: SplitEntry) -> dict[str, np.nda
     return {view: np.concatenate([part[view] for part in known]) for view in VIEWS}
 
 
-def _summaries(root: Path, plan: BuildPlan, split: str) -> dict[int, ShardSummary]:
+def _summaries(root: Location, plan: BuildPlan, split: str) -> dict[int, ShardSummary]:
     """The summary of every shard of a split by its number."""
     return {
         task.shard: read_summary(layout.part_path(root, split, task.shard))
@@ -93,7 +94,7 @@ def _summaries(root: Path, plan: BuildPlan, split: str) -> dict[int, ShardSummar
 
 
 def _split_entry(
-    root: Path, plan: BuildPlan, split: str, summaries: dict[int, ShardSummary]
+    root: Location, plan: BuildPlan, split: str, summaries: dict[int, ShardSummary]
 ) -> SplitEntry:
     filled = {shard: summary for shard, summary in summaries.items() if summary.samples}
     if not filled:
@@ -125,7 +126,7 @@ def _split_entry(
     )
 
 
-def _with_duplicates(root: Path, splits: dict[str, SplitEntry]) -> dict[str, SplitEntry]:
+def _with_duplicates(root: Location, splits: dict[str, SplitEntry]) -> dict[str, SplitEntry]:
     """The splits with their counts; writes `duplicates.jsonl`."""
     digests = {split: split_digests(root, split, entry) for split, entry in splits.items()}
     known = {split: each for split, each in digests.items() if each is not None}

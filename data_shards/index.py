@@ -14,6 +14,7 @@ from data_shards.errors import ShardError
 from data_shards.pixels import DIGEST_BYTES, PixelSums
 from data_shards.places import place_numbers
 from data_shards.sample import IMAGES, MAX_SEMI_POSITIVES, PARTS, Meta
+from data_shards.store import Location, StoreError, read_bytes
 
 ABSENT = -1
 """Offset of a part, or number of a tile, that a sample doesn't have."""
@@ -131,39 +132,39 @@ def index_row(
     return row
 
 
-def write_part(path: Path, rows: Sequence[Mapping[str, Any]], summary: ShardSummary) -> None:
+def write_part(path: Location, rows: Sequence[Mapping[str, Any]], summary: ShardSummary) -> None:
     """Write the index part of a shard: from then on the shard exists."""
     schema = PART_SCHEMA.with_metadata({SUMMARY_KEY: summary.model_dump_json().encode()})
     with atomic_file(path) as file:
         pq.write_table(pa.Table.from_pylist(list(rows), schema), file, store_schema=True)
 
 
-def read_summary(path: Path) -> ShardSummary:
+def read_summary(path: Location) -> ShardSummary:
     """The summary of a part, without reading its rows.
 
     Raises:
         ShardError: the file is missing or damaged.
     """
     try:
-        return ShardSummary.model_validate_json(pq.read_schema(path).metadata[SUMMARY_KEY])
+        return ShardSummary.model_validate_json(pq.read_schema(_source(path)).metadata[SUMMARY_KEY])
     except Exception as error:
         raise _unreadable(path, error) from None
 
 
-def read_part(path: Path) -> pa.Table:
+def read_part(path: Location) -> pa.Table:
     """The rows of a part, with `SCHEMA`.
 
     Raises:
         ShardError: the file is missing or damaged.
     """
     try:
-        table = _with_tiles(pq.read_table(path, partitioning=None))
+        table = _with_tiles(pq.read_table(_source(path), partitioning=None))
         return table.select(SCHEMA.names).cast(SCHEMA)
     except Exception as error:
         raise _unreadable(path, error) from None
 
 
-def read_digests(path: Path) -> dict[str, np.ndarray] | None:
+def read_digests(path: Location) -> dict[str, np.ndarray] | None:
     """uint64 [N, 2] by the names of `VIEWS`: the digests of a part's pixels, 0 where there is none.
 
     None: the part is older than the digests.
@@ -172,10 +173,10 @@ def read_digests(path: Path) -> dict[str, np.ndarray] | None:
         ShardError: the file is missing or damaged.
     """
     try:
-        names = pq.read_schema(path).names
+        names = pq.read_schema(_source(path)).names
         if not set(DIGESTS.values()) <= set(names):
             return None
-        table = pq.read_table(path, columns=list(DIGESTS.values()), partitioning=None)
+        table = pq.read_table(_source(path), columns=list(DIGESTS.values()), partitioning=None)
         return {view: digest_words(table[name].to_pylist()) for view, name in DIGESTS.items()}
     except Exception as error:
         raise _unreadable(path, error) from None
@@ -186,7 +187,7 @@ def digest_words(digests: Sequence[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 2)
 
 
-def merge_parts(parts: Iterable[Path], path: Path) -> int:
+def merge_parts(parts: Iterable[Location], path: Location) -> int:
     """Write the rows of all parts, in order, as one Arrow IPC file; return their number.
 
     It is one uncompressed record batch: memory-mapped, every number column is one array. It says
@@ -202,23 +203,29 @@ def merge_parts(parts: Iterable[Path], path: Path) -> int:
     return int(table.num_rows)
 
 
-def read_table(path: Path) -> pa.Table:
-    """A merged index, memory-mapped, with `MERGED_SCHEMA`.
+def read_table(path: Location) -> pa.Table:
+    """A merged index, with `MERGED_SCHEMA`: memory-mapped, or read whole from a store.
 
     Raises:
         ShardError: the file is missing or damaged.
     """
     try:
-        table = _with_tiles(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+        local = isinstance(path, Path)
+        return open_table(pa.memory_map(str(path)) if local else read_bytes(path))
     except (OSError, pa.ArrowInvalid) as error:
         raise _unreadable(path, error) from None
-    # Version 0.1.0 left places to the reader.
-    return table if PLACE.name in table.column_names else _with_places(table)
 
 
 def _with_places(table: pa.Table) -> pa.Table:
     columns = (table[name].to_numpy() for name in ("positive", "lat", "lon", "utm_e", "utm_n"))
     return table.append_column(PLACE, pa.array(place_numbers(*columns)))
+
+
+def open_table(data: pa.NativeFile | pa.Buffer | bytes) -> pa.Table:
+    """A merged index in memory, not copied."""
+    table = _with_tiles(pa.ipc.open_file(data).read_all())
+    # Version 0.1.0 left places to the reader.
+    return table if PLACE.name in table.column_names else _with_places(table)
 
 
 def _with_tiles(table: pa.Table) -> pa.Table:
@@ -234,7 +241,14 @@ def _number(value: float | None) -> float:
     return NAN if value is None else value
 
 
-def _unreadable(path: Path, error: Exception) -> ShardError:
+def _source(path: Location) -> Path | pa.BufferReader:
+    """What Arrow reads a part from."""
+    return path if isinstance(path, Path) else pa.BufferReader(read_bytes(path))
+
+
+def _unreadable(path: Location, error: Exception) -> ShardError:
+    if isinstance(error, StoreError):
+        return error
     if isinstance(error, FileNotFoundError):
         return ShardError(f"The index file {path} is missing.")
     return ShardError(f"The index file {path} is damaged ({str(error).splitlines()[0]}).")

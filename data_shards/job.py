@@ -40,7 +40,7 @@ class Job:
     metrics_targets: Path | None = None
     metrics_address: str = "127.0.0.1"
 
-    def run(self, source: Source, out: Path, options: BuildOptions, json_file: Path | None) -> None:
+    def run(self, source: Source, out: str, options: BuildOptions, json_file: Path | None) -> None:
         """Build, show the tables and write them as JSON."""
         executor: Executor = RayExecutor(self.ray_address) if self.on_ray else run_tasks
         tally = Tally()
@@ -60,19 +60,19 @@ class Job:
         shown: dict[str, JSON] = {"task": str(self.task), "left": left}
         if manifest is not None:
             shown = manifest.model_dump(mode="json")
-            show_build(manifest, str(out))
+            show_build(manifest, out)
         show_run(figures)
         if manifest is None:
-            show_left(str(self.task), left, str(out))
+            show_left(str(self.task), left, out)
         write_json(json_file, shown | {"run": figures})
 
     @contextmanager
-    def _metrics(self, out: Path) -> Iterator[Watcher]:
+    def _metrics(self, out: str) -> Iterator[Watcher]:
         """The job's metrics, served while the block runs, or nobody's."""
         if self.metrics_targets is None:
             yield Watcher()
             return
-        run, rank = out.resolve().name, self.task.index if self.task else 0
+        run, rank = Path(out).resolve().name, self.task.index if self.task else 0
         metrics = ShardMetrics(run, rank)
         target = self.metrics_targets / f"{run}-shards-{rank:05d}.json"
         try:

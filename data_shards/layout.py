@@ -1,6 +1,6 @@
-"""Where the files of a data set stand below its root."""
+"""Where the files of a data set stand below its root, a folder or a URL."""
 
-from pathlib import Path
+from data_shards.store import Location
 
 PLAN = "build.json"
 MANIFEST = "manifest.json"
@@ -18,21 +18,21 @@ def sample_key(split: str, row: int) -> str:
     return f"{split}-{row:09d}"
 
 
-def tar_path(root: Path, split: str, shard: int) -> Path:
+def tar_path(root: Location, split: str, shard: int) -> Location:
     """The samples of a shard."""
     return root / split / f"{shard_name(split, shard)}.tar"
 
 
-def idx_path(root: Path, split: str, shard: int) -> Path:
+def idx_path(root: Location, split: str, shard: int) -> Location:
     """DALI's index of a tar."""
     return root / split / f"{shard_name(split, shard)}.idx"
 
 
-def part_path(root: Path, split: str, shard: int) -> Path:
+def part_path(root: Location, split: str, shard: int) -> Location:
     """Our index of a tar; the shard is finished when this file is there."""
     return root / split / f"{shard_name(split, shard)}.parquet"
 
 
-def table_path(root: Path, split: str) -> Path:
+def table_path(root: Location, split: str) -> Location:
     """The merged index of a split, an Arrow IPC file to memory-map."""
     return root / split / f"{split}.arrow"

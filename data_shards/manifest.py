@@ -13,6 +13,7 @@ from data_shards.errors import InputError, ShardError
 from data_shards.pixels import ViewStatistics
 from data_shards.plan import BuildOptions
 from data_shards.sources.source import JSON, Kind
+from data_shards.store import Location, exists, location, read_bytes
 
 __all__ = ["Manifest", "ShardEntry", "ShardError", "SplitEntry", "load", "manifest_hash", "save"]
 
@@ -82,15 +83,16 @@ class Manifest(_Strict):
     splits: dict[str, SplitEntry]
 
 
-def load(root: str | Path) -> Manifest:
+def load(root: str | Location) -> Manifest:
     """The manifest of a finished data set.
 
     Raises:
         InputError: there is no folder or no manifest, or its format is newer than this code.
         ShardError: the manifest is damaged.
     """
-    path = Path(root) / layout.MANIFEST
-    data = _read(Path(root))
+    root = location(root)
+    path = root / layout.MANIFEST
+    data = _read(root)
     try:
         version = _Version.model_validate_json(data).format_version
         if version > FORMAT_VERSION:
@@ -103,16 +105,16 @@ def load(root: str | Path) -> Manifest:
         raise ShardError(f"{path} is damaged: {first_problem(error)}.") from None
 
 
-def manifest_hash(root: str | Path) -> str:
+def manifest_hash(root: str | Location) -> str:
     """SHA-256 of the manifest's bytes, hexadecimal: equal hashes, equal data sets.
 
     Raises:
         InputError: there is no folder or no manifest.
     """
-    return hashlib.sha256(_read(Path(root))).hexdigest()
+    return hashlib.sha256(_read(location(root))).hexdigest()
 
 
-def save(root: Path, manifest: Manifest) -> None:
+def save(root: Location, manifest: Manifest) -> None:
     """Write `manifest.json`: from then on the data set is finished."""
     write_atomic(root / layout.MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
 
@@ -124,13 +126,13 @@ def first_problem(error: ValidationError) -> str:
     return f"{field}: {problem['msg']}" if field else problem["msg"]
 
 
-def _read(root: Path) -> bytes:
-    if not root.is_dir():
+def _read(root: Location) -> bytes:
+    if isinstance(root, Path) and not root.is_dir():
         raise InputError(f"There is no folder {root}.")
     try:
-        return (root / layout.MANIFEST).read_bytes()
+        return read_bytes(root / layout.MANIFEST)
     except FileNotFoundError:
-        unfinished = (root / layout.PLAN).exists()
+        unfinished = exists(root / layout.PLAN)
         what_to_do = (
             "its build has not finished: start the same `smdt shards build` again"
             if unfinished

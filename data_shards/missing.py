@@ -1,15 +1,14 @@
 """Which shards of a build are not finished yet, on whatever host they are written."""
 
-from pathlib import Path
-
 from data_shards import layout
 from data_shards.errors import ShardError
 from data_shards.plan import BuildPlan
+from data_shards.store import Location, sizes
 
 LISTED_RUNS = 10
 
 
-def check_complete(root: Path, plan: BuildPlan) -> None:
+def check_complete(root: Location, plan: BuildPlan) -> None:
     """Raise a `ShardError` that names the shards of every split that are missing."""
     missing = missing_shards(root, plan)
     if not missing:
@@ -24,7 +23,7 @@ def check_complete(root: Path, plan: BuildPlan) -> None:
     )
 
 
-def missing_shards(root: Path, plan: BuildPlan) -> dict[str, list[int]]:
+def missing_shards(root: Location, plan: BuildPlan) -> dict[str, list[int]]:
     """The shards of each split that have no index part yet; splits that are whole are left out.
 
     Folders are listed: asking name by name would let a network file system answer from what it
@@ -32,8 +31,7 @@ def missing_shards(root: Path, plan: BuildPlan) -> dict[str, list[int]]:
     """
     missing = {}
     for split in plan.splits:
-        folder = root / split
-        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        there = sizes(root / split)
         numbers = [
             task.shard
             for task in plan.tasks(split)

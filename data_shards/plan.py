@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from data_shards.atomic import write_atomic
 from data_shards.errors import InputError, ShardError
 from data_shards.images import Chroma, Encoding, Filter, encoder_name
 from data_shards.sources.source import JSON, Kind, Source
+from data_shards.store import Location, exists, make_folder, read_bytes
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")
 
@@ -101,7 +101,7 @@ class BuildPlan(BaseModel):
         )
 
     @classmethod
-    def load(cls, root: Path) -> "BuildPlan":
+    def load(cls, root: Location) -> "BuildPlan":
         """The plan that a folder was begun with.
 
         Raises:
@@ -110,7 +110,7 @@ class BuildPlan(BaseModel):
         """
         path = root / layout.PLAN
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(read_bytes(path))
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"No build was begun in {root}: there is no {layout.PLAN}.") from None
         except OSError as error:
@@ -118,7 +118,7 @@ class BuildPlan(BaseModel):
         except ValidationError:
             raise ShardError(f"{path} is damaged; delete {root} and build it again.") from None
 
-    def claim(self, root: Path) -> None:
+    def claim(self, root: Location) -> None:
         """Begin or go on with this build in `root`, making the folders.
 
         Raises:
@@ -126,8 +126,8 @@ class BuildPlan(BaseModel):
         """
         try:
             for name in self.splits:
-                (root / name).mkdir(parents=True, exist_ok=True)
-            if not (root / layout.PLAN).exists():
+                make_folder(root / name)
+            if not exists(root / layout.PLAN):
                 write_atomic(root / layout.PLAN, self.model_dump_json(indent=1).encode() + b"\n")
                 return
         except OSError as error:

@@ -1,7 +1,5 @@
 """A contact sheet: pairs of a data set as a person would look at them."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from data_shards.images import decode
 from data_shards.index import read_table
 from data_shards.manifest import load
 from data_shards.sample import RejectedSample
+from data_shards.store import Location, location, read_bytes
 
 COLUMNS = 2
 TILE = 192
@@ -25,14 +24,14 @@ BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
 
 
-def contact_sheet(root: str | Path, pairs_per_split: int = 6) -> Image.Image:
+def contact_sheet(root: str | Location, pairs_per_split: int = 6) -> Image.Image:
     """Samples spread evenly over each split: the tile, beside it panorama over class map.
 
     Raises:
         InputError: `root` is no finished data set.
         ShardError: a sample on the sheet is damaged.
     """
-    root = Path(root)
+    root = location(root)
     cells = [
         _cell(root, split, row)
         for split in load(root).splits
@@ -50,14 +49,14 @@ def contact_sheet(root: str | Path, pairs_per_split: int = 6) -> Image.Image:
     return sheet
 
 
-def _spread(root: Path, split: str, count: int) -> list[dict[str, Any]]:
+def _spread(root: Location, split: str, count: int) -> list[dict[str, Any]]:
     table = read_table(layout.table_path(root, split))
     rows = np.unique(np.linspace(0, table.num_rows - 1, count).round().astype(np.int64))
     selected: list[dict[str, Any]] = table.take(rows).to_pylist()
     return selected
 
 
-def _cell(root: Path, split: str, row: dict[str, Any]) -> Image.Image:
+def _cell(root: Location, split: str, row: dict[str, Any]) -> Image.Image:
     cell = Image.new("RGB", CELL, BACKGROUND)
     ImageDraw.Draw(cell).text((0, 0), f"{row['key']}   {row['source_id']}"[:90], fill=INK)
     right = TILE + GAP
@@ -72,12 +71,11 @@ def _cell(root: Path, split: str, row: dict[str, Any]) -> Image.Image:
 
 
 def _picture(
-    root: Path, split: str, row: dict[str, Any], part: str, size: tuple[int, int]
+    root: Location, split: str, row: dict[str, Any], part: str, size: tuple[int, int]
 ) -> Image.Image:
     tar = layout.tar_path(root, split, row["shard"])
     try:
-        with tar.open("rb") as file:
-            data = os.pread(file.fileno(), row[f"{part}_size"], row[f"{part}_offset"])
+        data = read_bytes(tar, row[f"{part}_offset"], row[f"{part}_size"])
         image = decode(f"{part} of {row['key']}", data)
     except OSError as error:
         raise ShardError(f"{tar} can't be read: {error.strerror}.") from None

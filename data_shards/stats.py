@@ -1,7 +1,5 @@
 """What is in a data set, in numbers."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +10,7 @@ from data_shards.index import read_table
 from data_shards.manifest import SplitEntry, load
 from data_shards.sample import IMAGES
 from data_shards.sources.source import Kind
+from data_shards.store import Location, location
 
 
 class SizeRange(BaseModel):
@@ -53,14 +52,14 @@ class SplitStats(BaseModel):
     """By view; None: the data set is older than the count."""
 
 
-def stats(root: str | Path) -> dict[str, SplitStats]:
+def stats(root: str | Location) -> dict[str, SplitStats]:
     """The numbers of each split, from the manifest and the merged index.
 
     Raises:
         InputError: `root` is no finished data set.
         ShardError: the manifest or an index is damaged.
     """
-    root = Path(root)
+    root = location(root)
     return {
         split: _split_stats(entry, read_table(layout.table_path(root, split)))
         for split, entry in load(root).splits.items()

@@ -1,9 +1,11 @@
 """Recompute everything that a data set says of itself, and name what is damaged."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from data_shards.finalize import sha256
 from data_shards.index import VIEWS
 from data_shards.manifest import Manifest, SplitEntry, load
 from data_shards.pixels import PixelSums
+from data_shards.store import Location, download, location, read_bytes, sizes
 from data_shards.verify_shard import Damage, ShardToCheck, check_shard
 
 
@@ -27,7 +30,7 @@ class Verification:
 
 
 def verify(
-    root: str | Path, *, workers: int | None = None, progress: Advance | None = None
+    root: str | Location, *, workers: int | None = None, progress: Advance | None = None
 ) -> Verification:
     """Check every byte, index and count of a data set.
 
@@ -39,21 +42,23 @@ def verify(
     Raises:
         InputError, ShardError: there is no readable manifest to check against.
     """
-    root = Path(root)
+    root = location(root)
     manifest = load(root)
     damages: list[Damage] = []
     tasks: list[ShardToCheck] = []
-    for split, entry in manifest.splits.items():
-        damages += _check_split(root, split, entry)
-        tasks += _tasks(split, entry)
-    check = partial(check_shard, root)
     pixels: dict[tuple[str, str], PixelSums] = {}
     digests: dict[ShardToCheck, dict[str, np.ndarray]] = {}
-    for task, result in run_tasks(check, tasks, workers, progress or no_progress):
-        damages += result.damages
-        digests[task] = result.digests
-        for view, sums in result.pixels.items():
-            pixels[task.split, view] = pixels.get((task.split, view), PixelSums()) + sums
+    with TemporaryDirectory(prefix="smdt-") as folder:
+        for split, entry in manifest.splits.items():
+            table = _local_table(root, split, Path(folder))
+            damages += _check_split(root, split, entry, table)
+            tasks += _tasks(split, entry, table)
+        check = partial(check_shard, root)
+        for task, result in run_tasks(check, tasks, workers, progress or no_progress):
+            damages += result.damages
+            digests[task] = result.digests
+            for view, sums in result.pixels.items():
+                pixels[task.split, view] = pixels.get((task.split, view), PixelSums()) + sums
     if not damages:
         damages += _check_statistics(manifest, pixels)
         damages += _check_duplicates(root, manifest, {task: digests[task] for task in tasks})
@@ -61,17 +66,27 @@ def verify(
     return Verification(len(tasks), samples, sorted(damages))
 
 
-def _tasks(split: str, entry: SplitEntry) -> Iterator[ShardToCheck]:
+def _tasks(split: str, entry: SplitEntry, table: Path) -> Iterator[ShardToCheck]:
     first_row = 0
     for shard in entry.shards:
-        yield ShardToCheck(split, shard, first_row)
+        yield ShardToCheck(split, shard, first_row, table)
         first_row += shard.samples
 
 
-def _check_split(root: Path, split: str, entry: SplitEntry) -> Iterator[Damage]:
-    """The merged index, the manifest's sums, and files that do not belong."""
+def _local_table(root: Location, split: str, folder: Path) -> Path:
+    """The merged index on this machine, from a store once for all tasks; it may be missing."""
     table = layout.table_path(root, split)
-    name = str(table.relative_to(root))
+    if isinstance(table, Path):
+        return table
+    copy = folder / table.name
+    with suppress(FileNotFoundError):
+        download(table, copy)
+    return copy
+
+
+def _check_split(root: Location, split: str, entry: SplitEntry, table: Path) -> Iterator[Damage]:
+    """The merged index, the manifest's sums, and files that do not belong."""
+    name = f"{split}/{table.name}"
     if not table.exists():
         yield Damage(name, "", "", "missing", "The merged index is missing: finalize again.")
     elif sha256(table) != entry.table_sha256:
@@ -79,11 +94,11 @@ def _check_split(root: Path, split: str, entry: SplitEntry) -> Iterator[Damage]:
     sums = (sum(s.samples for s in entry.shards), sum(s.bytes for s in entry.shards))
     if sums != (entry.samples, entry.bytes):
         yield Damage(layout.MANIFEST, "", "", "count", f"The shards of {split} do not add up.")
-    known = {layout.tar_path(root, split, s.shard) for s in entry.shards}
-    for path in sorted(set((root / split).glob("*.tar")) - known):
-        yield Damage(
-            str(path.relative_to(root)), "", "", "count", "The manifest knows no such shard."
-        )
+    known = {layout.tar_path(root, split, s.shard).name for s in entry.shards}
+    for found in sorted(set(sizes(root / split)) - known):
+        if found.endswith(".tar"):
+            detail = "The manifest knows no such shard."
+            yield Damage(f"{split}/{found}", "", "", "count", detail)
 
 
 def _check_statistics(
@@ -98,7 +113,7 @@ def _check_statistics(
 
 
 def _check_duplicates(
-    root: Path, manifest: Manifest, digests: dict[ShardToCheck, dict[str, np.ndarray]]
+    root: Location, manifest: Manifest, digests: dict[ShardToCheck, dict[str, np.ndarray]]
 ) -> Iterator[Damage]:
     """The counts and the list, made again from the pixels; an older data set has neither."""
     if any(entry.duplicates is None for entry in manifest.splits.values()):
@@ -114,8 +129,8 @@ def _check_duplicates(
     for split, entry in manifest.splits.items():
         if counts[split] != entry.duplicates:
             yield Damage(layout.MANIFEST, "", "", "count", f"The duplicates in {split} are others.")
-    path = root / layout.DUPLICATES
-    if not path.exists():
+    try:
+        if read_bytes(root / layout.DUPLICATES) != listed:
+            yield Damage(layout.DUPLICATES, "", "", "count", "The list differs: finalize again.")
+    except FileNotFoundError:
         yield Damage(layout.DUPLICATES, "", "", "missing", "The list is missing: finalize again.")
-    elif path.read_bytes() != listed:
-        yield Damage(layout.DUPLICATES, "", "", "count", "The list differs: finalize again.")

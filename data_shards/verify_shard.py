@@ -28,6 +28,7 @@ from data_shards.index import (
 from data_shards.manifest import ShardEntry
 from data_shards.pixels import PixelSums, grid_histogram, pixel_digest
 from data_shards.sample import IMAGES, PARTS, RejectedSample
+from data_shards.store import Location, exists, local_copy, read_bytes
 
 
 class Damage(NamedTuple):
@@ -64,15 +65,16 @@ class _Looked(NamedTuple):
 
 
 class ShardToCheck(NamedTuple):
-    """A shard to check; `first_row` is its first in the split's merged index."""
+    """A shard to check; `first_row` is its first in `table`, the split's merged index."""
 
     split: str
     entry: ShardEntry
     first_row: int
+    table: Path
 
 
 def check_shard(
-    root: Path, task: ShardToCheck, advance: Advance
+    root: Location, task: ShardToCheck, advance: Advance
 ) -> tuple[ShardToCheck, ShardCheck]:
     """Check a shard against its indexes and the manifest; `advance` is called for each sample."""
     entry = task.entry
@@ -80,17 +82,21 @@ def check_shard(
     looked = _Looked({}, {view: [] for view in VIEWS})
     rows, index_damages = _read_rows(root, task)
     damages += index_damages
-    tar = layout.tar_path(root, task.split, entry.shard)
-    name = str(tar.relative_to(root))
-    if not tar.exists():
+    stored = layout.tar_path(root, task.split, entry.shard)
+    name = f"{task.split}/{stored.name}"
+    try:
+        with local_copy(stored) as tar:
+            tar.stat()  # a local one may be missing
+            if rows is not None:
+                found = list(_check_samples(tar, name, rows, looked, advance))
+                found += _check_members(root, tar, task, rows)
+                if not found and sha256(tar) != entry.sha256:
+                    detail = "Bytes between the samples changed."
+                    found.append(Damage(name, "", "", "checksum", detail))
+                damages += found
+    except FileNotFoundError:
         detail = f"The tar is missing, and its {entry.samples} samples with it."
         damages.append(Damage(name, "", "", "missing", detail))
-    elif rows is not None:
-        found = list(_check_samples(tar, name, rows, looked, advance))
-        found += _check_members(root, task, rows)
-        if not found and sha256(tar) != entry.sha256:
-            found.append(Damage(name, "", "", "checksum", "Bytes between the samples changed."))
-        damages += found
     digests = {view: digest_words(each) for view, each in looked.digests.items()}
     if not damages:
         damages += _check_digests(root, task, rows or [], digests)
@@ -99,29 +105,31 @@ def check_shard(
 
 
 def _check_digests(
-    root: Path, task: ShardToCheck, rows: list[dict[str, Any]], found: dict[str, np.ndarray]
+    root: Location, task: ShardToCheck, rows: list[dict[str, Any]], found: dict[str, np.ndarray]
 ) -> Iterator[Damage]:
     path = layout.part_path(root, task.split, task.entry.shard)
     indexed = read_digests(path)
     for view, words in (indexed or {}).items():
         for row in np.flatnonzero((words != found[view]).any(axis=1)):
             detail = "Its pixels have another digest than the index says."
-            yield Damage(str(path.relative_to(root)), rows[row]["key"], view, "index", detail)
+            yield Damage(f"{task.split}/{path.name}", rows[row]["key"], view, "index", detail)
 
 
-def _read_rows(root: Path, task: ShardToCheck) -> tuple[list[dict[str, Any]] | None, list[Damage]]:
+def _read_rows(
+    root: Location, task: ShardToCheck
+) -> tuple[list[dict[str, Any]] | None, list[Damage]]:
     """The index rows of a shard, from its part, or if that is damaged from the merged index."""
     path = layout.part_path(root, task.split, task.entry.shard)
-    name = str(path.relative_to(root))
+    name = f"{task.split}/{path.name}"
     try:
-        merged = read_table(layout.table_path(root, task.split))
+        merged = read_table(task.table)
         merged = merged.slice(task.first_row, task.entry.samples)
     except ShardError:
         merged = None  # `_check_split` has said so
     try:
         part = read_part(path)
     except ShardError as error:
-        reason = "checksum" if path.exists() else "missing"
+        reason = "checksum" if exists(path) else "missing"
         rows = merged.to_pylist() if merged is not None else None
         return rows, [Damage(name, "", "", reason, str(error))]
     damages = []
@@ -196,10 +204,11 @@ def _check_image(
         looked.digests[part].append(pixel_digest(pixels))
 
 
-def _check_members(root: Path, task: ShardToCheck, rows: list[dict[str, Any]]) -> Iterator[Damage]:
+def _check_members(
+    root: Location, tar: Path, task: ShardToCheck, rows: list[dict[str, Any]]
+) -> Iterator[Damage]:
     """The tar as any reader walks it, against the index and the `.idx`."""
-    tar = layout.tar_path(root, task.split, task.entry.shard)
-    name = str(tar.relative_to(root))
+    name = f"{task.split}/{tar.name}"
     try:
         with tarfile.open(tar, "r:") as archive:
             members = [_member(info) for info in archive]
@@ -220,10 +229,13 @@ def _check_members(root: Path, task: ShardToCheck, rows: list[dict[str, Any]]) -
         detail = f"The index does not know the member at byte {offset}."
         yield Damage(name, key, part, "index", detail)
     idx = layout.idx_path(root, task.split, task.entry.shard)
-    if not idx.exists():
-        yield Damage(str(idx.relative_to(root)), "", "", "missing", "DALI's index is missing.")
-    elif idx.read_bytes() != idx_text(members).encode():
-        yield Damage(str(idx.relative_to(root)), "", "", "index", "It does not describe the tar.")
+    try:
+        if read_bytes(idx) != idx_text(members).encode():
+            detail = "It does not describe the tar."
+            yield Damage(f"{task.split}/{idx.name}", "", "", "index", detail)
+    except FileNotFoundError:
+        detail = "DALI's index is missing."
+        yield Damage(f"{task.split}/{idx.name}", "", "", "missing", detail)
 
 
 def _member(info: tarfile.TarInfo) -> Member:

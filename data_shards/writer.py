@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 from typing import BinaryIO
 
 import google_crc32c
@@ -27,6 +26,7 @@ from data_shards.pixels import PixelSums
 from data_shards.plan import BuildOptions, ShardTask
 from data_shards.sample import PART_FILES, Meta, RejectedSample, Sample
 from data_shards.sources.source import Source
+from data_shards.store import Location
 
 SLOW_IMPORTS = ("webdataset",)
 """It brings torch: seconds that only a process which writes has to spend."""
@@ -49,7 +49,7 @@ class PreparedSample:
 def write_shard(
     source: Source,
     options: BuildOptions,
-    root: Path,
+    root: Location,
     task: ShardTask,
     advance: Callable[[int], None],
 ) -> ShardSummary:
@@ -138,7 +138,7 @@ def _accepted(
 
 
 def _write(
-    samples: Iterator[PreparedSample], root: Path, task: ShardTask, rejected: list[Rejection]
+    samples: Iterator[PreparedSample], root: Location, task: ShardTask, rejected: list[Rejection]
 ) -> ShardSummary:
     from webdataset import TarWriter
 

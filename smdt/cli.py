@@ -72,7 +72,7 @@ def train(
 @app.command()
 def evaluate(
     trained: Annotated[Path, typer.Argument(metavar="RUN_OR_CHECKPOINT")],
-    shards: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    shards: Annotated[str, typer.Option(help="Folder or URL of the data set.")],
     split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
     max_missing: Annotated[int, typer.Option(help="Unreadable samples to tolerate.")] = 0,
     json_file: JsonOption = None,
@@ -80,7 +80,7 @@ def evaluate(
     """Recall of a trained model: each ground panorama against all aerial images of the split."""
     from smdt.stages.trained import evaluate_trained
 
-    evaluation = evaluate_trained(trained, str(shards), split, max_missing)
+    evaluation = evaluate_trained(trained, shards, split, max_missing)
     table = Table("protocol", *evaluation.scores, title=f"{trained} on {shards}")
     table.add_row(evaluation.protocol, *(f"{s:.2%}" for s in evaluation.scores.values()))
     Console().print(table)

@@ -113,6 +113,7 @@ def train_rank(
     )
     if rank == 0:
         open_run(folder, config, progress.step)
+        loader.rewind_quarantine(progress.data)
     dist.barrier()
     try:
         with exporter(config, metrics, folder, rank), display:
@@ -163,7 +164,7 @@ def open_loader(
         UserError: the shards, the split or the global batch do not fit.
     """
     return TrainLoader(
-        Split.open(config.data.shards, config.data.split),
+        Split.open(config.data.shards, config.data.split, config.data.cache),
         config.data,
         views=training_views(config),
         global_batch=config.batch.global_batch,

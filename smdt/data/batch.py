@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from smdt.data.distinct_places import Ids
 from smdt.data.order import DataState
 from smdt.data.pipeline import Decoder, Images
+from smdt.data.quarantine import QuarantineLine
 from smdt.data.reader import Reader
 from smdt.data.split import DataError, Split
 
@@ -36,6 +37,8 @@ class Batch:
     """[B], of the panorama's top edge, degrees."""
     state: DataState
     """After this global batch: what a checkpoint saves."""
+    replaced: Sequence[QuarantineLine] = ()
+    """What stand-ins replace in it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class EncodedSample:
 
     sample_id: int
     images: Mapping[str, bytes]
+    replaced: Sequence[QuarantineLine] = ()
+    """The samples whose stead it takes, from the one of the order to the last that was tried."""
 
     @classmethod
     def read(cls, reader: Reader, sample_id: int, views: Sequence[str]) -> "EncodedSample":
@@ -101,4 +106,5 @@ class BatchMaker:
             elevation_min=self._split.column("elevation_min")[ids],
             elevation_max=self._split.column("elevation_max")[ids],
             state=state,
+            replaced=[line for sample in samples for line in sample.replaced],
         )

@@ -28,6 +28,7 @@ from smdt.data.order import (
 )
 from smdt.data.quarantine import Quarantine
 from smdt.data.reader import DamagedPart, Reader
+from smdt.data.shard_cache import CacheConfig
 from smdt.data.split import DataError, DataInputError, Split
 from smdt.data.stand_ins import StandInReader
 from smdt.telemetry.metrics import TrainingMetrics
@@ -44,7 +45,7 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     shards: str
-    """Folder made by `smdt shards`."""
+    """Folder or URL made by `smdt shards`."""
     split: str = "train"
     """Split to train on."""
     order: OrderConfig = OrderConfig()
@@ -56,7 +57,9 @@ class DataConfig(BaseModel):
     read_ahead: PositiveInt = 4
     """Batches that are read before they are decoded."""
     max_quarantined: NonNegativeInt = 100
-    """Samples that a rank may find damaged and replace; one more ends the run."""
+    """Samples that the run may find damaged and replace, over all ranks; one more ends it."""
+    cache: CacheConfig = CacheConfig()
+    """Where the shards of a store are kept."""
 
 
 class TrainLoader:
@@ -100,6 +103,9 @@ class TrainLoader:
         self.steps_per_epoch = _fitting_steps(split, global_batch, world_size)
         split.require_views(views)
         split.require_tars(config.max_quarantined, "data.max_quarantined")
+        order = config.order
+        within_windows = order.policy == "shuffle" and order.window is not None
+        split.require_cache(shuffled=order.policy != "sequential" and not within_windows)
         self.split = split
         self._config = config
         self._views = tuple(views)
@@ -121,6 +127,14 @@ class TrainLoader:
         if state.consumed < self.steps_per_epoch * self._global_batch:
             return state.epoch, state.consumed == 0
         return state.epoch + 1, True
+
+    def rewind_quarantine(self, state: DataState) -> None:
+        """Drop from the list what the batches after `state` will list again; on one rank only.
+
+        Raises:
+            DataError: the list can't be written.
+        """
+        self._quarantine.rewind(state.epoch, state.consumed // self._global_batch)
 
     def stream(
         self, state: DataState, epochs: int, table: NeighbourTable | None = None
@@ -153,7 +167,6 @@ class TrainLoader:
             Reader(self.split, self._metrics, stopping),
             self.split,
             self._views,
-            self._quarantine,
             self._rank,
         )
         maker = BatchMaker(
@@ -183,7 +196,9 @@ class TrainLoader:
             stopping=stopping,
         )
         with closing(order), closing(batches):
-            yield from batches
+            for batch in batches:
+                self._quarantine.add(batch.replaced)
+                yield batch
 
     def _check_state(self, state: DataState) -> None:
         if state.manifest_hash != self.split.manifest_hash:
@@ -247,6 +262,7 @@ class EvaluationLoader:
     ) -> None:
         split.require_views(views)
         split.require_tars(max_missing, "max_missing")
+        split.require_cache(shuffled=False)
         self.missing: list[Missing] = []
         slices = [evaluation_slice(len(split), each, world_size) for each in range(world_size)]
         self.longest = max(-(-len(part) // batch) for part in slices)

@@ -1,12 +1,13 @@
 """The list of samples that training could not read, and the end of a run that reads too many."""
 
+import fcntl
 import json
-import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Lock
 
-from smdt.data.split import DataError
+from data_shards.atomic import write_atomic
+from smdt.data.errors import DataError
 from smdt.telemetry.metrics import TrainingMetrics
 
 
@@ -31,12 +32,15 @@ class QuarantineLine:
 
 
 class Quarantine:
-    """Appends whole lines to a file that all ranks share, and counts this rank's samples.
+    """The file that all ranks of a run append to, and its bound.
+
+    It holds the damage of batches that were handed to a step, and of no others: what is read ahead
+    is listed when its turn comes, and a run that goes on drops what it will hand out again.
 
     Args:
         path: of `quarantine.jsonl`; its folder must exist.
-        max_quarantined: distinct samples that this rank may replace.
-        metrics: counts replacements by reason.
+        max_quarantined: distinct samples that the run may replace, over all ranks.
+        metrics: counts this rank's replacements by reason.
     """
 
     def __init__(self, path: Path, max_quarantined: int, metrics: TrainingMetrics) -> None:
@@ -44,31 +48,56 @@ class Quarantine:
         self._max_quarantined = max_quarantined
         self._metrics = metrics
         self._keys: set[str] = set()
-        self._lock = Lock()
+        self._counted_bytes = 0
 
-    def add(self, line: QuarantineLine) -> None:
-        """List a replaced sample.
+    def add(self, lines: Sequence[QuarantineLine]) -> None:
+        """List the samples that were replaced in a batch.
 
         Raises:
-            DataError: there are more than `max_quarantined` now, or the list can't be written.
+            DataError: the run has replaced more than `max_quarantined` now, or the list can't be
+                written.
         """
-        self._metrics.quarantined_samples(line.reason).inc()
-        self._append(json.dumps(asdict(line)) + "\n")
-        with self._lock:
-            self._keys.add(line.key)
-            count = len(self._keys)
-        if count > self._max_quarantined:
-            raise DataError(
-                f"Rank {line.rank} could not read {count} samples, more than "
-                f"data.max_quarantined={self._max_quarantined}: they are listed in {self._path}."
-            )
-
-    def _append(self, line: str) -> None:
+        if not lines:
+            return
+        for line in lines:
+            self._metrics.quarantined_samples(line.reason).inc()
         try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                os.write(descriptor, line.encode())  # one write: lines of ranks never mix
-            finally:
-                os.close(descriptor)
+            self._append("".join(json.dumps(asdict(line)) + "\n" for line in lines))
         except OSError as error:
             raise DataError(f"{self._path} can't be written: {error.strerror}.") from None
+        if len(self._keys) > self._max_quarantined:
+            raise DataError(
+                f"{len(self._keys)} samples could not be read, more than data.max_quarantined="
+                f"{self._max_quarantined}: they are listed in {self._path}."
+            )
+
+    def rewind(self, epoch: int, batch: int) -> None:
+        """Drop the lines of this batch and of those after it; for one rank, before any adds.
+
+        Raises:
+            DataError: the list can't be written.
+        """
+        try:
+            text = self._path.read_bytes() if self._path.exists() else b""
+            lines = text.splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith(b"\n") and _at(line) < (epoch, batch)]
+            if kept != lines:
+                write_atomic(self._path, b"".join(kept))
+        except OSError as error:
+            raise DataError(f"{self._path} can't be written: {error.strerror}.") from None
+
+    def _append(self, text: str) -> None:
+        """Append whole lines, and count what all ranks have listed."""
+        with self._path.open("ab+", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # whoever writes the line that is too many sees it
+            file.write(text.encode())
+            file.seek(self._counted_bytes)
+            added = file.read()
+        self._counted_bytes += len(added)
+        self._keys |= {json.loads(line)["key"] for line in added.splitlines()}
+
+
+def _at(line: bytes) -> tuple[int, int]:
+    """The epoch and the batch of a line."""
+    fields = json.loads(line)
+    return fields["epoch"], fields["batch"]

@@ -1,78 +1,98 @@
-"""A finished split on disk: its index, memory-mapped, and what its files promise to hold."""
+"""A finished split: its index, memory-mapped, and what its files promise to hold."""
 
+import hashlib
+import mmap
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from upath import UPath
 
 from data_shards import layout, manifest
-from data_shards.errors import ShardError, UserError
-from data_shards.index import ABSENT, read_table
+from data_shards.errors import ShardError
+from data_shards.index import ABSENT, open_table, read_table
 from data_shards.sample import PARTS
+from data_shards.store import Location, location, size, sizes
+from smdt.data.errors import DataError, DataInputError
+from smdt.data.shard_cache import GIGABYTE, CacheConfig, ShardCache
 
-
-class DataError(UserError):
-    """The data cannot be read as the run needs it; one sentence for the user."""
-
-
-class DataInputError(DataError):
-    """The user named data that is not there, or that does not fit: exit 2."""
-
-    exit_code: ClassVar[int] = 2
+__all__ = ["DataError", "DataInputError", "Split"]
 
 
 class Split:
     """The samples of one split, by sample id: their row in the index, 0..N-1.
 
     Attributes:
-        root: the data set's folder.
+        root: the data set's folder or URL.
         name: of the split.
         kind: "pairs", "aerial" (a gallery) or "ground" (queries).
         manifest_hash: SHA-256 of the manifest, hexadecimal.
+        shards: the manifest's entries by number.
+        cache: of a split that is in a store.
     """
 
     def __init__(
-        self, root: Path, name: str, entry: manifest.SplitEntry, manifest_hash: str, table: pa.Table
+        self,
+        root: Location,
+        name: str,
+        entry: manifest.SplitEntry,
+        manifest_hash: str,
+        table: pa.Table,
+        cache: ShardCache | None,
     ) -> None:
         self.root = root
         self.name = name
         self.kind = entry.kind
         self.manifest_hash = manifest_hash
-        self._shards = entry.shards
+        self.shards = {shard.shard: shard for shard in entry.shards}
+        self.cache = cache
         self._table = table
         self._columns: dict[str, NDArray[Any]] = {}
 
     @classmethod
-    def open(cls, root: str | Path, name: str) -> "Split":
+    def open(
+        cls, root: str | Location, name: str, cache_config: CacheConfig | None = None
+    ) -> "Split":
         """Open a split of a finished data set.
+
+        Args:
+            root: its folder or URL.
+            name: of the split.
+            cache_config: where the files of a store are kept; None is the default place.
 
         Raises:
             DataInputError: no such folder, manifest or split, or they cannot be read.
             DataError: the manifest or the index is damaged.
         """
-        root = Path(root)
+        cache = None
         try:
+            root = location(root)
             described = manifest.load(root)
             if name not in described.splits:
                 there = ", ".join(sorted(described.splits))
                 raise DataInputError(f"{root} has no split {name!r}, it has {there}.")
-            table = read_table(layout.table_path(root, name))
+            entry = described.splits[name]
+            if isinstance(root, Path):
+                table = read_table(layout.table_path(root, name))
+            else:
+                cache = ShardCache(cache_config or CacheConfig())
+                table = _cached_table(root, name, entry.table_sha256, cache)
             manifest_hash = manifest.manifest_hash(root)
         except ShardError as error:
             kind = DataInputError if error.exit_code == DataInputError.exit_code else DataError
             raise kind(str(error)) from None
         except OSError as error:
             raise DataInputError(f"{root} can't be read: {error.strerror}.") from None
-        entry = described.splits[name]
         if len(table) != entry.samples:
             raise DataError(
                 f"The index of split {name!r} in {root} has {len(table)} samples, its manifest "
                 f"says {entry.samples}: run `smdt shards finalize {root}`."
             )
-        return cls(root, name, entry, manifest_hash, table)
+        return cls(root, name, entry, manifest_hash, table, cache)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -92,9 +112,13 @@ class Split:
         """The data set's own name of the sample."""
         return str(self._table["source_id"][int(sample_id)].as_py())
 
-    def tar(self, sample_id: int) -> Path:
+    def tar(self, sample_id: int) -> Location:
         """The tar that holds the sample."""
-        return self._tar(int(self.column("shard")[sample_id]))
+        return self.tar_of(int(self.column("shard")[sample_id]))
+
+    def tar_of(self, shard: int) -> Location:
+        """The tar of this number."""
+        return layout.tar_path(self.root, self.name, shard)
 
     @property
     def places(self) -> NDArray[np.int64]:
@@ -117,7 +141,7 @@ class Split:
                 )
 
     def require_tars(self, allowed_missing: int, setting: str) -> None:
-        """Check that the tars are there and whole, by one stat each.
+        """Check that the tars are there and whole, by a listing of their folder.
 
         A half-copied folder is thus refused at the start. Up to `allowed_missing` samples may lie
         beyond the end of their tar: those are the reader's affair.
@@ -129,28 +153,75 @@ class Split:
         Raises:
             DataError: more samples are out of reach; names the first tar.
         """
-        sizes = {shard.shard: _size(self._tar(shard.shard)) for shard in self._shards}
-        broken = [s.shard for s in self._shards if s.samples and sizes[s.shard] < s.bytes]
+        there = _sizes(self.root / self.name)
+        size_of = {shard: there.get(self.tar_of(shard).name, -1) for shard in self.shards}
+        broken = [s for s, entry in self.shards.items() if size_of[s] < entry.bytes]
         if not broken:
             return
         ends = [self.column(f"{part}_offset") + self.column(f"{part}_size") for part in PARTS]
-        size_by_shard = np.zeros(max(sizes) + 1, dtype=np.int64)
-        size_by_shard[list(sizes)] = list(sizes.values())
+        size_by_shard = np.zeros(max(size_of) + 1, dtype=np.int64)
+        size_by_shard[list(size_of)] = list(size_of.values())
         lost = np.maximum.reduce(ends) > size_by_shard[self.column("shard")]
         if lost.sum() > allowed_missing:
             raise DataError(
-                f"{len(broken)} of {len(sizes)} tars of split {self.name!r} are missing or "
-                f"truncated, the first is {self._tar(broken[0])}: {lost.sum()} samples are out of "
-                f"reach, more than {setting}={allowed_missing}; copy or build the tars again."
+                f"{len(broken)} of {len(size_of)} tars of split {self.name!r} are missing or "
+                f"truncated, the first is {self.tar_of(broken[0])}: {lost.sum()} samples are out "
+                f"of reach, more than {setting}={allowed_missing}; copy or build the tars again."
             )
 
-    def _tar(self, shard: int) -> Path:
-        return layout.tar_path(self.root, self.name, shard)
+    def require_cache(self, shuffled: bool) -> None:
+        """Check that the cache of a split in a store can serve an order.
+
+        Args:
+            shuffled: over the whole split, not within windows.
+
+        Raises:
+            DataInputError: it would download tars again and again, or can't hold one.
+        """
+        if self.cache is None:
+            return
+        sizes_bytes = [shard.bytes for shard in self.shards.values()]
+        needed = sum(sizes_bytes) if shuffled else max(sizes_bytes)
+        if needed <= self.cache.limit_bytes:
+            return
+        held = f"data.cache.gigabytes={self.cache.limit_bytes / GIGABYTE:g}"
+        if not shuffled:
+            raise DataInputError(
+                f"A tar of split {self.name!r} has {needed / GIGABYTE:g} GB, more than {held} "
+                "holds: raise it."
+            )
+        samples = max(shard.samples for shard in self.shards.values())
+        raise DataInputError(
+            f"Split {self.name!r} has {needed / GIGABYTE:g} GB, more than {held} holds, so a "
+            "shuffle of the whole epoch would download a tar for nearly every sample: raise it, or "
+            f"set data.order.window to a multiple of the {samples} samples of a shard."
+        )
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file, -1 where there is none to be read."""
+def _sizes(folder: Location) -> dict[str, int]:
+    """Bytes of the files in a folder by name, none where it can't be read."""
     try:
-        return path.stat().st_size
+        return sizes(folder)
+    except ShardError as error:
+        raise DataError(str(error)) from None
     except OSError:
-        return -1
+        return {}
+
+
+def _cached_table(root: UPath, name: str, sha256: str, cache: ShardCache) -> pa.Table:
+    """The merged index of a split in a store, memory-mapped from the cache.
+
+    Raises:
+        DataError: it is not the one that the manifest describes.
+    """
+    stored = layout.table_path(root, name)
+    assert isinstance(stored, UPath)
+    for _ in range(2):
+        with cache.open(stored, sha256, size(stored), time.sleep) as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if hashlib.sha256(mapped).hexdigest() == sha256:
+            return open_table(pa.py_buffer(mapped))
+        cache.drop(sha256)
+    raise DataError(
+        f"{stored} is not the index that the manifest describes: run `smdt shards finalize {root}`."
+    )

@@ -37,7 +37,7 @@ def write_report(root: Path) -> Path:
     state = folder.read_state() or {}
     pictures: dict[str, Any] = {"retrievals": {}, "mappings": []}
     if evaluation:
-        split = Split.open(evaluation["shards"], evaluation["protocol"])
+        split = Split.open(evaluation["shards"], evaluation["protocol"], config.data.cache)
         shown = Pictures(split, config.geometry)
         found = evaluation["retrievals"]
         pictures = {

@@ -23,7 +23,7 @@ def write_references(run: RunFolder) -> dict[str, Recalls]:
         Recalls by name of the reference.
     """
     config = configuration.load(run.config)
-    split = Split.open(config.data.shards, config.evaluation.split)
+    split = Split.open(config.data.shards, config.evaluation.split, config.data.cache)
     torch.manual_seed(config.run.seed)
     untrained = evaluate_stage(config, make_stage(config), str(split.root), split.name)
     references = {

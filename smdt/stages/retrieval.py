@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from smdt.config import Config
+from smdt.data.errors import DataError
 from smdt.data.loader import Batch, EvaluationLoader
 from smdt.data.neighbours import NO_NEIGHBOUR
 from smdt.data.order import evaluation_slice
@@ -135,7 +136,7 @@ class RetrievalStage(Stage):
     @torch.no_grad()
     def evaluate(self, context: StepContext, data: EvaluationData) -> Evaluation:
         """Find each ground panorama's aerial image among all of the split's."""
-        split = Split.open(data.shards, data.split)
+        split = Split.open(data.shards, data.split, data.cache)
         loader = EvaluationLoader(
             split,
             views=self.views,
@@ -147,6 +148,14 @@ class RetrievalStage(Stage):
         )
         found = self.embed(loader, context)
         count = len(found.sample_ids)
+        if len(split) - count > data.max_missing:  # over all ranks; each loader saw only its own
+            left_out = np.setdiff1d(np.arange(len(split)), found.sample_ids.cpu().numpy())
+            keys = ", ".join(split.key(sample_id) for sample_id in left_out)
+            raise DataError(
+                f"{len(left_out)} samples of split {split.name!r} can't be read, more than "
+                f"max_missing={data.max_missing}: {keys}; `smdt shards verify {split.root}` "
+                "says why."
+            )
         # Each rank scores its part of the queries against the whole gallery.
         own = evaluation_slice(count, context.rank, context.world_size)
         positions = torch.arange(own.start, own.stop, device=found.ground.device)

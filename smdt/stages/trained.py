@@ -66,6 +66,6 @@ def evaluate_stage(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for module in stage.modules().values():
         module.to(device)
-    data = EvaluationData(shards, split, config.evaluation.batch, max_missing)
+    data = EvaluationData(shards, split, config.evaluation.batch, max_missing, config.data.cache)
     context = StepContext(0, config.run.seed, 0, 1, 1, device)
     return stage.evaluate(context, data)

@@ -11,6 +11,7 @@ from torch import nn
 
 from data_shards.errors import InputError
 from smdt.data.loader import Batch
+from smdt.data.shard_cache import CacheConfig
 from smdt.data.split import Split
 from smdt.training.engine import Engine
 
@@ -49,12 +50,14 @@ class EvaluationData:
         split: its split.
         batch: samples that a rank works on at once.
         max_missing: how many unreadable samples may be left out.
+        cache: where the shards of a store are kept.
     """
 
     shards: str
     split: str
     batch: int
     max_missing: int
+    cache: CacheConfig
 
 
 @dataclass(frozen=True)

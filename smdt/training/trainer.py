@@ -256,8 +256,9 @@ class Trainer:
     def _evaluate(self, progress: Progress) -> Progress:
         """Evaluate the stage and remember its best score."""
         section = self._config.evaluation
+        shards = self._config.data
         data = EvaluationData(
-            self._config.data.shards, section.split, section.batch, section.max_missing
+            shards.shards, section.split, section.batch, section.max_missing, shards.cache
         )
         evaluation = self._stage.evaluate(self._context, data)
         text = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.scores.items())

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from smdt.data import neighbours
-from smdt.data import reader as reader_module
+from smdt.data import tars as tars_module
 from smdt.data.neighbours import NeighbourTable, on_the_map
 from smdt.data.order import DataState
 from smdt.data.reader import Reader
@@ -162,7 +162,7 @@ def test_half_copied_shards_are_refused_at_the_start(shards, train, evaluation):
 
 def test_storage_that_fails_for_a_while_changes_nothing(built, train, monkeypatch, start, ids):
     expected = ids(train(built), start(built))
-    honest, failures = reader_module.os.pread, iter([True] * 40)
+    honest, failures = tars_module.os.pread, iter([True] * 40)
     rng = np.random.default_rng(0)
 
     def flaky(descriptor, size, offset):
@@ -170,14 +170,14 @@ def test_storage_that_fails_for_a_while_changes_nothing(built, train, monkeypatc
             raise OSError(5, "Input/output error")
         return honest(descriptor, size, offset)
 
-    monkeypatch.setattr(reader_module.os, "pread", flaky)
-    monkeypatch.setattr(reader_module, "RETRY_DELAYS_SECONDS", (0.001,) * 41)
+    monkeypatch.setattr(tars_module.os, "pread", flaky)
+    monkeypatch.setattr(tars_module, "RETRY_DELAYS_SECONDS", (0.001,) * 41)
     assert ids(train(built), start(built)) == expected
 
 
 def test_storage_that_stays_away_ends_the_run(built, train, monkeypatch, start, ids, raising):
-    monkeypatch.setattr(reader_module, "RETRY_DELAYS_SECONDS", (0.001, 0.001))
-    monkeypatch.setattr(reader_module.os, "pread", raising(OSError(116, "Stale file handle")))
+    monkeypatch.setattr(tars_module, "RETRY_DELAYS_SECONDS", (0.001, 0.001))
+    monkeypatch.setattr(tars_module.os, "pread", raising(OSError(116, "Stale file handle")))
     with pytest.raises(DataError, match=r"\.tar can't be read \(Stale file handle\)"):
         ids(train(built), start(built))
 
@@ -186,8 +186,8 @@ def test_closing_does_not_wait_for_storage(built, train, monkeypatch, start, rai
     loader = train(built, read_ahead=8)
     stream = loader.stream(start(built), 5)
     next(stream)
-    monkeypatch.setattr(reader_module, "RETRY_DELAYS_SECONDS", (60.0,))
-    monkeypatch.setattr(reader_module.os, "pread", raising(OSError(5, "Input/output error")))
+    monkeypatch.setattr(tars_module, "RETRY_DELAYS_SECONDS", (60.0,))
+    monkeypatch.setattr(tars_module.os, "pread", raising(OSError(5, "Input/output error")))
     began = time.monotonic()
     stream.close()
     assert time.monotonic() - began < 5

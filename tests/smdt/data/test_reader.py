@@ -8,7 +8,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from smdt.data import reader as reader_module
+from smdt.data import tars as tars_module
 from smdt.data.reader import DamagedPart, Reader
 from smdt.data.split import DataError, Split
 from smdt.telemetry.metrics import TrainingMetrics
@@ -43,7 +43,7 @@ def open_descriptors() -> int:
 
 def test_every_part_is_read_from_many_threads(built, read_from, source_bytes, monkeypatch):
     """Even when fewer files than shards may stay open."""
-    monkeypatch.setattr(reader_module, "OPEN_FILES", 1)
+    monkeypatch.setattr(tars_module, "OPEN_FILES", 1)
     reader, before = read_from(built), open_descriptors()
     wanted = [(i % 60, part) for i in range(600) for part in ("ground", "aerial")]
     wanted = [wanted[i] for i in np.random.default_rng(0).permutation(len(wanted))]
@@ -79,7 +79,7 @@ def test_a_truncated_tar_has_its_first_samples(shards, read_from, source_bytes):
 
 
 def test_a_missing_tar_is_damage_but_a_missing_folder_is_not(shards, read_from, monkeypatch):
-    monkeypatch.setattr(reader_module, "RETRY_DELAYS_SECONDS", (0.001,))
+    monkeypatch.setattr(tars_module, "RETRY_DELAYS_SECONDS", (0.001,))
     reader = read_from(shards)
     (shards / "train" / "train-000001.tar").unlink()
     with pytest.raises(DamagedPart, match="does not exist") as caught:
@@ -91,7 +91,7 @@ def test_a_missing_tar_is_damage_but_a_missing_folder_is_not(shards, read_from, 
 
 
 def test_storage_is_asked_again(built, read_from, source_bytes, monkeypatch):
-    monkeypatch.setattr(reader_module, "RETRY_DELAYS_SECONDS", (0.001,) * 3)
+    monkeypatch.setattr(tars_module, "RETRY_DELAYS_SECONDS", (0.001,) * 3)
     answers = iter([OSError(5, "Input/output error"), OSError(116, "Stale file handle"), None])
     honest = os.pread
 
@@ -101,20 +101,20 @@ def test_storage_is_asked_again(built, read_from, source_bytes, monkeypatch):
             raise answer
         return honest(*arguments)
 
-    monkeypatch.setattr(reader_module.os, "pread", pread)
+    monkeypatch.setattr(tars_module.os, "pread", pread)
     assert read_from(built).read(3, "ground") == source_bytes(3, "ground")
 
 
 def test_short_reads_are_joined(built, read_from, source_bytes, monkeypatch):
     honest = os.pread
     monkeypatch.setattr(
-        reader_module.os, "pread", lambda fd, size, offset: honest(fd, min(size, 100), offset)
+        tars_module.os, "pread", lambda fd, size, offset: honest(fd, min(size, 100), offset)
     )
     assert read_from(built).read(3, "ground") == source_bytes(3, "ground")
 
 
 def test_a_stop_ends_the_waiting(built, read_from, monkeypatch):
-    monkeypatch.setattr(reader_module, "RETRY_DELAYS_SECONDS", (60.0,))
+    monkeypatch.setattr(tars_module, "RETRY_DELAYS_SECONDS", (60.0,))
     stopping = Event()
     reader = read_from(built, stopping)
     stopping.set()
@@ -122,6 +122,6 @@ def test_a_stop_ends_the_waiting(built, read_from, monkeypatch):
     def pread(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(reader_module.os, "pread", pread)
+    monkeypatch.setattr(tars_module.os, "pread", pread)
     with pytest.raises(DataError, match="Input/output error"):
         reader.read(0, "ground")
