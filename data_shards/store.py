@@ -53,11 +53,13 @@ def location(root: str | Path | UPath) -> Location:
     if "://" not in root:
         return Path(root)
     parts = urlsplit(root)
-    if "::" in root or "@" in parts.netloc or parts.query:
+    if "::" in root:
+        raise InputError("An address that chains protocols by '::' is not supported.")
+    if "@" in parts.netloc or parts.query:
         raise InputError(
-            f"{parts.scheme}://{parts.hostname or ''}{parts.path}: leave credentials, signatures "
-            "and chained protocols out of the address; the store's own environment variables or "
-            "fsspec's configuration hold the credentials."
+            f"{parts.scheme}://{parts.hostname or ''}{parts.path}: leave credentials and signatures "
+            "out of the address; the store's own environment variables or fsspec's configuration "
+            "hold them."
         )
     if parts.scheme == "file":
         return Path(parts.path)
@@ -162,9 +164,10 @@ def read_bytes(file: Location, offset: int = 0, length: int | None = None) -> by
         FileNotFoundError: there is no such file.
         StoreError: the store stays away.
     """
-    end = None if length is None else offset + length
     if not isinstance(file, Path):
-        data: bytes = persistently(lambda: file.fs.cat_file(file.path, start=offset, end=end), file)
+        # A range of an empty file is an error; the whole of it is not.
+        piece = {} if length is None else {"start": offset, "end": offset + length}
+        data: bytes = persistently(lambda: file.fs.cat_file(file.path, **piece), file)
         return data
     with file.open("rb") as opened:
         opened.seek(offset)

@@ -1,12 +1,16 @@
 """A small world that every test of the whole system shares."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import settings
 
 from data_shards.build import BuildOptions, build
 from data_shards.world.source import WorldSource
+from tests.store import S3, Proxy, environment, s3_store
 
 # The machine is shared: a slow moment is no failure.
 settings.register_profile("shared", deadline=None)
@@ -20,3 +24,24 @@ def world(tmp_path_factory) -> Path:
     source = WorldSource(0, 64, 24, "easy", (32, 128), 96)
     build(source, root, BuildOptions(samples_per_shard=16), workers=1)
     return root
+
+
+@pytest.fixture(scope="session")
+def s3_proxy() -> Iterator[Proxy]:
+    """An S3 on loopback, made for the first test that wants it."""
+    with s3_store() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def s3(s3_proxy, monkeypatch, request) -> Iterator[S3]:
+    """A folder of its own in the S3, for this process and those that it starts."""
+    for name, value in environment(s3_proxy).items():
+        monkeypatch.setenv(name, value)
+    # fsspec reads the environment when it is imported, which is before this
+    endpoint = {"endpoint_url": os.environ["FSSPEC_S3_ENDPOINT_URL"]}
+    monkeypatch.setitem(fsspec.config.conf, "s3", endpoint)
+    s3_proxy.mend()
+    yield S3(f"s3://data/{request.node.name.replace('[', '-').replace(']', '')}", s3_proxy)
+    s3_proxy.delay_seconds = 0.0
+    s3_proxy.mend()

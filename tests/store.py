@@ -6,8 +6,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 from moto.server import ThreadedMotoServer
+
+from data_shards.store import location
 
 KEY_ID = "AKIAKEYIDFORTESTS"
 SECRET = "a-secret-that-is-nowhere-to-be-seen"
@@ -75,6 +79,29 @@ class Proxy:
         except OSError:
             return False
         return bool(data)
+
+
+@dataclass(frozen=True)
+class S3:
+    """A folder in a store that a test may use, and the way there."""
+
+    url: str
+    proxy: Proxy
+
+    def files(self, url: str) -> dict[str, bytes]:
+        """Every file below a URL: name -> bytes."""
+        root = location(url)
+        return {
+            path.removeprefix(f"{root.path}/"): root.fs.cat_file(path)
+            for path in root.fs.find(root.path)
+        }
+
+    def put(self, folder: Path, url: str) -> None:
+        """Copy a local data set."""
+        root = location(url)
+        for path in folder.rglob("*"):
+            if path.is_file():
+                root.fs.put_file(str(path), f"{root.path}/{path.relative_to(folder)}")
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def test_the_bound_is_of_all_ranks_and_of_what_was_before(tmp_path):
     resumed = [rank(0), rank(1)]
     resumed[0].add([line(1)])  # known already
     resumed[1].add([line(3, rank=1)])
-    with pytest.raises(DataError, match="^4 samples"):
+    with pytest.raises(DataError, match=r"^4 samples"):
         resumed[0].add([line(4)])
 
 
