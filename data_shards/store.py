@@ -57,9 +57,9 @@ def location(root: str | Path | UPath) -> Location:
         raise InputError("An address that chains protocols by '::' is not supported.")
     if "@" in parts.netloc or parts.query:
         raise InputError(
-            f"{parts.scheme}://{parts.hostname or ''}{parts.path}: leave credentials and signatures "
-            "out of the address; the store's own environment variables or fsspec's configuration "
-            "hold them."
+            f"{parts.scheme}://{parts.hostname or ''}{parts.path}: leave credentials and "
+            "signatures out of the address; the store's own environment variables or fsspec's "
+            "configuration hold them."
         )
     if parts.scheme == "file":
         return Path(parts.path)

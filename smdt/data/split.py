@@ -2,6 +2,7 @@
 
 import hashlib
 import mmap
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -212,16 +213,22 @@ def _cached_table(root: UPath, name: str, sha256: str, cache: ShardCache) -> pa.
     """The merged index of a split in a store, memory-mapped from the cache.
 
     Raises:
-        DataError: it is not the one that the manifest describes.
+        DataError: it is missing, or not the one that the manifest describes.
     """
     stored = layout.table_path(root, name)
     assert isinstance(stored, UPath)
     for _ in range(2):
-        with cache.open(stored, sha256, size(stored), time.sleep) as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            file = cache.open(stored, sha256, size(stored), time.sleep)
+        except FileNotFoundError:
+            break
+        with file:
+            empty = os.fstat(file.fileno()).st_size == 0
+            mapped = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if hashlib.sha256(mapped).hexdigest() == sha256:
             return open_table(pa.py_buffer(mapped))
         cache.drop(sha256)
     raise DataError(
-        f"{stored} is not the index that the manifest describes: run `smdt shards finalize {root}`."
+        f"There is no {stored} with the checksum that the manifest gives: run "
+        f"`smdt shards finalize {root}`."
     )

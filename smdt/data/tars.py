@@ -9,7 +9,8 @@ from typing import Protocol
 from upath import UPath
 
 from data_shards import layout
-from data_shards.store import exists, persistently
+from data_shards.manifest import ShardEntry
+from data_shards.store import StoreError, exists, persistently
 from smdt.data.errors import DataError
 from smdt.data.shard_cache import ShardCache
 from smdt.data.split import Split
@@ -60,6 +61,12 @@ class StoredTars:
         """As `Tars.read`."""
         stored, entry = self._split.tar_of(shard), self._split.shards[shard]
         assert isinstance(stored, UPath)
+        try:
+            return self._read(stored, entry, offset, size)
+        except StoreError as error:
+            raise DataError(str(error)) from None
+
+    def _read(self, stored: UPath, entry: ShardEntry, offset: int, size: int) -> bytes:
         while True:
             try:
                 with self._cache.open(stored, entry.sha256, entry.bytes, self._pause) as file:
@@ -147,7 +154,8 @@ class _OpenFiles:
 
     def read(self, path: Path, offset: int, size: int) -> bytes:
         """As `read_at`."""
-        return read_at(self._open(path).descriptor, offset, size)
+        file = self._open(path)  # held: else another thread could close it meanwhile
+        return read_at(file.descriptor, offset, size)
 
     def forget(self, path: Path) -> None:
         """Open the file anew next time."""

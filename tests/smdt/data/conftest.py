@@ -54,6 +54,17 @@ class RandomPictures:
         return {}
 
 
+class OtherPictures(RandomPictures):
+    """The same places with other pictures."""
+
+    def sample(self, split: str, row: int) -> Sample:
+        sample = super().sample(split, row)
+        return Sample(sample.meta, super().sample(split, row + TRAIN_SAMPLES).parts)
+
+    def options(self) -> dict[str, object]:
+        return {"other": True}
+
+
 def jpeg(split: str, number: int, height: int, width: int) -> bytes:
     rng = np.random.default_rng([len(split), number])
     out = BytesIO()
@@ -67,6 +78,12 @@ def built(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("shards") / "random"
     build(RandomPictures(), root, BuildOptions(samples_per_shard=SAMPLES_PER_SHARD), workers=1)
     return root
+
+
+@pytest.fixture
+def other_pictures() -> OtherPictures:
+    """A source of a data set that differs from `built`."""
+    return OtherPictures()
 
 
 @pytest.fixture
@@ -105,9 +122,10 @@ def train(tmp_path) -> Callable[..., TrainLoader]:
         metrics: TrainingMetrics | None = None,
         **config: object,
     ) -> TrainLoader:
+        data = DataConfig(shards=str(root), **config)
         return TrainLoader(
-            Split.open(root, split),
-            DataConfig(shards=str(root), **config),
+            Split.open(root, split, data.cache),
+            data,
             views=views,
             global_batch=global_batch,
             seed=seed,
