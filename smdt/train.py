@@ -17,7 +17,7 @@ import torch.distributed as dist
 import typer
 
 from data_shards.atomic import write_atomic
-from data_shards.errors import EXIT_STOPPED, InputError, run
+from data_shards.errors import EXIT_STOPPED, InputError, UserError, run
 from smdt import config as configuration
 from smdt.config import Config
 from smdt.data.loader import TrainLoader
@@ -120,7 +120,9 @@ def train_rank(
             progress = trainer.run(progress)
     except Exception as error:
         _log.exception("rank %d failed", rank)
-        folder.write_state("failed", reason=str(error) or type(error).__name__)
+        # A rank that only lost its partner does not talk over the one that knows why.
+        if isinstance(error, UserError) or (folder.read_state() or {})["status"] != "failed":
+            folder.write_state("failed", reason=str(error) or type(error).__name__)
         raise
     if rank == 0:
         folder.write_state("done" if progress.step >= total else "preempted", progress.step)

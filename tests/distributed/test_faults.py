@@ -123,6 +123,7 @@ def test_a_run_that_eats_garbage_ends_and_so_does_one_whose_storage_stays_away(
         len({line["key"] for line in lines if line["rank"] == rank}) < len(LOST) for rank in (0, 1)
     )
     assert run.read_state()["status"] == "failed"
+    assert "more than data.max_quarantined=18" in run.read_state()["reason"]
 
     run = RunFolder(tmp_path / "away")
     config = write_config(run.root, data={"shards": str(root), **DATA}, **SECTIONS)
