@@ -64,7 +64,8 @@ def make_split(root: Path, samples: int) -> None:
     for shard in range(-(-samples // PER_SHARD)):
         count = min(PER_SHARD, samples - shard * PER_SHARD)
         size = 3 * count * PART_BYTES
-        os.truncate(os.open(layout.tar_path(root, "train", shard), os.O_CREAT | os.O_WRONLY), size)
+        tar = os.open(str(layout.tar_path(root, "train", shard)), os.O_CREAT | os.O_WRONLY)
+        os.truncate(tar, size)
         shards.append(
             ShardEntry(shard=shard, samples=count, bytes=size, sha256="", index_sha256="")
         )

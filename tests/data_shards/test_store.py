@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 
-import fsspec
 import pytest
 
 from data_shards import store
@@ -58,7 +57,8 @@ def test_an_unknown_protocol_is_named():
 
 def test_a_missing_package_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.delitem(fsspec.registry._registry, "s3", raising=False)
+    opened = sys.modules["fsspec.registry"]._registry  # the package hides its module
+    monkeypatch.delitem(opened, "s3", raising=False)
     with pytest.raises(InputError, match=r"s3://bucket/x needs .* pip install 'smdt\[s3\]'"):
         location("s3://bucket/x")
 

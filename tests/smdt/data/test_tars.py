@@ -115,7 +115,7 @@ def test_a_store_that_stays_away_ends_the_stream(
     start = time.monotonic()
     with pytest.raises(DataError, match=rf"^{stored}/train/train-00000\d.tar is out of reach"):
         pixels_of(loader, lambda number: s3.proxy.cut())
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 90  # one request that hangs may take 77 s
     assert data_threads() == []
 
 
