@@ -33,6 +33,8 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.mapping
 	$(BIN)/python -m benchmarks.shard_build
+	$(BIN)/python -m benchmarks.input_pipeline
+	$(BIN)/python -m benchmarks.first_batch
 
 # A stale environment is made anew: what the lock no longer names must not linger in it.
 $(STAMP): requirements.lock pyproject.toml

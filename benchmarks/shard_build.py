@@ -24,7 +24,6 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Annotated
 
-import numpy as np
 import PIL
 import simplejpeg
 import typer
@@ -32,54 +31,20 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.raw_pairs import SIZES, TRAINING_SIZE, write_raw
 from data_shards.build import build
 from data_shards.executor import no_progress
 from data_shards.plan import BuildOptions, BuildPlan, ShardTask
 from data_shards.sources.folder import FolderSource
 from data_shards.writer import SLOW_IMPORTS, write_shard
 
-SIZES = {"aerial": (750, 750), "ground": (224, 1232)}
 TASKS = 2
 PROCESSES = (1, 2)
 TURBO, PILLOW = "libjpeg-turbo", "Pillow"
 SHARDS, FINALIZED = "shards", "finalized"
-SMALL = {"ground_size": (128, 512), "aerial_size": 384}
 
 Files = dict[int, list[bytes]]
 Method = Callable[[ShardTask], None]
-
-
-def picture(height: int, width: int, seed: int) -> bytes:
-    """A JPEG about as large as a photograph's: noise at all scales."""
-    noise = np.random.default_rng(seed)
-    levels = 128 + noise.normal(0, 7, (height, width, 1)).repeat(3, axis=2)
-    for octave in range(2, 9):
-        grain = noise.integers(0, 256, (2 + (height >> octave), 2 + (width >> octave), 3), np.uint8)
-        smooth = Image.fromarray(grain).resize((width, height), Image.Resampling.BICUBIC)
-        levels += (np.asarray(smooth) - 127.5) * octave / 24
-    buffer = BytesIO()
-    Image.fromarray(levels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
-def write_raw(root: Path, pairs: int, photos: Path | None) -> None:
-    """Write a folder of pairs.
-
-    Raises:
-        BadParameter: `photos` has none of a size.
-    """
-    for view, (height, width) in SIZES.items():
-        if photos is None:
-            data = [picture(height, width, seed) for seed in range(min(pairs, 20))]
-        else:
-            files = sorted(photos.rglob("*.jpg"))
-            data = [p.read_bytes() for p in files if Image.open(p).size == (width, height)]
-        if not data:
-            raise typer.BadParameter(f"{photos} has no JPEG of {height}x{width}.")
-        for row in range(pairs):
-            (root / f"{view}{row}.jpg").write_bytes(data[row % len(data)])
-    rows = [f"ground{row}.jpg,aerial{row}.jpg" for row in range(pairs)]
-    (root / "train.csv").write_text("\n".join(["ground,aerial", *rows]) + "\n")
 
 
 _files: Files = {}
@@ -123,7 +88,9 @@ def methods(source: FolderSource, rows: int) -> dict[str, Method]:
     per_shard = -(-rows // TASKS)
     kept = BuildOptions(samples_per_shard=per_shard)
     small: dict[str, Method] = {
-        f"small, {name}": partial(write, source, kept.model_copy(update=SMALL | {"filter": name}))
+        f"small, {name}": partial(
+            write, source, kept.model_copy(update=TRAINING_SIZE | {"filter": name})
+        )
         for name in ("area", "lanczos")
     }
     large: dict[str, Method] = {
