@@ -79,7 +79,7 @@ def make_data(root: Path, pairs: int, photos: Path | None) -> dict[str, DataSet]
     files = root / "small_files"
     files.mkdir()
     for shard in range(SHARDS):
-        with tarfile.open(layout.tar_path(root / "small", "train", shard)) as tar:
+        with tarfile.open(str(layout.tar_path(root / "small", "train", shard))) as tar:
             for member in tar:
                 key, _, part = member.name.partition(".")
                 data = tar.extractfile(member)
