@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
-from data_shards.classes import CLASS_COUNT, CLASS_NAMES
+from data_shards.classes import CLASS_COUNT
 from smdt.data.randomness import seed_for
+from smdt.semantics.labels import CLASSES
 
-NAMES = tuple(CLASS_NAMES[label] for label in range(CLASS_COUNT))
 WHITE, BLACK = 255, 0
 ID_COUNT = 256
 
@@ -42,8 +42,8 @@ class SemanticsConfig(BaseModel):
     @classmethod
     def _known_classes(cls, chances: dict[str, float]) -> dict[str, float]:
         for name in chances:
-            if name not in NAMES:
-                (nearest,) = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)
+            if name not in CLASSES:
+                (nearest,) = difflib.get_close_matches(name, CLASSES, n=1, cutoff=0.0)
                 raise ValueError(f"'{name}' is no class; did you mean '{nearest}'?")
         return chances
 
@@ -105,7 +105,7 @@ def draw_semantics(
         sample_ids: [B].
     """
     chances_2K = np.array(
-        [[chances.get(name, 0.0) for name in NAMES] for chances in (config.keep, config.remove)]
+        [[chances.get(name, 0.0) for name in CLASSES] for chances in (config.keep, config.remove)]
     )
     numbers_B2K = np.array(
         [

@@ -1,0 +1,207 @@
+"""Semantic segmentation by any network that Hugging Face's transformers has for it.
+
+From a local folder or from scratch, never from a hub; weights are safetensors, never pickles.
+transformers is imported where it is used: that takes seconds.
+
+B batch, L labels of the network, K our classes, H rows, W columns.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from data_shards.classes import CLASS_COUNT
+from data_shards.errors import InputError
+from smdt.geometry.view import normalise
+from smdt.semantics.labels import CLASSES, groups
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class SegmenterConfig(BaseModel):
+    """The network. The default is SegFormer of B0's size (Xie et al. 2021), from scratch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: str | None = None
+    """Hugging Face folder to start from: `config.json`, `model.safetensors`; a head of other
+    labels is replaced."""
+    architecture: str = "segformer"
+    """Hugging Face's name of the network's type, where there is no folder."""
+    settings: dict[str, Any] = {}
+    """Keys of the network's own configuration that are to be others."""
+    image_size: tuple[int, int] = (128, 512)
+    """Rows and columns that panoramas are resized to."""
+
+
+class Segmenter(nn.Module):
+    """Images to logits of our classes, each as large as its image.
+
+    A class of ours that groups several labels has the sum of their probabilities: a pixel torn
+    between car and truck is a vehicle. Batch norms keep the statistics they come with: those of a
+    batch would make a step depend on how the batch is cut.
+
+    Args:
+        network: transformers' model.
+        classes: our class of each of its labels, [L].
+        mean: red, green, blue of the images it expects, 0 to 255.
+        std: the same.
+    """
+
+    def __init__(
+        self,
+        network: "PreTrainedModel",
+        classes: Sequence[int],
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._mean, self._std = mean, std
+        self._members = [
+            [label for label, group in enumerate(classes) if group == k] for k in range(CLASS_COUNT)
+        ]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Segmenter":
+        """Switch dropout on or off; batch norms always use the statistics they have."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Segment images [B, 3, H, W] with values 0 to 255.
+
+        Returns:
+            One tensor: log-probabilities up to a constant of a pixel, float32 [B, K, H, W].
+        """
+        dtype = next(self.network.parameters()).dtype
+        inputs = normalise(images, self._mean, self._std).to(dtype)
+        logits_BLhw = self.network(pixel_values=inputs).logits.float()
+        logits_BLHW = F.interpolate(logits_BLhw, images.shape[-2:], mode="bilinear")
+        if all(members == [k] for k, members in enumerate(self._members)):
+            return (logits_BLHW,)
+        grouped = [logits_BLHW[:, members].logsumexp(dim=1) for members in self._members]
+        return (torch.stack(grouped, dim=1),)
+
+
+def make_segmenter(config: SegmenterConfig) -> Segmenter:
+    """Return a network for our classes, with a folder's weights or fresh ones.
+
+    Raises:
+        InputError: the folder, the architecture or a setting is not usable.
+    """
+    ours = {"id2label": dict(enumerate(CLASSES)), "label2id": {n: i for i, n in enumerate(CLASSES)}}
+    if config.folder is not None:
+        folder = Path(config.folder)
+        network = _pretrained(folder, {**config.settings, **ours})
+        return Segmenter(network, range(CLASS_COUNT), *_normalisation(folder))
+    from transformers import AutoModelForSemanticSegmentation
+
+    settings = _settings(config)
+    try:
+        network = AutoModelForSemanticSegmentation.from_config(  # type: ignore[no-untyped-call]
+            type(settings).from_dict({**settings.to_dict(), **config.settings, **ours})
+        )
+    except Exception as error:  # transformers raises whatever a wrong size leads it to
+        raise InputError(
+            f"model.settings: {config.architecture} can't be built with them: {_line(error)}"
+        ) from error
+    return Segmenter(network, range(CLASS_COUNT))
+
+
+def open_folder(folder: Path) -> Segmenter:
+    """Return the network of a Hugging Face folder as it was trained, its labels grouped.
+
+    Raises:
+        InputError: the folder is not usable, or its labels are not Cityscapes' or ours.
+    """
+    network = _pretrained(folder, {})
+    labels = network.config.id2label or {}
+    try:
+        classes = groups([str(name) for _, name in sorted(labels.items())])
+    except ValueError as error:
+        raise InputError(f"{folder}: {error}") from None
+    return Segmenter(network, classes, *_normalisation(folder))
+
+
+def _settings(config: SegmenterConfig) -> "PretrainedConfig":
+    """The architecture's default configuration, once its name and the changed keys are checked."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES as KNOWN,
+    )
+
+    if config.architecture not in KNOWN:
+        (nearest,) = difflib.get_close_matches(config.architecture, KNOWN, n=1, cutoff=0.0)
+        raise InputError(
+            f"model.architecture: transformers has no semantic segmentation by "
+            f"'{config.architecture}'; did you mean '{nearest}'?"
+        )
+    settings: PretrainedConfig = AutoConfig.for_model(config.architecture)
+    for key in config.settings:
+        if key not in settings.to_dict():
+            (nearest,) = difflib.get_close_matches(key, settings.to_dict(), n=1, cutoff=0.0)
+            raise InputError(
+                f"model.settings: {config.architecture} has no '{key}'; did you mean '{nearest}'?"
+            )
+    return settings
+
+
+def _pretrained(folder: Path, changes: Mapping[str, Any]) -> "PreTrainedModel":
+    from transformers import AutoModelForSemanticSegmentation
+
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is no Hugging Face folder: it has no config.json")
+    try:
+        network: PreTrainedModel = AutoModelForSemanticSegmentation.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            **changes,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{folder} can't be used: {_line(error)}") from error
+    return network
+
+
+def _normalisation(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation that a folder's network expects, 0 to 255; ImageNet's if it does not say.
+
+    Raises:
+        InputError: it expects blue before red.
+    """
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return IMAGENET_MEAN, IMAGENET_STD
+    content = json.loads(path.read_text())
+    if content.get("do_flip_channel_order"):
+        raise InputError(f"{path}: do_flip_channel_order: networks that expect BGR are not read")
+    if not content.get("do_normalize", True):
+        return (0.0,) * 3, (255.0,) * 3
+    mean, std = content.get("image_mean"), content.get("image_std")
+    return (
+        IMAGENET_MEAN if mean is None else [255 * value for value in mean],
+        IMAGENET_STD if std is None else [255 * value for value in std],
+    )
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]

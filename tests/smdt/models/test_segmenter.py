@@ -1,0 +1,134 @@
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoConfig, AutoModelForSemanticSegmentation
+
+from data_shards.errors import InputError
+from smdt.models.segmenter import Segmenter, SegmenterConfig, make_segmenter, open_folder
+from smdt.semantics.labels import CITYSCAPES, groups
+
+pytestmark = pytest.mark.slow  # importing a network of transformers takes seconds
+
+TINY = {
+    "depths": [1, 1, 1, 1],
+    "hidden_sizes": [8, 8, 16, 16],
+    "num_attention_heads": [1, 1, 2, 2],
+    "decoder_hidden_size": 16,
+}
+OTHERS = {
+    "mobilevit": {
+        "image_size": 64,
+        "hidden_sizes": [16, 24, 32],
+        "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 64],
+        "aspp_out_channels": 16,
+    },
+    "mobilenet_v2": {"depth_multiplier": 0.35},
+}
+
+
+def images(seed=0, size=(32, 64)):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8, generator=generator)
+
+
+@pytest.fixture
+def cityscapes(tmp_path):
+    """A Hugging Face folder of an untrained network with Cityscapes' labels."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("segformer", id2label=dict(enumerate(CITYSCAPES)), **TINY)
+    AutoModelForSemanticSegmentation.from_config(config).save_pretrained(tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"), [("segformer", TINY), *OTHERS.items()], ids=lambda v: str(v)[:9]
+)
+def test_any_architecture_gives_logits_of_our_classes_as_large_as_the_image(architecture, settings):
+    segmenter = make_segmenter(SegmenterConfig(architecture=architecture, settings=settings))
+    (logits,) = segmenter(images())
+    assert logits.shape == (2, 6, 32, 64)
+    assert logits.dtype == torch.float32
+    (narrow,) = segmenter.bfloat16()(images())
+    assert narrow.dtype == torch.float32
+
+
+def test_the_default_is_a_segformer_of_the_size_of_b0():
+    parameters = sum(p.numel() for p in make_segmenter(SegmenterConfig()).parameters())
+    assert 3.7e6 < parameters < 3.8e6  # Xie et al. 2021, table 2
+
+
+def test_batch_norms_keep_their_statistics():
+    segmenter = make_segmenter(SegmenterConfig(settings=TINY)).train()
+    before = {name: buffer.clone() for name, buffer in segmenter.named_buffers()}
+    assert before
+    segmenter(images())
+    assert all(torch.equal(buffer, before[name]) for name, buffer in segmenter.named_buffers())
+    assert segmenter.training
+
+
+def test_grouped_labels_have_the_sum_of_their_probabilities(cityscapes):
+    segmenter = open_folder(cityscapes).eval()
+    (grouped,) = segmenter(images())
+    (labels,) = Segmenter(segmenter.network, range(6)).eval()(images())
+    assert grouped.shape == (2, 6, 32, 64)
+    assert labels.shape[1] == 19
+    shares = labels.double().softmax(dim=1)
+    classes = torch.tensor(groups(CITYSCAPES))
+    expected = torch.stack([shares[:, classes == k].sum(dim=1) for k in range(6)], dim=1)
+    torch.testing.assert_close(grouped.double().softmax(dim=1), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_folder_gives_its_weights_and_gets_a_head_of_our_classes(cityscapes):
+    trained = open_folder(cityscapes).state_dict()
+    started = make_segmenter(SegmenterConfig(folder=str(cityscapes))).state_dict()
+    other = {name for name in trained if trained[name].shape != started[name].shape}
+    assert other == {
+        "network.decode_head.classifier.weight",
+        "network.decode_head.classifier.bias",
+    }
+    assert all(torch.equal(trained[name], started[name]) for name in trained.keys() - other)
+
+
+def test_a_folder_says_what_images_it_expects(cityscapes):
+    path = cityscapes / "preprocessor_config.json"
+    path.write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+    segmenter = open_folder(cityscapes).eval()
+    inputs = (images() / 255 - 0.5) / 0.25
+    labels = F.interpolate(segmenter.network(pixel_values=inputs).logits, (32, 64), mode="bilinear")
+    vegetation = CITYSCAPES.index("vegetation")  # a group of its own
+    torch.testing.assert_close(segmenter(images())[0][:, 3], labels[:, vegetation])
+    path.write_text(json.dumps({"do_flip_channel_order": True}))
+    with pytest.raises(InputError, match="BGR"):
+        open_folder(cityscapes)
+
+
+def test_what_is_no_folder_and_foreign_labels_are_refused(cityscapes, tmp_path):
+    with pytest.raises(InputError, match=r"no config\.json"):
+        open_folder(tmp_path)
+    content = json.loads((cityscapes / "config.json").read_text())
+    content["id2label"]["0"] = "floor"
+    (cityscapes / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"hf: its 19 labels \(floor, sidewalk"):
+        open_folder(cityscapes)
+
+
+def test_a_folder_of_pickles_is_refused(cityscapes):
+    weights = cityscapes / "model.safetensors"
+    weights.rename(cityscapes / "pytorch_model.bin")
+    with pytest.raises(InputError, match="can't be used"):
+        open_folder(cityscapes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"architecture": "segfromer"}, "'segfromer'; did you mean 'segformer'"),
+        ({"settings": {"depth": [1]}}, "segformer has no 'depth'; did you mean 'depths'"),
+        ({"settings": {**TINY, "hidden_sizes": [8]}}, "can't be built with them"),
+    ],
+)
+def test_what_transformers_does_not_have_is_said(changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make_segmenter(SegmenterConfig(**changes))
