@@ -100,6 +100,12 @@ class Segmenter(nn.Module):
         return (torch.stack(grouped, dim=1),)
 
 
+def class_map(logits_KHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the most probable class of each pixel, uint8, for an image of `size`."""
+    scaled = F.interpolate(logits_KHW.unsqueeze(0), size, mode="bilinear")
+    return scaled[0].argmax(dim=0).to(torch.uint8)
+
+
 def make_segmenter(config: SegmenterConfig) -> Segmenter:
     """Return a network for our classes, with a folder's weights or fresh ones.
 

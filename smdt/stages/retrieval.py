@@ -30,6 +30,7 @@ from smdt.geometry.view import normalise, resize, resize_classes
 from smdt.losses import soft_margin_rows
 from smdt.models.two_tower import TwoTower
 from smdt.semantics.augment import draw_semantics
+from smdt.stages.chunks import equal_slices
 from smdt.training.engine import Engine
 from smdt.training.gathering import gather_ragged
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
@@ -244,10 +245,3 @@ def retrievals(found: Descriptors, ranks: np.ndarray) -> list[dict[str, object]]
         }
         for row, query in enumerate(shown.tolist())
     ]
-
-
-def equal_slices(count: int, parts: int) -> list[slice]:
-    """Return `parts` equal slices of `count` rows, which `parts` must divide (pure)."""
-    assert count % parts == 0, "the configuration is checked before the run starts"
-    length = count // parts
-    return [slice(part * length, (part + 1) * length) for part in range(parts)]

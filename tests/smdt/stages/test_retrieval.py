@@ -17,7 +17,7 @@ from smdt.geometry.view import normalise, resize_classes
 from smdt.semantics.augment import SemanticsConfig, draw_semantics
 from smdt.stages import training_views
 from smdt.stages.references import unlearned, write_references
-from smdt.stages.retrieval import Descriptors, RetrievalStage, equal_slices, retrievals
+from smdt.stages.retrieval import Descriptors, RetrievalStage, retrievals
 from smdt.stages.trained import evaluate_stage
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.training.run_folder import RunFolder
@@ -157,10 +157,6 @@ def test_references_say_what_a_recall_is_worth(config):
     split = Split.open(config.data.shards, "val")
     assert references["nearest mean colours"] == unlearned(config, split)
     assert run.references.is_file()
-
-
-def test_equal_slices_partition():
-    assert equal_slices(6, 3) == [slice(0, 2), slice(2, 4), slice(4, 6)]
 
 
 def test_neighbours_are_the_aerial_images_that_each_panorama_is_most_like(config, alone):
