@@ -12,13 +12,14 @@ from typing import Any, Literal, get_args
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
 
 from data_shards.errors import InputError
 from smdt.geometry.augment import AugmentConfig
 from smdt.geometry.mapping import GeometryConfig
 from smdt.losses import LossConfig
+from smdt.models.segmenter import SegmenterConfig
 from smdt.models.two_tower import TwoTowerConfig
 from smdt.semantics.augment import SemanticsConfig
 from smdt.telemetry.exporter import TelemetryConfig
@@ -27,17 +28,10 @@ from smdt.training.trainer import TrainerConfig
 
 
 class Config(TrainerConfig):
-    """One stage of one run."""
+    """One stage of one run: the sections that every stage has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    stage: Literal["retrieval"]
+    stage: str
     """Which stage of the method the run trains."""
-    geometry: GeometryConfig = GeometryConfig()
-    augment: AugmentConfig = AugmentConfig()
-    semantics: SemanticsConfig = SemanticsConfig()
-    model: TwoTowerConfig = TwoTowerConfig()
-    loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Precision = "bf16"
     """Arithmetic of forward and backward; the optimizer's state is always fp32."""
@@ -47,6 +41,32 @@ class Config(TrainerConfig):
         """Return the resolved configuration; `load` of it gives the same."""
         text: str = yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False)
         return text
+
+
+class RetrievalConfig(Config):
+    """A run of the retrieval stage."""
+
+    stage: Literal["retrieval"]
+    geometry: GeometryConfig = GeometryConfig()
+    augment: AugmentConfig = AugmentConfig()
+    semantics: SemanticsConfig = SemanticsConfig()
+    model: TwoTowerConfig = TwoTowerConfig()
+    loss: LossConfig = LossConfig()
+
+
+class SegmentationConfig(Config):
+    """A run of the segmentation stage."""
+
+    stage: Literal["segmentation"]
+    augment: AugmentConfig = AugmentConfig()
+    model: SegmenterConfig = SegmenterConfig()
+
+
+SCHEMAS: Mapping[str, type[Config]] = {
+    "retrieval": RetrievalConfig,
+    "segmentation": SegmentationConfig,
+}
+"""What a YAML may hold, by its `stage`."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -69,9 +89,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(content, dict):
         raise InputError(f"configuration {path}: not a mapping of sections")
     try:
-        return Config.model_validate(content)
+        schema = _schema(content.get("stage"))
+        return schema.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"configuration {path}: {_explain(error)}") from error
+        raise InputError(f"configuration {path}: {_explain(schema, error)}") from error
+    except ValueError as error:
+        raise InputError(f"configuration {path}: {error}") from error
 
 
 def check_ranks(config: Config, world_size: int) -> None:
@@ -108,13 +131,25 @@ def load_deepspeed(path: Path | None) -> dict[str, Any]:
     return content
 
 
-def _explain(error: ValidationError) -> str:
+def _schema(stage: object) -> type[Config]:
+    """Return the schema of a stage.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    if stage not in SCHEMAS:
+        names = ", ".join(SCHEMAS)
+        raise ValueError(f"stage: '{stage}' is no stage; write one of {names}")
+    return SCHEMAS[str(stage)]
+
+
+def _explain(schema: type[Config], error: ValidationError) -> str:
     """Say the first thing that is wrong, with its key and, for an unknown one, the nearest."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return f"{key}: {first['msg'].removeprefix('Value error, ')}"
-    known = _known_keys(Config, first["loc"][:-1])
+    known = _known_keys(schema, first["loc"][:-1])
     nearest = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.0)
     return f"unknown key '{key}'" + (f"; did you mean '{nearest[0]}'?" if nearest else "")
 

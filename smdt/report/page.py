@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from data_shards.atomic import write_atomic
 from data_shards.errors import InputError
 from smdt import config as configuration
+from smdt.config import RetrievalConfig
 from smdt.data.split import Split
 from smdt.report.chart import line_chart, thin
 from smdt.report.pictures import Pictures
@@ -36,7 +37,7 @@ def write_report(root: Path) -> Path:
     evaluation = read_json(folder.evaluation)
     state = folder.read_state() or {}
     pictures: dict[str, Any] = {"retrievals": {}, "mappings": []}
-    if evaluation:
+    if evaluation and isinstance(config, RetrievalConfig):
         split = Split.open(evaluation["shards"], evaluation["protocol"], config.data.cache)
         shown = Pictures(split, config.geometry)
         found = evaluation["retrievals"]

@@ -2,18 +2,28 @@
 
 from collections.abc import Mapping
 
-from smdt.config import Config
+from smdt.config import Config, RetrievalConfig, SegmentationConfig
 from smdt.stages.retrieval import RetrievalStage
+from smdt.stages.segmentation import SegmentationStage
 from smdt.training.stage import Stage
 
-STAGES: Mapping[str, type[RetrievalStage]] = {RetrievalStage.name: RetrievalStage}
+STAGES: Mapping[str, type[Stage]] = {
+    stage.name: stage for stage in (RetrievalStage, SegmentationStage)
+}
 
 
 def make_stage(config: Config) -> Stage:
     """Return the stage that a configuration names, with fresh weights."""
-    return STAGES[config.stage](config)
+    match config:
+        case RetrievalConfig():
+            return RetrievalStage(config)
+        case SegmentationConfig():
+            return SegmentationStage(config)
+    raise AssertionError(f"no stage takes a {type(config).__name__}")
 
 
 def training_views(config: Config) -> tuple[str, ...]:
     """Return the views that a run's training batches hold."""
-    return STAGES[config.stage].training_views(config)
+    views = STAGES[config.stage].views
+    paints = isinstance(config, RetrievalConfig) and config.semantics.needs_classes
+    return (*views, "seg") if paints else views

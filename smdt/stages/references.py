@@ -3,7 +3,7 @@
 import torch
 
 from smdt import config as configuration
-from smdt.config import Config
+from smdt.config import RetrievalConfig
 from smdt.data.loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.evaluation.baseline import baseline_ranks, colour_band_descriptors
@@ -23,6 +23,7 @@ def write_references(run: RunFolder) -> dict[str, Recalls]:
         Recalls by name of the reference.
     """
     config = configuration.load(run.config)
+    assert isinstance(config, RetrievalConfig)
     split = Split.open(config.data.shards, config.evaluation.split, config.data.cache)
     torch.manual_seed(config.run.seed)
     untrained = evaluate_stage(config, make_stage(config), str(split.root), split.name)
@@ -35,7 +36,7 @@ def write_references(run: RunFolder) -> dict[str, Recalls]:
     return references
 
 
-def unlearned(config: Config, split: Split) -> Recalls:
+def unlearned(config: RetrievalConfig, split: Split) -> Recalls:
     """Recalls of the nearest mean colours of the polar image, which learn nothing."""
     geometry = config.geometry.model_copy(update={"mapping": "polar"})
     stage = RetrievalStage(config.model_copy(update={"geometry": geometry}))

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from smdt.config import Config
+from smdt.config import RetrievalConfig
 from smdt.data.errors import DataError
 from smdt.data.loader import Batch, EvaluationLoader
 from smdt.data.neighbours import NO_NEIGHBOUR
@@ -46,12 +46,7 @@ class RetrievalStage(Stage):
     name = "retrieval"
     views = ("ground", "aerial")
 
-    @classmethod
-    def training_views(cls, config: Config) -> tuple[str, ...]:
-        """Return the views of a run's training batches: keep and remove need class maps."""
-        return (*cls.views, "seg") if config.semantics.needs_classes else cls.views
-
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: RetrievalConfig) -> None:
         self._config = config
         size = config.geometry.panorama_size
         self.mapping = PanoramaMapping(config.geometry, *size)

@@ -1,0 +1,161 @@
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from smdt import config as configuration
+from smdt.data.loader import EvaluationLoader, TrainLoader
+from smdt.data.split import Split
+from smdt.stages import make_stage, training_views
+from smdt.stages.trained import evaluate_stage
+from smdt.telemetry.metrics import TrainingMetrics
+from smdt.training.run_folder import RunFolder
+from smdt.training.stage import StepContext
+
+pytestmark = pytest.mark.slow  # importing a network of transformers takes seconds
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def config(world, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"""
+        stage: segmentation
+        run: {{name: test, out: {tmp_path / "run"}}}
+        data: {{shards: {world}}}
+        batch: {{global: 8}}
+        augment: {{turn: true, mirror: true}}
+        model:
+          image_size: [32, 64]
+          settings:
+            depths: [1, 1, 1, 1]
+            hidden_sizes: [8, 8, 16, 16]
+            num_attention_heads: [1, 1, 2, 2]
+            decoder_hidden_size: 32
+            drop_path_rate: 0.0
+            classifier_dropout_prob: 0.0
+        """
+    )
+    return configuration.load(path)
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A process group of this process."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def batches(config, epochs):
+    loader = TrainLoader(
+        Split.open(config.data.shards, "train"),
+        config.data,
+        views=training_views(config),
+        global_batch=8,
+        seed=0,
+        rank=0,
+        world_size=1,
+        device=CPU,
+        quarantine=RunFolder(config.run.out).quarantine,
+        metrics=TrainingMetrics("test", "segmentation", 0),
+    )
+    with closing(loader.stream(loader.start, epochs)) as stream:
+        yield from stream
+
+
+class PlainEngine:
+    """What a stage needs of an engine, without DeepSpeed."""
+
+    def __init__(self, module, optimizer=None):
+        self.module = module
+        self.optimizer = optimizer
+
+    def forward(self, *inputs):
+        return self.module(*inputs)
+
+    def backward(self, share):
+        share.backward()
+
+    def step(self, rate_factor):
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+def context(chunks=1):
+    return StepContext(0, 0, 0, 1, chunks, CPU, 1.0)
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_a_step_is_the_mean_over_the_labelled_pixels_of_the_global_batch(config, alone, chunks):
+    torch.manual_seed(0)
+    stage = make_stage(config)
+    batch = next(batches(config, 1))
+    seg = [each.clone() for each in batch.images["seg"]]
+    seg[1][:20] = 255  # chunks have unequal numbers of labelled pixels
+    seg[6][:] = 255
+    batch = batch.__class__(**{**vars(batch), "images": {**batch.images, "seg": seg}})
+    losses = stage.step({"segmenter": PlainEngine(stage.segmenter)}, batch, context(chunks))
+    chunked = {name: p.grad.clone() for name, p in stage.segmenter.named_parameters()}
+
+    stage.segmenter.zero_grad()
+    ground, classes = stage.augmented(batch, slice(0, 8), seed=0)
+    (logits,) = stage.segmenter(ground)
+    loss = F.cross_entropy(logits, classes.long(), ignore_index=255)
+    loss.backward()
+    assert float(losses["loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    largest = max(p.grad.abs().max() for p in stage.segmenter.parameters())
+    for name, parameter in stage.segmenter.named_parameters():
+        torch.testing.assert_close(chunked[name], parameter.grad, rtol=1e-4, atol=1e-6 * largest)
+
+
+def test_panorama_and_class_map_are_turned_alike(config):
+    batch = next(batches(config, 1))
+    stage = make_stage(config)
+    ground, classes = stage.augmented(batch, slice(0, 8), seed=0)
+    still = make_stage(config.model_copy(update={"augment": type(config.augment)()}))
+    plain_ground, plain_classes = still.augmented(batch, slice(0, 8), seed=0)
+    assert not torch.equal(classes, plain_classes)
+    for i in range(8):
+        moves = [
+            (turned, mirrored)
+            for turned in range(64)
+            for mirrored in (False, True)
+            if torch.equal(_moved(plain_classes[i], turned, mirrored), classes[i])
+        ]
+        assert any(torch.equal(_moved(plain_ground[i], *move), ground[i]) for move in moves)
+
+
+def _moved(image, turned, mirrored):
+    rolled = image.roll(turned, -1)
+    return rolled.flip(-1) if mirrored else rolled
+
+
+def test_training_lowers_the_loss_and_raises_the_agreement(config, alone):
+    torch.manual_seed(0)
+    stage = make_stage(config)
+    before = evaluate_stage(config, stage, config.data.shards, "val").scores["mIoU"]
+    engine = PlainEngine(stage.segmenter, torch.optim.AdamW(stage.segmenter.parameters(), 3e-3))
+    losses = [
+        float(stage.step({"segmenter": engine}, batch, context())["loss"])
+        for batch in batches(config, 4)
+    ]
+    assert np.mean(losses[-8:]) < 0.6 * np.mean(losses[:2])
+    assert evaluate_stage(config, stage, config.data.shards, "val").scores["mIoU"] > before + 0.1
+
+
+def test_an_evaluation_counts_every_labelled_pixel_once(config):
+    evaluation = evaluate_stage(config, make_stage(config), config.data.shards, "val")
+    split = Split.open(config.data.shards, "val")
+    loader = EvaluationLoader(split, views=("seg",), batch=8, rank=0, world_size=1, device=CPU)
+    true = np.concatenate([seg.numpy().ravel() for batch in loader for seg in batch.images["seg"]])
+    rows = np.array(evaluation.details["confusion"]).sum(axis=1)
+    assert rows.tolist() == [int((true == label).sum()) for label in range(6)]
+    assert evaluation.details["samples"] == len(split)
+    assert next(iter(evaluation.scores)) == "mIoU"
