@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from data_shards.classes import CLASS_COUNT, VOID
 from smdt.config import SegmentationConfig
+from smdt.data.errors import DataError
 from smdt.data.loader import Batch, EvaluationLoader
 from smdt.data.randomness import chunk_seed, sample_seed
 from smdt.data.split import Split
@@ -83,7 +84,7 @@ class SegmentationStage(Stage):
     @torch.no_grad()
     def evaluate(self, context: StepContext, data: EvaluationData) -> Evaluation:
         """Compare predicted class maps with the split's, at the size of the split's."""
-        split = Split.open(data.shards, data.split)
+        split = Split.open(data.shards, data.split, data.cache)
         loader = EvaluationLoader(
             split,
             views=self.views,
@@ -111,11 +112,17 @@ class SegmentationStage(Stage):
         if dist.is_initialized():
             dist.all_reduce(counts)
             dist.all_reduce(seen)
+        missing = len(split) - int(seen)
+        if missing > data.max_missing:  # over all ranks; each loader saw only its own
+            raise DataError(
+                f"{missing} samples of split {split.name!r} can't be read, more than max_missing="
+                f"{data.max_missing}; `smdt shards verify {split.root}` says which and why."
+            )
         details = {
             "protocol": data.split,
             "shards": str(data.shards),
             "samples": int(seen),
-            "missing": len(split) - int(seen),
+            "missing": missing,
             "confusion": counts.tolist(),
         }
         return Evaluation(data.split, scores_of(counts), details)

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from data_shards.build import BuildOptions, build
 from data_shards.world.source import WorldSource
 from smdt import config as configuration
+from smdt.data.errors import DataInputError
 from smdt.data.loader import EvaluationLoader, TrainLoader
-from smdt.data.split import DataInputError, Split
+from smdt.data.split import Split
 from smdt.geometry.view import normalise, resize_classes
 from smdt.semantics.augment import SemanticsConfig, draw_semantics
 from smdt.stages import training_views
