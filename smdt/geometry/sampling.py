@@ -2,11 +2,9 @@
 
 The mapping of an image is linear, with a handful of taps for each panorama pixel: a sparse matrix.
 It is kept as indices and weights of a fixed count of taps, and `embedding_bag` is its product with
-the pixels, on any device. Its rows are in the order of the aerial image, not of the panorama, and
-cut into bands: an image as floats is larger than a core's cache, a band of it is nearer to one. A
-second, cheaper pass puts the results in their place.
+the pixels: one pass over the output, on any device.
 
-P panorama pixels, T taps of a pixel, N panorama pixels of a band, S side of the aerial image.
+P panorama pixels (row by row), T taps of a pixel.
 """
 
 import math
@@ -18,34 +16,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-BANDS = 4
-"""Parts of equal work that an image is mapped in, from top to bottom."""
-
-
-@dataclass(frozen=True)
-class Band:
-    """The taps of the panorama pixels that look into one part of the aerial image."""
-
-    first: int
-    """Row-major number of the first aerial pixel that is weighed."""
-    end: int
-    """Number after the last one."""
-    index: Tensor
-    """int32 [N * T], which pixel, counted from `first`."""
-    weight: Tensor
-    """float32 [N * T], 0 for what lies outside the image."""
-    starts: Tensor
-    """int32 [N + 1], where each panorama pixel's taps start."""
-
 
 @dataclass(frozen=True)
 class Taps:
     """A sampling grid: for each panorama pixel the aerial pixels to weigh."""
 
-    bands: tuple[Band, ...]
-    """From the top of the image to its bottom."""
-    place: Tensor
-    """int32 [P], where each panorama pixel, row by row, is in the bands' order."""
+    index: Tensor
+    """int32 [P, T], row-major pixel of the aerial image."""
+    weight: Tensor
+    """float32 [P, T], 0 for what lies outside the image."""
 
 
 def sub_positions(count: int, supersample: int) -> NDArray[np.float64]:
@@ -74,25 +53,10 @@ def make_taps(
     corners = [(row, column) for row in down for column in across]
     index_RCT = torch.stack([row[0] * side + column[0] for row, column in corners], dim=-1)
     weight_RCT = torch.stack([row[1] * column[1] for row, column in corners], dim=-1)
-    index_PT = _by_pixel(index_RCT, supersample)
-    weight_PT = _by_pixel(weight_RCT, supersample) / supersample**2
-    order_P = (index_PT[:, 0] // side).argsort(stable=True)
-    place_P = torch.empty_like(order_P, dtype=torch.int32)
-    place_P[order_P] = torch.arange(len(order_P), dtype=torch.int32, device=device)
-    bands = tuple(
-        # index_select: a quarter of the time of index_PT[order_N]
-        _band(index_PT.index_select(0, order_N), weight_PT.index_select(0, order_N))
-        for order_N in order_P.tensor_split(BANDS)
-        if len(order_N)
+    return Taps(
+        index=_by_pixel(index_RCT, supersample),
+        weight=_by_pixel(weight_RCT, supersample) / supersample**2,
     )
-    return Taps(bands, place_P)
-
-
-def _band(index_NT: Tensor, weight_NT: Tensor) -> Band:
-    first, last = (int(end) for end in index_NT.aminmax())
-    count, taps = index_NT.shape
-    starts = torch.arange(count + 1, dtype=torch.int32, device=index_NT.device) * taps
-    return Band(first, last + 1, (index_NT - first).flatten(), weight_NT.flatten(), starts)
 
 
 def _axis_taps(position_RC: Tensor, side: int) -> list[tuple[Tensor, Tensor]]:
@@ -114,28 +78,17 @@ def _by_pixel(values_RCT: Tensor, supersample: int) -> Tensor:
     return blocks.transpose(1, 2).reshape(rows * columns, -1)
 
 
-def sample(aerial: Tensor, taps: Taps, panorama: Tensor) -> None:
+def sample(aerial: Tensor, taps: Taps, scratch: Tensor) -> Tensor:
     """Weigh the taps of an aerial image.
 
     Args:
         aerial: uint8 [S, S, 3].
         taps: of a mapping for this side.
-        panorama: float32 [3, P], contiguous: the result, values 0 to 255.
+        scratch: float32, at least [S * S, 3], overwritten.
+
+    Returns:
+        float32 [P, 3], values 0 to 255.
     """
-    pixels = aerial.reshape(-1, 3)
-    weighed = torch.cat(
-        [
-            F.embedding_bag(
-                band.index,
-                pixels[band.first : band.end].float(),
-                band.starts,
-                per_sample_weights=band.weight,
-                mode="sum",
-                include_last_offset=True,
-            )
-            for band in taps.bands
-        ]
-    )
-    # channel by channel, since torch selects from one dimension faster than from two
-    for values, target in zip(weighed.unbind(1), panorama, strict=True):
-        torch.index_select(values, 0, taps.place, out=target)
+    side = len(aerial)
+    pixels = scratch[: side * side].copy_(aerial.reshape(-1, 3))
+    return F.embedding_bag(taps.index, pixels, per_sample_weights=taps.weight, mode="sum")

@@ -150,17 +150,20 @@ def finalize_begun(source, out):
     finalize(out)
 
 
+def build_when_all_are_here(barrier, source, out, k):
+    barrier.wait()  # two of the four write the same shards
+    build_share(source, out, OPTIONS, ArrayTask(k % 2, 2), workers=1)
+
+
 @pytest.mark.slow
 def test_tasks_that_start_at_once_agree(memory_source, tmp_path, read_files):
     source, out = memory_source(), tmp_path / "array"
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
     barrier = context.Barrier(4)
-
-    def task(k):
-        barrier.wait()  # two of them write the same shards
-        build_share(source, out, OPTIONS, ArrayTask(k % 2, 2), workers=1)
-
-    processes = [context.Process(target=task, args=(k,)) for k in range(4)]
+    processes = [
+        context.Process(target=build_when_all_are_here, args=(barrier, source, out, k))
+        for k in range(4)
+    ]
     for process in processes:
         process.start()
     for process in processes:

@@ -178,12 +178,13 @@ def _download_for_ever(folder: str, begun) -> None:
     read(ShardCache(CacheConfig(folder=folder, gigabytes=2 * KILOBYTE)), 1, 1500)
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_was_downloading_takes_no_room(store, tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     begun = context.Event()
     killed = context.Process(target=_download_for_ever, args=(str(tmp_path), begun))
     killed.start()
-    assert begun.wait(20)
+    assert begun.wait(120)
     assert (tmp_path / f"{name(1)}.reserved").stat().st_size == 1500
     os.kill(killed.pid, signal.SIGKILL)
     killed.join()

@@ -108,8 +108,9 @@ def test_no_image_has_no_quality():
     assert all(np.isnan(value) for value in ImageQuality().compute(CPU).values())
 
 
+@pytest.mark.slow
 def test_ranks_add_up(tmp_path):
-    context = torch.multiprocessing.get_context("fork")
+    context = torch.multiprocessing.get_context("spawn")
     with context.Pool(2) as pool:
         found = pool.starmap(_rank_quality, [(rank, str(tmp_path / "group")) for rank in (0, 1)])
     whole = ImageQuality()

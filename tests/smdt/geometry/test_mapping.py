@@ -13,7 +13,6 @@ from smdt.geometry.mapping import (
     PanoramaMapping,
     panorama_taps,
 )
-from smdt.geometry.radius import GroundView
 
 EXTENT_M = 60.0
 ELEVATION_DEG = (-35.0, 30.0)
@@ -189,28 +188,6 @@ def test_what_nobody_says_is_an_error_that_names_the_field():
         module(images, np.array([0.0]), np.array([ELEVATION_DEG]))
     with pytest.raises(ValueError, match="not a range"):
         GeometryConfig(elevation_deg=(10, -10))
-
-
-@pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("mapping", MAPPINGS)
-def test_a_grid_goes_through_the_image_once_from_top_to_bottom(mapping, n):
-    side, size = 50, (16, 32)
-    view = None if mapping == "polar" else GroundView(2.0, EXTENT_M, ELEVATION_DEG)
-    taps = panorama_taps(mapping, size, side, view, n, torch.device("cpu"))
-    firsts = [band.first for band in taps.bands]
-    assert firsts == sorted(firsts)
-    for band in taps.bands:
-        assert band.index.min() == 0
-        assert band.index.max() == band.end - band.first - 1
-        assert band.end - band.first < side * side * 3 / 4
-    assert sum(len(band.starts) - 1 for band in taps.bands) == 16 * 32
-    assert torch.equal(taps.place.sort().values, torch.arange(16 * 32, dtype=torch.int32))
-
-
-def test_an_image_that_is_a_window_of_another_is_mapped_alike():
-    window = random_image(60)[5:45, 10:50]
-    assert not window.is_contiguous()
-    assert torch.equal(unroll([window]), unroll([window.contiguous()]))
 
 
 def test_grids_are_kept_and_bounded():
