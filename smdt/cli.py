@@ -77,12 +77,13 @@ def evaluate(
     max_missing: Annotated[int, typer.Option(help="Unreadable samples to tolerate.")] = 0,
     json_file: JsonOption = None,
 ) -> None:
-    """Recall of a trained model: each ground panorama against all aerial images of the split."""
+    """Scores of a trained model on a split, such as the recall of retrieval."""
+    from smdt.evaluation.score import score_text
     from smdt.stages.trained import evaluate_trained
 
     evaluation = evaluate_trained(trained, shards, split, max_missing)
     table = Table("protocol", *evaluation.scores, title=f"{trained} on {shards}")
-    table.add_row(evaluation.protocol, *(f"{s:.2%}" for s in evaluation.scores.values()))
+    table.add_row(evaluation.protocol, *(score_text(*score) for score in evaluation.scores.items()))
     Console().print(table)
     if json_file is not None:
         content = {"scores": dict(evaluation.scores), **evaluation.details}

@@ -12,18 +12,20 @@ from typing import Any, Literal, get_args
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 from yaml import YAMLError
 
 from data_shards.errors import InputError
 from smdt.geometry.augment import AugmentConfig
 from smdt.geometry.mapping import GeometryConfig
-from smdt.losses import LossConfig
+from smdt.losses import AlignmentLossConfig, LossConfig
+from smdt.models.dual_cgan import DualCganConfig
 from smdt.models.segmenter import SegmenterConfig
 from smdt.models.two_tower import TwoTowerConfig
+from smdt.models.unet import check_size
 from smdt.semantics.augment import SemanticsConfig
 from smdt.telemetry.exporter import TelemetryConfig
-from smdt.training.engine import OptimizerConfig, Precision
+from smdt.training.engine import AdamConfig, OptimizerConfig, Precision
 from smdt.training.trainer import TrainerConfig
 
 
@@ -62,9 +64,28 @@ class SegmentationConfig(Config):
     model: SegmenterConfig = SegmenterConfig()
 
 
+class AlignmentConfig(Config):
+    """A run of the alignment stage."""
+
+    stage: Literal["alignment"]
+    geometry: GeometryConfig = GeometryConfig()
+    augment: AugmentConfig = AugmentConfig()
+    semantics: SemanticsConfig = SemanticsConfig()
+    model: DualCganConfig = DualCganConfig()
+    loss: AlignmentLossConfig = AlignmentLossConfig()
+    optimizer: AdamConfig = AdamConfig()
+
+    @field_validator("geometry")
+    @classmethod
+    def _fits_the_generators(cls, geometry: GeometryConfig) -> GeometryConfig:
+        check_size(*geometry.panorama_size)
+        return geometry
+
+
 SCHEMAS: Mapping[str, type[Config]] = {
     "retrieval": RetrievalConfig,
     "segmentation": SegmentationConfig,
+    "alignment": AlignmentConfig,
 }
 """What a YAML may hold, by its `stage`."""
 

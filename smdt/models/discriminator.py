@@ -67,8 +67,12 @@ class PyramidDiscriminator(nn.Module):
         self.real = nn.Conv2d(width, 1, 1)
         self.embed = nn.Conv2d(width, width, 1)
 
-    def forward(self, x: Tensor) -> Judgement:
-        """Judge condition and image [B, inputs, H, W], side by side in the channels."""
+    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Judge condition and image [B, inputs, H, W], side by side in the channels.
+
+        Returns:
+            The fields of a `Judgement`: ZeRO 3 finds tensors in lists, not in dataclasses.
+        """
         bottom_up = []
         for level in self.levels:
             x = level(x)
@@ -79,11 +83,7 @@ class PyramidDiscriminator(nn.Module):
             side = sides.pop()
             top_down.insert(0, side + _upsampled(top_down[0], side))
         features = [head(x) for head, x in zip(self.heads, top_down, strict=True)]
-        return Judgement(
-            real=[self.real(x) for x in features],
-            embedding=[self.embed(x) for x in features],
-            features=features,
-        )
+        return [self.real(x) for x in features], [self.embed(x) for x in features], features
 
 
 def tied_scores(judged: Judgement, partner: Judgement) -> list[Tensor]:

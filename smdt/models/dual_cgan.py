@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from smdt.models.discriminator import SCALES, PyramidDiscriminator, tied_scores
+from smdt.models.discriminator import SCALES, Judgement, PyramidDiscriminator, tied_scores
 from smdt.models.unet import UNet
 
 COLOURS = 3
@@ -75,13 +75,13 @@ class Generators(nn.Module):
         features = tuple(feature.to(dtype) for feature in features)
         if self._config.arrangement == "parallel":
             segmentation, ground = self.both(aerial, features).chunk(2, dim=1)
-            return segmentation.float(), ground.float()
+            return _full(segmentation), _full(ground)
         segmentation = self.to_segmentation(aerial, features)
         beside = (
             [segmentation] if self._config.g2_input == "segmentation" else [segmentation, aerial]
         )
         ground = self.to_ground(torch.cat(beside, dim=1), features)
-        return segmentation.float(), ground.float()
+        return _full(segmentation), _full(ground)
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,12 @@ class Discriminators(nn.Module):
         true, generated = slice(0, count), slice(count, 2 * count)
         # Instance norm knows no batch: true and generated pairs go through together.
         conditions = generated_segmentation if self._chain else aerial
-        of_segmentation = self.of_segmentation(
-            _pairs(aerial, segmentation, generated_segmentation).to(dtype)
+        of_segmentation = Judgement(
+            *self.of_segmentation(_pairs(aerial, segmentation, generated_segmentation).to(dtype))
         )
-        of_ground = self.of_ground(_pairs(conditions, ground, generated_ground).to(dtype))
+        of_ground = Judgement(
+            *self.of_ground(_pairs(conditions, ground, generated_ground).to(dtype))
+        )
         true_seg, true_ground = of_segmentation.rows(true), of_ground.rows(true)
         scores = (
             tied_scores(true_seg, true_ground),
@@ -145,7 +147,7 @@ class Discriminators(nn.Module):
             tied_scores(of_segmentation.rows(generated), true_ground),
             tied_scores(of_ground.rows(generated), true_seg),
         )
-        return tuple(score.float() for scales in scores for score in scales)
+        return tuple(_full(score) for scales in scores for score in scales)
 
     @torch.no_grad()
     def feedback(
@@ -158,11 +160,14 @@ class Discriminators(nn.Module):
         """
         dtype = next(self.parameters()).dtype
         condition = generated_segmentation if self._chain else aerial
-        seg = self.of_segmentation(torch.cat([aerial, generated_segmentation], dim=1).to(dtype))
-        ground = self.of_ground(torch.cat([condition, generated_ground], dim=1).to(dtype))
-        return tuple(
-            torch.cat(both, dim=1) for both in zip(ground.features, seg.features, strict=True)
-        )
+        *_, seg = self.of_segmentation(torch.cat([aerial, generated_segmentation], dim=1).to(dtype))
+        *_, ground = self.of_ground(torch.cat([condition, generated_ground], dim=1).to(dtype))
+        return tuple(torch.cat(both, dim=1) for both in zip(ground, seg, strict=True))
+
+
+def _full(x: Tensor) -> Tensor:
+    """Widen what is narrower than fp32: losses are taken in full precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _pairs(condition: Tensor, true: Tensor, generated: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from data_shards.errors import InputError
 from smdt import config as configuration
 from smdt.config import RetrievalConfig
 from smdt.data.split import Split
+from smdt.evaluation.score import score_text
 from smdt.report.chart import line_chart, thin
 from smdt.report.pictures import Pictures
 from smdt.training.run_folder import RunFolder
@@ -54,9 +55,10 @@ def write_report(root: Path) -> Path:
         precision=config.precision,
         shards=config.data.shards,
         protocol=evaluation.get("protocol", ""),
-        queries=evaluation.get("queries", 0),
+        samples=evaluation.get("queries", evaluation.get("pairs", 0)),
         missing=evaluation.get("missing", 0),
         scores=evaluation.get("scores", {}),
+        score_text=score_text,
         comparison=read_json(folder.references),
         charts=charts(steps, records),
         times=times(steps),
@@ -79,14 +81,25 @@ def charts(
 
     scored = [record for record in records if "scores" in record]
     kinds = scored[-1]["scores"] if scored else {}
-    recall = {kind: [(r["step"], 100 * r["scores"][kind]) for r in scored] for kind in kinds}
+    scores = {kind: [(r["step"], r["scores"][kind]) for r in scored] for kind in kinds}
+    recall = {
+        kind: [(step, 100 * value) for step, value in line]
+        for kind, line in scores.items()
+        if kind.startswith("R@")
+    }
+    others = {
+        f"{kind} on the held-out split": ({kind: line}, kind)
+        for kind, line in scores.items()
+        if kind not in recall
+    }
     seconds = {
         name: [(r["step"], r[f"{key}_seconds"]) for r in steps]
         for name, key in (("whole step", "step"), ("waiting for data", "data_wait"))
     }
     shown = {
         "Loss": (curve("losses"), "loss"),
-        "Recall on the held-out split": (recall, "%"),
+        **({"Recall on the held-out split": (recall, "%")} if recall else {}),
+        **others,
         "Learning rate": (curve("learning_rate"), "rate"),
         "Gradient norm before clipping": (curve("gradient_norm"), "norm"),
         "Time of a step": (seconds, "seconds"),

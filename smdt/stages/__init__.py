@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
-from smdt.config import Config, RetrievalConfig, SegmentationConfig
+from smdt.config import AlignmentConfig, Config, RetrievalConfig, SegmentationConfig
+from smdt.stages.alignment import AlignmentStage
 from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.segmentation import SegmentationStage
 from smdt.training.stage import Stage
 
 STAGES: Mapping[str, type[Stage]] = {
-    stage.name: stage for stage in (RetrievalStage, SegmentationStage)
+    stage.name: stage for stage in (RetrievalStage, SegmentationStage, AlignmentStage)
 }
 
 
@@ -19,6 +20,8 @@ def make_stage(config: Config) -> Stage:
             return RetrievalStage(config)
         case SegmentationConfig():
             return SegmentationStage(config)
+        case AlignmentConfig():
+            return AlignmentStage(config)
     raise AssertionError(f"no stage takes a {type(config).__name__}")
 
 

@@ -74,6 +74,9 @@ class TrainingMetrics:
         self._recall = Gauge(
             "smdt_recall", "Recall, 0 to 1", (*LABELS, "protocol", "k"), registry=self.registry
         )
+        self._image_quality = self._labelled(
+            Gauge, "smdt_image_quality", "Scores of generated images and class maps", "metric"
+        )
 
     def loss(self, term: str) -> Gauge:
         """Gauge of one term of the loss."""
@@ -102,6 +105,10 @@ class TrainingMetrics:
     def recall(self, protocol: str, k: str) -> Gauge:
         """Gauge of recall at k (`"1"`, `"5"`, `"10"`, `"1%"`), 0 to 1."""
         return self._recall.labels(*self._values, protocol, k)
+
+    def image_quality(self, metric: str) -> Gauge:
+        """Gauge of a score of images, such as `SSIM`, `PSNR` (dB) or `mIoU`."""
+        return self._image_quality.labels(*self._values, metric)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, LABELS, registry=self.registry).labels(*self._values)

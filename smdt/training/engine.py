@@ -40,6 +40,16 @@ class OptimizerConfig(BaseModel):
     """Largest norm of the global gradient; 0 does not clip."""
 
 
+class AdamConfig(OptimizerConfig):
+    """Adam (Kingma and Ba), as GANs use it: no decay, a short first moment, no clipping."""
+
+    learning_rate: float = Field(2e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.5, 0.999)
+    epsilon: float = Field(1e-8, gt=0)
+    gradient_clipping: float = Field(0.0, ge=0)
+
+
 def init_distributed(timeout_seconds: float) -> torch.device:
     """Join the process group that the launcher's environment describes.
 

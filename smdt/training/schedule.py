@@ -56,18 +56,24 @@ class ScheduleConfig(BaseModel):
     """How long to train, in steps or epochs."""
     warmup_steps: int = Field(500, ge=0)
     """Steps of linear growth from zero."""
-    decay: Literal["cosine", "constant"] = "cosine"
-    """Shape after the warm-up; cosine falls to zero at the end of the run."""
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape after the warm-up; cosine and linear fall to zero at the end of the run."""
+    linear_from: float = Field(0.5, ge=0, lt=1)
+    """Part of the run that is over when linear decay begins."""
 
 
 def learning_rate_factor(step: int, total_steps: int, config: ScheduleConfig) -> float:
     """Return what the learning rate is multiplied by in step `step` (from 0), in [0, 1].
 
-    Linear warm-up, then a half cosine (Loshchilov and Hutter, SGDR, eq. 5, one cycle).
+    Linear warm-up, then a half cosine (Loshchilov and Hutter, SGDR, eq. 5, one cycle), or constant
+    up to `linear_from` and then a straight line.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.decay == "constant":
         return 1.0
+    if config.decay == "linear":
+        start = config.linear_from * total_steps
+        return min(1.0, max(0.0, (total_steps - step) / (total_steps - start)))
     progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))

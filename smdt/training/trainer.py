@@ -267,6 +267,8 @@ class Trainer:
         for name, value in evaluation.scores.items():
             if name.startswith("R@"):
                 self._metrics.recall(evaluation.protocol, name.removeprefix("R@")).set(value)
+            else:
+                self._metrics.image_quality(name).set(value)
         if self._context.rank == 0:
             scores = dict(evaluation.scores)
             self._folder.append_metrics(

@@ -4,6 +4,7 @@ import yaml
 from data_shards.errors import InputError
 from smdt import config as configuration
 from smdt.config import check_ranks
+from smdt.training.engine import AdamConfig
 from tests.distributed.runs import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
@@ -58,6 +59,28 @@ def test_an_unknown_class_names_the_nearest(minimal):
     sentence = "semantics.remove: 'vehicel' is no class; did you mean 'vehicle'"
     with pytest.raises(InputError, match=sentence):
         configuration.load(minimal, ["semantics.remove.vehicel=0.3"])
+
+
+def test_the_stage_decides_which_keys_there_are(minimal):
+    config = configuration.load(minimal, ["stage=alignment", "model.arrangement=parallel"])
+    assert isinstance(config, configuration.AlignmentConfig)
+    assert config.optimizer == AdamConfig()
+    with pytest.raises(InputError, match=r"model.generator_widht'.*'generator_width'"):
+        configuration.load(minimal, ["stage=alignment", "model.generator_widht=3"])
+    with pytest.raises(InputError, match=r"unknown key 'model.arrangement'"):
+        configuration.load(minimal, ["model.arrangement=parallel"])
+
+
+def test_part_of_an_optimizer_keeps_the_stage_s_other_defaults(minimal):
+    config = configuration.load(minimal, ["stage=alignment", "optimizer.learning_rate=0.5"])
+    assert config.optimizer == AdamConfig(learning_rate=0.5)
+    assert config.optimizer.weight_decay == 0
+
+
+@pytest.mark.parametrize("stage", ["retreival", ""])
+def test_an_unknown_stage_is_refused_with_those_there_are(minimal, stage):
+    with pytest.raises(InputError, match=r"is no stage.*retrieval, segmentation, alignment"):
+        configuration.load(minimal, [f"stage={stage}"])
 
 
 @pytest.mark.parametrize(("ranks", "good"), [(1, True), (2, True), (4, False), (3, True)])

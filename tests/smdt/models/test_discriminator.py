@@ -32,7 +32,7 @@ def test_equals_the_network_written_out(size):
     torch.manual_seed(0)
     net = PyramidDiscriminator(6, 2).double()
     x = torch.randn(2, 6, *size, dtype=torch.float64)
-    judged = net(x)
+    judged = Judgement(*net(x))
     levels = []
     for number, level in enumerate(net.levels):
         x = plain_block(x, level, pool=number < 4)
@@ -50,7 +50,7 @@ def test_equals_the_network_written_out(size):
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 128), (64, 256)])
 def test_scales_are_halves_down_to_a_sixteenth_twice(size):
-    judged = PyramidDiscriminator(6, 2)(torch.randn(3, 6, *size))
+    judged = Judgement(*PyramidDiscriminator(6, 2)(torch.randn(3, 6, *size)))
     height, width = size
     for scale, factor in enumerate((2, 4, 8, 16, 16)):
         area = (height // factor, width // factor)

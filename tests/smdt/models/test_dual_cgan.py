@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from smdt.models.discriminator import tied_scores
+from smdt.models.discriminator import Judgement, tied_scores
 from smdt.models.dual_cgan import Discriminators, DualCganConfig, Generators, Scores
 
 ARRANGEMENTS = [
@@ -78,10 +78,10 @@ def test_scores_are_those_of_four_separate_pairs(arrangement):
     condition = generated_segmentation if arrangement == "chain" else aerial
 
     def d1(image: torch.Tensor):
-        return net.of_segmentation(torch.cat([aerial, image], dim=1))
+        return Judgement(*net.of_segmentation(torch.cat([aerial, image], dim=1)))
 
     def d2(image: torch.Tensor):
-        return net.of_ground(torch.cat([condition, image], dim=1))
+        return Judgement(*net.of_ground(torch.cat([condition, image], dim=1)))
 
     expected = [
         tied_scores(d1(segmentation), d2(ground)),
@@ -110,7 +110,7 @@ def test_feedback_is_both_discriminators_features_without_a_graph(arrangement):
     assert all(f.shape[1] == config.feedback_channels for f in features)
     assert not any(f.requires_grad for f in features)
     condition = generated_segmentation if arrangement == "chain" else aerial
-    own = net.of_ground(torch.cat([condition, generated_ground], dim=1)).features
+    *_, own = net.of_ground(torch.cat([condition, generated_ground], dim=1))
     torch.testing.assert_close(features[0][:, : own[0].shape[1]], own[0])
     generators = Generators(config)
     for plain, fed in zip(generators(aerial), generators(aerial, *features), strict=True):

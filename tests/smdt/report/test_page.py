@@ -75,7 +75,7 @@ def test_the_page_shows_everything_and_needs_no_network(run):
     elements = Elements()
     elements.feed(page)
     assert elements.headings == [
-        *("recall", "curves", "time", "best-retrievals", "worst-retrievals"),
+        *("scores", "curves", "time", "best-retrievals", "worst-retrievals"),
         *("mapping", "data", "configuration"),
     ]
     assert all(source.startswith("data:image/jpeg;base64,") for source in elements.sources)

@@ -9,6 +9,7 @@ CONTRACT = {
     *("smdt_skipped_steps_total", "smdt_read_bytes_total", "smdt_read_seconds_count"),
     *("smdt_quarantined_samples_total", "smdt_checkpoint_seconds", "smdt_checkpoint_bytes"),
     *("smdt_checkpoint_last_success_timestamp_seconds", "smdt_recall"),
+    "smdt_image_quality",
 }
 
 
@@ -20,6 +21,7 @@ def test_every_name_of_the_contract_is_exported_with_its_labels():
     metrics.skipped_steps("two_tower").inc()
     metrics.quarantined_samples("checksum").inc()
     metrics.recall("val", "1%").set(1)
+    metrics.image_quality("SSIM").set(1)
     samples = [sample for metric in metrics.registry.collect() for sample in metric.samples]
     assert {sample.name for sample in samples} >= CONTRACT
     common = {"run": "a-run", "stage": "retrieval", "rank": "2", "host": "here"}

@@ -23,15 +23,19 @@ def test_epochs_count_in_steps():
     assert [step for step in range(1, 15) if Span(1, "epoch").ends_at(step, 7)] == [7, 14]
 
 
-@given(warmup=st.integers(0, 50), length=st.integers(1, 200))
-def test_the_rate_rises_then_falls_and_stays_in_bounds(warmup, length):
-    config = ScheduleConfig(warmup_steps=warmup)
+@given(
+    warmup=st.integers(0, 50),
+    length=st.integers(1, 200),
+    decay=st.sampled_from(["cosine", "linear"]),
+)
+def test_the_rate_rises_then_falls_and_stays_in_bounds(warmup, length, decay):
+    config = ScheduleConfig(warmup_steps=warmup, decay=decay)
     total = warmup + length
     factors = [learning_rate_factor(step, total, config) for step in range(total)]
     assert all(0 <= factor <= 1 for factor in factors)
     assert factors[:warmup] == sorted(factors[:warmup])
     assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
-    assert max(factors) == 1.0
+    assert max(factors) == 1.0 or (decay == "linear" and warmup > length)
 
 
 def test_the_cosine_is_at_its_half_in_the_middle():
@@ -42,3 +46,11 @@ def test_the_cosine_is_at_its_half_in_the_middle():
 def test_constant_stays_constant_after_the_warmup():
     config = ScheduleConfig(warmup_steps=2, decay="constant")
     assert [learning_rate_factor(step, 6, config) for step in range(6)] == [0.5, 1, 1, 1, 1, 1]
+
+
+def test_linear_decay_begins_where_it_is_told_and_never_reaches_zero_in_the_run():
+    config = ScheduleConfig(warmup_steps=0, decay="linear", linear_from=0.5)
+    factors = [learning_rate_factor(step, 8, config) for step in range(8)]
+    assert factors == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    whole = ScheduleConfig(warmup_steps=0, decay="linear", linear_from=0.0)
+    assert [learning_rate_factor(step, 4, whole) for step in range(4)] == [1, 0.75, 0.5, 0.25]
