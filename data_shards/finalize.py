@@ -45,6 +45,7 @@ def finalize(root: str | Location) -> Manifest:
         source=plan.source,
         options=plan.options,
         encoder=plan.encoder,
+        made=plan.made,
         splits=_with_duplicates(root, splits),
     )
     remove_leftovers(root)

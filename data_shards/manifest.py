@@ -17,8 +17,8 @@ from data_shards.store import Location, exists, location, read_bytes
 
 __all__ = ["Manifest", "ShardEntry", "ShardError", "SplitEntry", "load", "manifest_hash", "save"]
 
-FORMAT_VERSION = 2
-"""1: without filter, chroma and duplicates, which then have their defaults."""
+FORMAT_VERSION = 3
+"""1: without filter, chroma and duplicates, 2: without `made`, which then have their defaults."""
 
 
 class _Strict(BaseModel):
@@ -78,6 +78,8 @@ class Manifest(_Strict):
     options: BuildOptions
     encoder: str | None
     """What re-encoded the images; None: they have their original bytes."""
+    made: dict[str, dict[str, JSON]] = {}
+    """By part, the model that made it from the other parts."""
     classes: dict[int, str] = CLASS_NAMES
     """Meaning of the ids in class maps."""
     splits: dict[str, SplitEntry]

@@ -72,6 +72,8 @@ class BuildPlan(BaseModel):
     options: BuildOptions
     encoder: str | None
     splits: dict[str, PlannedSplit]
+    made: dict[str, dict[str, JSON]] = {}
+    """By part, the model that made it from the other parts."""
 
     @classmethod
     def of(cls, source: Source, options: BuildOptions) -> "BuildPlan":

@@ -51,6 +51,22 @@ class Meta:
         """The bytes of `meta.json`: one line, the same for the same values."""
         return json.dumps(asdict(self), allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
+    @classmethod
+    def from_json(cls, data: bytes) -> "Meta":
+        """What `to_json` wrote, now or in an older version.
+
+        Raises:
+            ValueError: it was something else.
+        """
+        content = json.loads(data)
+        try:
+            pairs = {
+                name: tuple(value) for name, value in content.items() if isinstance(value, list)
+            }
+            return cls(**{**content, **pairs})
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"not the meta.json of a sample ({error})") from error
+
 
 class Rows(NamedTuple):
     """The rows of an image that its data set uses: `top` up to `bottom`, of `height` in all."""

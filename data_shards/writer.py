@@ -1,7 +1,7 @@
 """Deterministic, atomic shards: rows of a source become a tar, its index part and its `.idx`."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import BinaryIO
@@ -39,10 +39,14 @@ AHEAD = 16
 
 @dataclass(frozen=True, slots=True)
 class PreparedSample:
-    """A sample whose every image has been decoded: images by their name, without the file type."""
+    """A sample whose every image has been decoded: images by their name, without the file type.
+
+    `meta_json` is what its `meta.json` holds, byte for byte.
+    """
 
     key: str
     meta: Meta
+    meta_json: bytes
     images: dict[str, PreparedImage]
 
 
@@ -66,18 +70,42 @@ def write_shard(
         ShardError: the disk does not take it.
     """
     rejected: list[Rejection] = []
-    samples = _accepted(source, options, task, rejected, advance)
+    samples = _ahead(_accepted(source, options, task, rejected, advance))
+    return write_samples(samples, root, task.split, task.shard, rejected)
+
+
+def write_samples(
+    samples: Iterator[PreparedSample],
+    root: Location,
+    split: str,
+    shard: int,
+    rejected: list[Rejection],
+    pixels: Callable[[], Mapping[str, PixelSums]] = dict,
+) -> ShardSummary:
+    """Write prepared samples as one shard: the same bytes for the same samples, all or nothing.
+
+    Args:
+        samples: in their order.
+        root: of the data set; the split's folder exists.
+        split: of the shard.
+        shard: its number.
+        rejected: rows that are not in the shard; looked at when `samples` is at its end.
+        pixels: what the photographs without a histogram add up to, by view; likewise.
+
+    Raises:
+        ShardError: the disk does not take it.
+    """
     first = next(samples, None)
     try:
         if first is None:
             summary = ShardSummary(
                 samples=0, tar_bytes=0, tar_sha256="", pixels={}, rejected=rejected
             )
-            write_part(layout.part_path(root, task.split, task.shard), [], summary)
+            write_part(layout.part_path(root, split, shard), [], summary)
             return summary
-        return _write(chain([first], samples), root, task, rejected)
+        return _write(chain([first], samples), root, split, shard, rejected, pixels)
     except OSError as error:
-        path = layout.tar_path(root, task.split, task.shard)
+        path = layout.tar_path(root, split, shard)
         raise ShardError(f"{path} can't be written: {error.strerror}.") from error
 
 
@@ -107,7 +135,7 @@ def prepare(key: str, sample: Sample, options: BuildOptions) -> PreparedSample:
                 f"The class map of {sample.meta.source_id} is {seg.height} x {seg.width}, "
                 f"its panorama {ground.height} x {ground.width}.",
             )
-    return PreparedSample(key, sample.meta, images)
+    return PreparedSample(key, sample.meta, sample.meta.to_json(), images)
 
 
 def _target_size(image: str, options: BuildOptions) -> tuple[int, int] | None:
@@ -138,19 +166,24 @@ def _accepted(
 
 
 def _write(
-    samples: Iterator[PreparedSample], root: Location, task: ShardTask, rejected: list[Rejection]
+    samples: Iterator[PreparedSample],
+    root: Location,
+    split: str,
+    shard: int,
+    rejected: list[Rejection],
+    pixels: Callable[[], Mapping[str, PixelSums]],
 ) -> ShardSummary:
     from webdataset import TarWriter
 
     rows, members = [], []
     histograms: dict[str, np.ndarray] = {}
     offset = 0
-    with atomic_file(layout.tar_path(root, task.split, task.shard)) as file:
+    with atomic_file(layout.tar_path(root, split, shard)) as file:
         hashing = _HashingFile(file)
         with TarWriter(
             hashing, encoder=False, user=OWNER, group=OWNER, mode=MODE, mtime=MODIFIED_SECONDS
         ) as tar:
-            for sample in _ahead(samples):
+            for sample in samples:
                 parts = _part_files(sample)
                 tar.write({"__key__": sample.key, **parts})
                 placed, offset = place_members(
@@ -158,18 +191,19 @@ def _write(
                 )
                 members += placed
                 rows.append(
-                    index_row(sample.key, task.shard, sample.meta, _entries(placed, sample, parts))
+                    index_row(sample.key, shard, sample.meta, _entries(placed, sample, parts))
                 )
                 _count(histograms, sample)
+    counted = {view: PixelSums.from_histogram(h) for view, h in histograms.items()}
     summary = ShardSummary(
         samples=len(rows),
         tar_bytes=hashing.size,
         tar_sha256=hashing.sha256.hexdigest(),
-        pixels={view: PixelSums.from_histogram(h) for view, h in sorted(histograms.items())},
+        pixels=dict(sorted((dict(pixels()) | counted).items())),
         rejected=rejected,
     )
-    write_atomic(layout.idx_path(root, task.split, task.shard), idx_text(members).encode())
-    write_part(layout.part_path(root, task.split, task.shard), rows, summary)
+    write_atomic(layout.idx_path(root, split, shard), idx_text(members).encode())
+    write_part(layout.part_path(root, split, shard), rows, summary)
     return summary
 
 
@@ -183,7 +217,7 @@ def _ahead(samples: Iterator[PreparedSample]) -> Iterator[PreparedSample]:
 def _part_files(sample: PreparedSample) -> dict[str, bytes]:
     """Bytes by file name, in the order in which `TarWriter` writes them: sorted."""
     files = {f"{name}.{image.file_type}": image.data for name, image in sample.images.items()}
-    files["meta.json"] = sample.meta.to_json()
+    files["meta.json"] = sample.meta_json
     return dict(sorted(files.items()))
 
 

@@ -10,24 +10,20 @@ from smdt.training.stopping import LAUNCHER
 
 @dataclass(frozen=True)
 class LocalPlan:
-    """A run on this machine alone.
+    """A module on some ranks of this machine alone.
 
     Attributes:
-        config: YAML of the run.
-        deepspeed_config: DeepSpeed's own JSON, None for its defaults.
+        module: what each rank runs.
+        arguments: of its command line.
         ranks: processes to start.
-        resume: `auto`, `never`, or a checkpoint folder.
-        overrides: `section.key=value` each.
         port: free TCP port of the rendezvous.
         cores: cores of this machine, to be shared by the ranks.
         has_gpu: whether ranks train on GPUs.
     """
 
-    config: Path
-    deepspeed_config: Path | None
+    module: str
+    arguments: Sequence[str]
     ranks: int
-    resume: str
-    overrides: Sequence[str]
     port: int
     cores: int
     has_gpu: bool
@@ -37,10 +33,24 @@ def local_command(plan: LocalPlan) -> list[str]:
     """Return the argv that starts the plan through DeepSpeed's launcher."""
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--hostfile", ""]
     ranks = ["--num_gpus", str(plan.ranks), "--master_port", str(plan.port)]
-    arguments = ["--module", "smdt.train", "--config", str(plan.config), "--resume", plan.resume]
-    if plan.deepspeed_config is not None:
-        arguments += ["--deepspeed_config", str(plan.deepspeed_config)]
-    return [*launcher, *ranks, *arguments, *plan.overrides]
+    return [*launcher, *ranks, "--module", plan.module, *plan.arguments]
+
+
+def train_arguments(
+    config: Path, deepspeed_config: Path | None, resume: str, overrides: Sequence[str]
+) -> list[str]:
+    """Return the command line of `smdt.train`.
+
+    Args:
+        config: YAML of the run.
+        deepspeed_config: DeepSpeed's own JSON, None for its defaults.
+        resume: `auto`, `never`, or a checkpoint folder.
+        overrides: `section.key=value` each.
+    """
+    arguments = ["--config", str(config), "--resume", resume]
+    if deepspeed_config is not None:
+        arguments += ["--deepspeed_config", str(deepspeed_config)]
+    return [*arguments, *overrides]
 
 
 def local_environment(

@@ -22,11 +22,7 @@ def run_local(plan: LocalPlan, folder: RunFolder) -> None:
         Stopped: the run was stopped and has saved.
         UserError: the run failed.
     """
-    process = subprocess.Popen(
-        local_command(plan),
-        env=local_environment(plan, os.environ, os.getpid()),
-        start_new_session=True,  # a terminal's interrupt must reach us alone
-    )
+    process = _start(plan)
     restore = _on_stop(lambda again: _pass_on(process, folder, again))
     try:
         process.wait()
@@ -38,6 +34,40 @@ def run_local(plan: LocalPlan, folder: RunFolder) -> None:
     if process.returncode != 0 or state.get("status") != "done":
         reason = state.get("reason") or "a rank ended before its time"
         raise UserError(f"The run in {folder.root} failed: {reason} (see {folder.logs})")
+
+
+def run_ranks(plan: LocalPlan) -> None:
+    """Start ranks that keep what they finish, and wait for their end.
+
+    Interrupt or SIGTERM ends them at once. Whether all is done is for the caller to find out:
+    DeepSpeed's launcher does not pass exit codes on faithfully.
+
+    Raises:
+        KeyboardInterrupt: they were stopped.
+    """
+    process = _start(plan)
+    stopped = False
+
+    def stop(again: bool) -> None:  # noqa: ARG001 (one is enough)
+        nonlocal stopped
+        stopped = True
+        os.killpg(process.pid, signal.SIGKILL)
+
+    restore = _on_stop(stop)
+    try:
+        process.wait()
+    finally:
+        restore()
+    if stopped:
+        raise KeyboardInterrupt
+
+
+def _start(plan: LocalPlan) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        local_command(plan),
+        env=local_environment(plan, os.environ, os.getpid()),
+        start_new_session=True,  # a terminal's interrupt must reach us alone
+    )
 
 
 def _pass_on(process: subprocess.Popen[bytes], folder: RunFolder, again: bool) -> None:

@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from data_shards.atomic import write_atomic
-from data_shards.cli import app as shards
-from data_shards.errors import run
-from launcher.command import LocalPlan
-from launcher.local import run_local
+from data_shards.build import stop_signals
+from data_shards.cli import app as shards_app
+from data_shards.console import show_build
+from data_shards.errors import Stopped, run
+from launcher.command import LocalPlan, train_arguments
+from launcher.local import run_local, run_ranks
 
 app = typer.Typer(
     name="smdt",
@@ -22,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(shards, name="shards", help="Build, verify and describe shards.")
+app.add_typer(shards_app, name="shards", help="Build, verify and describe shards.")
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML of the run.")]
 DeepSpeedOption = Annotated[
@@ -46,7 +48,6 @@ def train(
     from smdt import config as configuration
     from smdt.telemetry.metrics import TrainingMetrics
     from smdt.train import open_loader
-    from smdt.training.engine import free_port
     from smdt.training.run_folder import RunFolder
 
     # What is wrong with the input is said once here, not by every rank.
@@ -56,17 +57,37 @@ def train(
     folder = RunFolder(checked.run.out)
     metrics = TrainingMetrics(checked.run.name, checked.stage, 0)
     open_loader(checked, folder, metrics, 0, ranks, torch.device("cpu"))
-    plan = LocalPlan(
-        config=config,
-        deepspeed_config=deepspeed_config,
-        ranks=ranks,
-        resume=resume,
-        overrides=overrides or [],
-        port=free_port(),
-        cores=len(os.sched_getaffinity(0)),
-        has_gpu=torch.cuda.is_available(),
-    )
-    run_local(plan, folder)
+    arguments = train_arguments(config, deepspeed_config, resume, overrides or [])
+    run_local(local_plan("smdt.train", arguments, ranks), folder)
+
+
+@app.command()
+def segment(
+    shards: Annotated[str, typer.Option(help="Folder or URL of the data set.")],
+    out: Annotated[str, typer.Option(help="Folder or URL of the new data set.")],
+    checkpoint: Annotated[Path, typer.Option(help="Run, checkpoint, or Hugging Face folder.")],
+    ranks: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Panoramas that a process sees at once.")] = 16,
+    max_missing: Annotated[int, typer.Option(min=0, help="Unreadable samples to leave out.")] = 0,
+) -> None:
+    """Make the class maps of a data set: shards in, the same with seg.png out."""
+    from smdt.inference import segment
+    from smdt.inference.annotate import Annotation, finish
+
+    job = Annotation(shards, out, batch, max_missing)
+    try:
+        with stop_signals():
+            if ranks == 1:
+                segment.segment_rank(job, checkpoint, 0, 1)
+            else:
+                segment.check(job, checkpoint)
+                arguments = segment.rank_arguments(job, checkpoint)
+                run_ranks(local_plan("smdt.inference.segment", arguments, ranks))
+            show_build(finish(job), out)
+    except KeyboardInterrupt:
+        raise Stopped(
+            f"Stopped; finished shards stay in {out}: start the same command again to go on."
+        ) from None
 
 
 @app.command()
@@ -115,6 +136,22 @@ def doctor(json_file: JsonOption = None) -> None:
     from smdt.doctor import examine
 
     examine(json_file)
+
+
+def local_plan(module: str, arguments: list[str], ranks: int) -> LocalPlan:
+    """Return the plan of a module on this machine, as it is now."""
+    import torch
+
+    from smdt.training.engine import free_port
+
+    return LocalPlan(
+        module=module,
+        arguments=arguments,
+        ranks=ranks,
+        port=free_port(),
+        cores=len(os.sched_getaffinity(0)),
+        has_gpu=torch.cuda.is_available(),
+    )
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ class SegmentationStage(Stage):
 
     def __init__(self, config: SegmentationConfig) -> None:
         self._config = config
+        self.image_size = config.model.image_size
         self.segmenter = make_segmenter(config.model)
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -53,7 +54,7 @@ class SegmentationStage(Stage):
         Returns:
             uint8 [rows, 3, H, W] and class ids uint8 [rows, H, W].
         """
-        size = self._config.model.image_size
+        size = self.image_size
         seeds = [sample_seed(seed, batch.epoch, int(i)) for i in batch.sample_ids[rows]]
         drawn = draw(self._config.augment, seeds)
         classes = resize_classes(batch.images["seg"][rows], size).unsqueeze(1)
@@ -95,7 +96,7 @@ class SegmentationStage(Stage):
             max_missing=data.max_missing,
         )
         self.segmenter.eval()
-        size = self._config.model.image_size
+        size = self.image_size
         counts = torch.zeros(CLASS_COUNT, CLASS_COUNT, dtype=torch.int64, device=context.device)
         batches = samples = 0
         for batch in loader:

@@ -26,7 +26,7 @@ def edited(small_set, tmp_path):
 def test_it_says_what_is_on_disk(small_set):
     manifest = load(small_set)
     train = manifest.splits["train"]
-    assert (manifest.name, manifest.format_version, train.kind) == ("memory", 2, "pairs")
+    assert (manifest.name, manifest.format_version, train.kind) == ("memory", 3, "pairs")
     assert (train.rows, train.samples, train.rejected) == (10, 9, {"missing_file": 1})
     assert [shard.samples for shard in train.shards] == [3, 4, 2]
     for shard in train.shards:
@@ -58,8 +58,8 @@ def test_the_hash_is_of_the_bytes(small_set):
 
 
 def test_a_newer_format_is_refused(edited):
-    with pytest.raises(InputError, match="format version 3, this code reads up to 2: update smdt"):
-        load(edited(format_version=3, something_new=True))
+    with pytest.raises(InputError, match="format version 4, this code reads up to 3: update smdt"):
+        load(edited(format_version=4, something_new=True))
 
 
 @pytest.mark.parametrize("fields", [{"splits": 3}, {"unknown": 1}, {"format_version": "one"}])

@@ -1,13 +1,13 @@
 from pathlib import Path
 
-from launcher.command import LocalPlan, local_command, local_environment
+from launcher.command import LocalPlan, local_command, local_environment, train_arguments
 
 PLAN = LocalPlan(
-    config=Path("run.yaml"),
-    deepspeed_config=Path("zero2.json"),
+    module="smdt.train",
+    arguments=train_arguments(
+        Path("run.yaml"), Path("zero2.json"), "auto", ["run.seed=3", "schedule.length=20 steps"]
+    ),
     ranks=2,
-    resume="auto",
-    overrides=["run.seed=3", "schedule.length=20 steps"],
     port=29511,
     cores=5,
     has_gpu=False,

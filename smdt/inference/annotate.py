@@ -1,0 +1,128 @@
+"""Shards in, shards out: `smdt segment` and `smdt align` but for the model.
+
+Every shard is a task of its own that belongs to one rank; a finished one is not made again. There
+are no stand-ins: what cannot be read is left out of its shard, listed and counted.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from data_shards import layout, manifest
+from data_shards.executor import Advance
+from data_shards.finalize import finalize
+from data_shards.index import read_summary
+from data_shards.manifest import Manifest
+from data_shards.missing import check_complete, missing_shards
+from data_shards.plan import BuildPlan, ShardTask
+from data_shards.rewrite import rewriting_plan
+from data_shards.store import Location, location
+from smdt.data.errors import DataError, DataInputError
+from smdt.data.split import Split
+from smdt.inference.annotated_shard import Annotator, ShardAnnotator, has_views
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What to annotate, and where to.
+
+    Attributes:
+        source: folder or URL of the finished data set.
+        out: of the new one.
+        batch: samples that the model sees at once.
+        max_missing: how many unreadable samples may be left out.
+    """
+
+    source: str
+    out: str
+    batch: int
+    max_missing: int
+
+
+def begin(job: Annotation, annotator: Annotator) -> BuildPlan:
+    """Check the job and begin or go on with it; every rank may call it.
+
+    Raises:
+        InputError: `out` belongs to another job, or nothing has what the part is made from.
+        DataError: tars are missing or truncated.
+    """
+    source, out = location(job.source), location(job.out)
+    if source == out:
+        raise DataInputError(f"--out {out} is where the shards come from: name another folder.")
+    described = manifest.load(source)
+    splits = [Split.open(source, name) for name in described.splits]
+    if not any(has_views(split, annotator.views).any() for split in splits):
+        views = " and ".join(annotator.views)
+        raise DataInputError(f"No sample in {source} has {views}, which {annotator.part} is from.")
+    for split in splits:
+        split.require_tars(job.max_missing, "--max-missing")
+    plan = rewriting_plan(described, annotator.part, annotator.model)
+    plan.claim(out)
+    return plan
+
+
+def annotate(
+    job: Annotation,
+    annotator: Annotator,
+    device: torch.device,
+    rank: int,
+    world_size: int,
+    advance: Advance,
+) -> None:
+    """Make those shards of this rank that are not finished.
+
+    Args:
+        job: what to do.
+        annotator: what makes the part.
+        device: of its model.
+        rank: of this process, below `world_size`.
+        world_size: processes that share the shards.
+        advance: called with the number of samples done since the last call.
+
+    Raises:
+        InputError, DataError: as `begin`; or samples are damaged, or storage stays away.
+    """
+    plan = begin(job, annotator)
+    root = location(job.out)
+    missing = missing_shards(root, plan)
+    lost = 0
+    for name, shards in missing.items():
+        own = [task for task in plan.tasks(name)[rank::world_size] if task.shard in shards]
+        if not own:
+            continue
+        split = Split.open(job.source, name)
+        shard = ShardAnnotator(split, annotator, job.batch, device, job.max_missing - lost)
+        for task in own:
+            shard.write(task, root, advance)
+        lost += shard.missing
+
+
+def samples_left(job: Annotation, plan: BuildPlan, rank: int, world_size: int) -> int:
+    """How many source rows are in those shards of a rank that are not finished."""
+    missing = missing_shards(location(job.out), plan)
+    own = (task for name in missing for task in plan.tasks(name)[rank::world_size])
+    return sum(len(task.rows) for task in own if task.shard in missing[task.split])
+
+
+def finish(job: Annotation) -> Manifest:
+    """Make a data set of the shards, all of which are there.
+
+    Raises:
+        ShardError: shards are missing.
+        DataError: more samples were left out, by all ranks together, than allowed.
+    """
+    source, out = location(job.source), location(job.out)
+    plan = BuildPlan.load(out)
+    check_complete(out, plan)
+    tasks = [task for name in plan.splits for task in plan.tasks(name)]
+    lost = sum(_rejected(out, task) - _rejected(source, task) for task in tasks)
+    if lost > job.max_missing:
+        raise DataError(
+            f"{lost} samples of {source} can't be read, more than --max-missing {job.max_missing}: "
+            f"`smdt shards verify {source}` names them; mend them, delete {out} and start again."
+        )
+    return finalize(out)
+
+
+def _rejected(root: Location, task: ShardTask) -> int:
+    return len(read_summary(layout.part_path(root, task.split, task.shard)).rejected)
