@@ -20,6 +20,8 @@ from data_shards.store import StoreError, location, persistently
 from data_shards.verify import verify
 from tests.store import KEY_ID, SECRET
 
+pytestmark = pytest.mark.slow  # a server answers for the store
+
 OPTIONS = BuildOptions(samples_per_shard=4)
 
 

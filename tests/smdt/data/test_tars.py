@@ -16,6 +16,8 @@ from smdt.data.errors import DataError, DataInputError
 from smdt.data.shard_cache import GIGABYTE, CacheConfig
 from smdt.data.split import Split
 
+pytestmark = pytest.mark.slow  # a server answers for the store
+
 
 @pytest.fixture
 def stored(s3, built) -> str:
