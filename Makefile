@@ -35,6 +35,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.shard_build
 	$(BIN)/python -m benchmarks.input_pipeline
 	$(BIN)/python -m benchmarks.first_batch
+	$(BIN)/python -m benchmarks.index
 
 # A stale environment is made anew: what the lock no longer names must not linger in it.
 $(STAMP): requirements.lock pyproject.toml
