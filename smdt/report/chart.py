@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from math import isfinite
 
 WIDTH, HEIGHT = 460, 220
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 34
@@ -14,11 +15,13 @@ def line_chart(series: Mapping[str, Points], x_label: str, y_label: str) -> str:
     """Return an SVG of one line for each series.
 
     Args:
-        series: points (x, y) by name, x ascending; empty series are left out.
+        series: points (x, y) by name, x ascending; a y that is not finite is unknown and left
+            out, and so are empty series.
         x_label: what x is, with its unit.
         y_label: what y is, with its unit.
     """
-    shown = {name: points for name, points in series.items() if points}
+    known = {name: [p for p in points if isfinite(p[1])] for name, points in series.items()}
+    shown = {name: points for name, points in known.items() if points}
     if not shown:
         return "<p class='note'>nothing measured yet</p>"
     xs = [x for points in shown.values() for x, _ in points]

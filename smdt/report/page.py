@@ -96,8 +96,11 @@ def charts(
         name: [(r["step"], r[f"{key}_seconds"]) for r in steps]
         for name, key in (("whole step", "step"), ("waiting for data", "data_wait"))
     }
+    losses = curve("losses")
+    # Terms of several sizes would flatten each other in one chart.
+    terms = {f"Loss: {name}": ({name: line}, "loss") for name, line in losses.items()}
     shown = {
-        "Loss": (curve("losses"), "loss"),
+        **(terms if len(terms) > 1 else {"Loss": (losses, "loss")}),
         **({"Recall on the held-out split": (recall, "%")} if recall else {}),
         **others,
         "Learning rate": (curve("learning_rate"), "rate"),

@@ -1,39 +1,49 @@
-"""What a recall is worth: chance, an unlearned baseline, and the model before training."""
+"""What a score is worth: chance, unlearned baselines, and the model before training."""
 
 import torch
 
 from smdt import config as configuration
-from smdt.config import RetrievalConfig
+from smdt.config import AlignmentConfig, RetrievalConfig
 from smdt.data.loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.evaluation.baseline import baseline_ranks, colour_band_descriptors
 from smdt.evaluation.recall import chance, recalls
 from smdt.stages import make_stage
+from smdt.stages.alignment_references import alignment_references
 from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.trained import evaluate_stage
 from smdt.training.run_folder import RunFolder, write_json
 
 Recalls = dict[str, float]
+Scores = dict[str, float]
 
 
-def write_references(run: RunFolder) -> dict[str, Recalls]:
+def write_references(run: RunFolder) -> dict[str, Scores]:
     """Measure the references on a run's held-out split and write `references.json`.
 
     Returns:
-        Recalls by name of the reference.
+        Scores by name of the reference; nothing for the segmentation stage.
     """
     config = configuration.load(run.config)
-    assert isinstance(config, RetrievalConfig)
+    references: dict[str, Scores] = {}
+    if isinstance(config, RetrievalConfig):
+        references = retrieval_references(config)
+    elif isinstance(config, AlignmentConfig):
+        references = alignment_references(config)
+    write_json(run.references, references)
+    return references
+
+
+def retrieval_references(config: RetrievalConfig) -> dict[str, Recalls]:
+    """Measure on a run's held-out split what a recall has to beat."""
     split = Split.open(config.data.shards, config.evaluation.split, config.data.cache)
     torch.manual_seed(config.run.seed)
     untrained = evaluate_stage(config, make_stage(config), str(split.root), split.name)
-    references = {
+    return {
         "the model before training": dict(untrained.scores),
         "nearest mean colours": unlearned(config, split),
         "chance": chance(len(split)),
     }
-    write_json(run.references, references)
-    return references
 
 
 def unlearned(config: RetrievalConfig, split: Split) -> Recalls:

@@ -25,7 +25,7 @@ def shifted_sum(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """A 3x3 convolution of padded x as a sum over the nine shifts."""
     height, width = x.shape[2] - 2, x.shape[3] - 2
     return sum(
-        torch.einsum("bchw,oc->bohw", x[:, :, i : i + height, j : j + width], weight[:, :, i, j])
+        (x[:, :, i : i + height, j : j + width].movedim(1, 3) @ weight[:, :, i, j].T).movedim(3, 1)
         for i in range(3)
         for j in range(3)
     )

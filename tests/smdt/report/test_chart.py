@@ -33,3 +33,9 @@ def test_thinning_keeps_the_mean_of_equal_runs(count, most):
     assert len(thinned) <= most
     assert all(y == 1.0 for _, y in thinned)
     assert thinned[0][0] <= thinned[-1][0]
+
+
+def test_what_is_not_finite_is_left_out():
+    points = [(1, float("nan")), (2, 1.0), (3, float("inf")), (4, 2.0)]
+    assert line_chart({"a": points}, "x", "y") == line_chart({"a": points[1::2]}, "x", "y")
+    assert "nothing measured" in line_chart({"a": [(1, float("nan"))]}, "x", "y")
