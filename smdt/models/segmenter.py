@@ -8,7 +8,8 @@ B batch, L labels of the network, K our classes, H rows, W columns.
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from data_shards.classes import CLASS_COUNT
 from data_shards.errors import InputError
@@ -27,12 +27,19 @@ from smdt.semantics.labels import CLASSES, groups
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+GROUP_CHANNELS = 16
+"""Of a group norm, or the largest common divisor."""
+
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 class SegmenterConfig(BaseModel):
-    """The network. The default is SegFormer of B0's size (Xie et al. 2021), from scratch."""
+    """The network. The default is SegFormer of B0's size (Xie et al. 2021), from scratch.
+
+    Statistics of a batch would make a step depend on how the batch is cut: batch norms keep those
+    of the folder, or are group norms where there is none.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,8 +58,7 @@ class Segmenter(nn.Module):
     """Images to logits of our classes, each as large as its image.
 
     A class of ours that groups several labels has the sum of their probabilities: a pixel torn
-    between car and truck is a vehicle. Batch norms keep the statistics they come with: those of a
-    batch would make a step depend on how the batch is cut.
+    between car and truck is a vehicle.
 
     Args:
         network: transformers' model.
@@ -74,15 +80,6 @@ class Segmenter(nn.Module):
         self._members = [
             [label for label, group in enumerate(classes) if group == k] for k in range(CLASS_COUNT)
         ]
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "Segmenter":
-        """Switch dropout on or off; batch norms always use the statistics they have."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-        return self
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         """Segment images [B, 3, H, W] with values 0 to 255.
@@ -98,6 +95,50 @@ class Segmenter(nn.Module):
             return (logits_BLHW,)
         grouped = [logits_BLHW[:, members].logsumexp(dim=1) for members in self._members]
         return (torch.stack(grouped, dim=1),)
+
+
+class FixedBatchNorm(nn.BatchNorm2d):
+    """A batch norm that keeps the statistics it has, in fp32 whatever the weights are in.
+
+    Those of a batch would make a step depend on how the batch is cut.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise [B, C, H, W]; the result has the images' dtype."""
+        wide = F.batch_norm(
+            images.float(),
+            self.running_mean,
+            self.running_var,
+            self.weight.float(),
+            self.bias.float(),
+            eps=self.eps,
+        )
+        return wide.to(images.dtype)
+
+
+def fixed_norm(norm: nn.BatchNorm2d) -> nn.Module:
+    """Return what stands for a trained batch norm."""
+    fixed = FixedBatchNorm(norm.num_features, norm.eps)
+    fixed.load_state_dict(norm.state_dict())
+    return fixed
+
+
+def group_norm(norm: nn.BatchNorm2d) -> nn.Module:
+    """Return what stands for an untrained batch norm, which has no statistics worth keeping.
+
+    Group normalisation (Wu and He 2018) takes those of each sample for itself.
+    """
+    channels = norm.num_features
+    return nn.GroupNorm(channels // math.gcd(GROUP_CHANNELS, channels), channels, norm.eps)
+
+
+def replace_batch_norms(module: nn.Module, new: Callable[[nn.BatchNorm2d], nn.Module]) -> None:
+    """Replace every batch norm below `module`."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, new(child))
+        else:
+            replace_batch_norms(child, new)
 
 
 def class_map(logits_KHW: Tensor, size: tuple[int, int]) -> Tensor:
@@ -128,6 +169,7 @@ def make_segmenter(config: SegmenterConfig) -> Segmenter:
         raise InputError(
             f"model.settings: {config.architecture} can't be built with them: {_line(error)}"
         ) from error
+    replace_batch_norms(network, group_norm)
     return Segmenter(network, range(CLASS_COUNT))
 
 
@@ -185,6 +227,7 @@ def _pretrained(folder: Path, changes: Mapping[str, Any]) -> "PreTrainedModel":
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder} can't be used: {_line(error)}") from error
+    replace_batch_norms(network, fixed_norm)
     return network
 
 

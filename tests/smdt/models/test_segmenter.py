@@ -3,10 +3,19 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 from data_shards.errors import InputError
-from smdt.models.segmenter import Segmenter, SegmenterConfig, make_segmenter, open_folder
+from smdt.geometry.view import normalise
+from smdt.models.segmenter import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Segmenter,
+    SegmenterConfig,
+    make_segmenter,
+    open_folder,
+)
 from smdt.semantics.labels import CITYSCAPES, groups
 
 pytestmark = pytest.mark.slow  # importing a network of transformers takes seconds
@@ -46,12 +55,10 @@ def cityscapes(tmp_path):
     ("architecture", "settings"), [("segformer", TINY), *OTHERS.items()], ids=lambda v: str(v)[:9]
 )
 def test_any_architecture_gives_logits_of_our_classes_as_large_as_the_image(architecture, settings):
-    segmenter = make_segmenter(SegmenterConfig(architecture=architecture, settings=settings))
+    segmenter = make_segmenter(SegmenterConfig(architecture=architecture, settings=settings)).eval()
     (logits,) = segmenter(images())
     assert logits.shape == (2, 6, 32, 64)
     assert logits.dtype == torch.float32
-    (narrow,) = segmenter.bfloat16()(images())
-    assert narrow.dtype == torch.float32
 
 
 def test_the_default_is_a_segformer_of_the_size_of_b0():
@@ -59,13 +66,32 @@ def test_the_default_is_a_segformer_of_the_size_of_b0():
     assert 3.7e6 < parameters < 3.8e6  # Xie et al. 2021, table 2
 
 
-def test_batch_norms_keep_their_statistics():
-    segmenter = make_segmenter(SegmenterConfig(settings=TINY)).train()
+def test_a_trained_batch_norm_keeps_its_statistics(cityscapes):
+    plain = AutoModelForSemanticSegmentation.from_pretrained(cityscapes)
+    norm = plain.decode_head.batch_norm
+    for values in (norm.running_mean, norm.running_var, norm.weight.data):
+        values += torch.rand(16)
+    plain.save_pretrained(cityscapes)
+    segmenter = open_folder(cityscapes)
     before = {name: buffer.clone() for name, buffer in segmenter.named_buffers()}
+    inputs = normalise(images(), IMAGENET_MEAN, IMAGENET_STD)
+    torch.testing.assert_close(segmenter.eval().network(inputs).logits, plain.eval()(inputs).logits)
+    segmenter.train()(images())
+    after = dict(segmenter.named_buffers())
     assert before
-    segmenter(images())
-    assert all(torch.equal(buffer, before[name]) for name, buffer in segmenter.named_buffers())
-    assert segmenter.training
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize(("architecture", "settings"), [("segformer", TINY), *OTHERS.items()])
+def test_from_scratch_a_sample_is_normalised_for_itself(architecture, settings):
+    torch.manual_seed(0)
+    segmenter = make_segmenter(SegmenterConfig(architecture=architecture, settings=settings))
+    segmenter.eval()
+    (together,) = segmenter(images())
+    (alone,) = segmenter(images()[1:])
+    torch.testing.assert_close(together[1:], alone, rtol=1e-3, atol=1e-5)
+    assert together.std() > 1e-3
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in segmenter.modules())
 
 
 def test_grouped_labels_have_the_sum_of_their_probabilities(cityscapes):
@@ -78,6 +104,19 @@ def test_grouped_labels_have_the_sum_of_their_probabilities(cityscapes):
     classes = torch.tensor(groups(CITYSCAPES))
     expected = torch.stack([shares[:, classes == k].sum(dim=1) for k in range(6)], dim=1)
     torch.testing.assert_close(grouped.double().softmax(dim=1), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_in_bf16_and_statistics_in_fp32_go_together(cityscapes):
+    segmenter = open_folder(cityscapes).eval()
+    (logits,) = segmenter(images())
+    buffers = dict(segmenter.named_buffers())
+    wide = {name: buffer.clone() for name, buffer in buffers.items()}
+    segmenter.bfloat16()
+    for name, buffer in segmenter.named_buffers():
+        buffer.data = wide[name]  # DeepSpeed leaves them so
+    (narrow,) = segmenter(images())
+    assert narrow.dtype == torch.float32
+    assert (narrow - logits).abs().max() < 0.05 * logits.abs().max()
 
 
 def test_a_folder_gives_its_weights_and_gets_a_head_of_our_classes(cityscapes):

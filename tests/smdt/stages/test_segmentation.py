@@ -1,4 +1,6 @@
+import multiprocessing
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,7 +102,7 @@ def test_a_step_is_the_mean_over_the_labelled_pixels_of_the_global_batch(config,
     seg = [each.clone() for each in batch.images["seg"]]
     seg[1][:20] = 255  # chunks have unequal numbers of labelled pixels
     seg[6][:] = 255
-    batch = batch.__class__(**{**vars(batch), "images": {**batch.images, "seg": seg}})
+    batch = replace(batch, images={**batch.images, "seg": seg})
     losses = stage.step({"segmenter": PlainEngine(stage.segmenter)}, batch, context(chunks))
     chunked = {name: p.grad.clone() for name, p in stage.segmenter.named_parameters()}
 
@@ -159,3 +161,45 @@ def test_an_evaluation_counts_every_labelled_pixel_once(config):
     assert rows.tolist() == [int((true == label).sum()) for label in range(6)]
     assert evaluation.details["samples"] == len(split)
     assert next(iter(evaluation.scores)) == "mIoU"
+
+
+def test_two_ranks_make_the_step_of_one(config, alone, tmp_path):
+    """Each rank has half of the global batch, cut in two; gradients add up."""
+    batch = next(batches(config, 1))
+    seg = [each.clone() for each in batch.images["seg"]]
+    seg[1][:20] = 255  # ranks have unequal numbers of labelled pixels
+    images = {"ground": list(batch.images["ground"]), "seg": seg}
+    torch.manual_seed(0)
+    stage = make_stage(config)
+    whole = replace(batch, images=images)
+    losses = stage.step({"segmenter": PlainEngine(stage.segmenter)}, whole, context())
+    halves = [
+        replace(
+            batch,
+            images={view: each[rows] for view, each in images.items()},
+            sample_ids=batch.sample_ids[rows],
+        )
+        for rows in (slice(0, 4), slice(4, 8))
+    ]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        group = str(tmp_path / "two")
+        found = pool.starmap(_rank_step, [(config, halves[rank], rank, group) for rank in (0, 1)])
+    assert sum(loss for loss, _ in found) == pytest.approx(float(losses["loss"]), rel=1e-5)
+    largest = max(p.grad.abs().max() for p in stage.segmenter.parameters())
+    for name, parameter in stage.segmenter.named_parameters():
+        added = found[0][1][name] + found[1][1][name]
+        np.testing.assert_allclose(
+            added, parameter.grad.numpy(), rtol=1e-4, atol=1e-6 * float(largest)
+        )
+
+
+def _rank_step(config, batch, rank, file):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    stage = make_stage(config)
+    where = StepContext(0, 0, rank, 2, 2, CPU, 1.0)
+    losses = stage.step({"segmenter": PlainEngine(stage.segmenter)}, batch, where)
+    gradients = {name: p.grad.numpy() for name, p in stage.segmenter.named_parameters()}
+    dist.destroy_process_group()
+    return float(losses["loss"]), gradients
