@@ -10,15 +10,19 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from data_shards.atomic import write_atomic
 from data_shards.errors import InputError
 from smdt import config as configuration
-from smdt.config import RetrievalConfig
+from smdt.config import AlignmentConfig, RetrievalConfig
 from smdt.data.split import Split
 from smdt.evaluation.score import score_text
+from smdt.report.alignments import alignments
 from smdt.report.chart import line_chart, thin
 from smdt.report.pictures import Pictures
+from smdt.training import checkpoint
 from smdt.training.run_folder import RunFolder
 
 MAPPINGS = 4
 """Pairs whose mapping is shown."""
+ALIGNMENTS = 8
+"""Held-out pairs whose alignment is shown."""
 RETRIEVALS = 8
 """Best and worst retrievals that are shown."""
 
@@ -37,15 +41,16 @@ def write_report(root: Path) -> Path:
     steps = [record for record in records if "losses" in record]
     evaluation = read_json(folder.evaluation)
     state = folder.read_state() or {}
-    pictures: dict[str, Any] = {"retrievals": {}, "mappings": []}
-    if evaluation and isinstance(config, RetrievalConfig):
+    pictures: dict[str, Any] = {"retrievals": {}, "mappings": [], "alignments": []}
+    if evaluation and isinstance(config, RetrievalConfig | AlignmentConfig):
         split = Split.open(evaluation["shards"], evaluation["protocol"], config.data.cache)
         shown = Pictures(split, config.geometry)
-        found = evaluation["retrievals"]
-        pictures = {
-            "retrievals": retrievals(shown, split, found),
-            "mappings": mappings(shown, [row["query"] for row in found[:MAPPINGS]]),
-        }
+        if isinstance(config, RetrievalConfig):
+            found = evaluation["retrievals"]
+            pictures["retrievals"] = retrievals(shown, split, found)
+            pictures["mappings"] = mappings(shown, [row["query"] for row in found[:MAPPINGS]])
+        elif checkpoint.published(folder.checkpoints):
+            pictures["alignments"] = alignments(shown, root, spread(len(split), ALIGNMENTS))
     page = Environment(loader=PackageLoader("smdt.report", "."), autoescape=select_autoescape())
     text = page.get_template("page.html").render(
         name=config.run.name,
@@ -170,6 +175,12 @@ def mappings(pictures: Pictures, sample_ids: Sequence[int]) -> list[dict[str, st
         }
         for sample_id in sample_ids
     ]
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return at most `most` of `count` sample ids, evenly spaced from the first."""
+    step = max(1, -(-count // most))
+    return list(range(0, count, step))
 
 
 def read_json(path: Path) -> dict[str, Any]:
