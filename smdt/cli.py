@@ -12,7 +12,7 @@ from rich.table import Table
 from data_shards.atomic import write_atomic
 from data_shards.build import stop_signals
 from data_shards.cli import app as shards_app
-from data_shards.console import show_build
+from data_shards.console import show_build, write_json
 from data_shards.errors import Stopped, run
 from launcher.command import LocalPlan, train_arguments
 from launcher.local import run_local, run_ranks
@@ -69,6 +69,7 @@ def segment(
     ranks: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Panoramas that a process sees at once.")] = 16,
     max_missing: Annotated[int, typer.Option(min=0, help="Unreadable samples to leave out.")] = 0,
+    json_file: JsonOption = None,
 ) -> None:
     """Make the class maps of a data set: shards in, the same with seg.png out."""
     from smdt.inference import segment
@@ -83,11 +84,13 @@ def segment(
                 segment.check(job, checkpoint)
                 arguments = segment.rank_arguments(job, checkpoint)
                 run_ranks(local_plan("smdt.inference.segment", arguments, ranks))
-            show_build(finish(job), out)
+            manifest = finish(job)
     except KeyboardInterrupt:
         raise Stopped(
             f"Stopped; finished shards stay in {out}: start the same command again to go on."
         ) from None
+    show_build(manifest, out)
+    write_json(json_file, manifest.model_dump(mode="json"))
 
 
 @app.command()
@@ -96,13 +99,16 @@ def evaluate(
     shards: Annotated[str, typer.Option(help="Folder or URL of the data set.")],
     split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
     max_missing: Annotated[int, typer.Option(help="Unreadable samples to tolerate.")] = 0,
+    panogan_compat: Annotated[
+        bool, typer.Option("--panogan-compat", help="SSIM, PSNR and SD as papers publish them.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Scores of a trained model on a split, such as the recall of retrieval."""
     from smdt.evaluation.score import score_text
     from smdt.stages.trained import evaluate_trained
 
-    evaluation = evaluate_trained(trained, shards, split, max_missing)
+    evaluation = evaluate_trained(trained, shards, split, max_missing, panogan_compat)
     table = Table("protocol", *evaluation.scores, title=f"{trained} on {shards}")
     table.add_row(evaluation.protocol, *(score_text(*score) for score in evaluation.scores.items()))
     Console().print(table)

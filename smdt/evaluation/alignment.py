@@ -20,10 +20,13 @@ class AlignmentScores:
     Args:
         size: rows and columns of the images.
         device: of the batches.
+        panogan_compat: as `ImageQuality`.
     """
 
-    def __init__(self, size: tuple[int, int], device: torch.device) -> None:
-        self._quality = ImageQuality()
+    def __init__(
+        self, size: tuple[int, int], device: torch.device, panogan_compat: bool = False
+    ) -> None:
+        self._quality = ImageQuality(panogan_compat)
         self._device = device
         self._counts = torch.zeros(CLASS_COUNT, CLASS_COUNT, dtype=torch.int64, device=device)
         self._moments = torch.zeros(2, 3, *size, dtype=torch.float64, device=device)

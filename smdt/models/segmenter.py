@@ -27,6 +27,9 @@ from smdt.semantics.labels import CLASSES, groups
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+MASK_CLASSIFIERS = ("maskformer", "mask2former")
+SMALLEST_SCORE = 1e-8
+
 GROUP_CHANNELS = 16
 """Of a group norm, or the largest common divisor."""
 
@@ -89,12 +92,26 @@ class Segmenter(nn.Module):
         """
         dtype = next(self.network.parameters()).dtype
         inputs = normalise(images, self._mean, self._std).to(dtype)
-        logits_BLhw = self.network(pixel_values=inputs).logits.float()
+        logits_BLhw = label_logits(self.network(pixel_values=inputs))
         logits_BLHW = F.interpolate(logits_BLhw, images.shape[-2:], mode="bilinear")
         if all(members == [k] for k, members in enumerate(self._members)):
             return (logits_BLHW,)
         grouped = [logits_BLHW[:, members].logsumexp(dim=1) for members in self._members]
         return (torch.stack(grouped, dim=1),)
+
+
+def label_logits(output: Mapping[str, Tensor]) -> Tensor:
+    """Return a network's logits of its labels, float32 [B, L, h, w].
+
+    Mask classifiers (Cheng et al. 2022) give each of Q masks a class, or none: a label's score at a
+    pixel is the sum over masks of the label's probability times the mask's.
+    """
+    if "masks_queries_logits" not in output:
+        return output["logits"].float()
+    label_BQL = output["class_queries_logits"].float().softmax(dim=-1)[..., :-1]
+    mask_BQhw = output["masks_queries_logits"].float().sigmoid()
+    score_BLhw = torch.einsum("bql,bqhw->blhw", label_BQL, mask_BQhw)
+    return score_BLhw.clamp(min=SMALLEST_SCORE).log()
 
 
 class FixedBatchNorm(nn.BatchNorm2d):
@@ -212,12 +229,19 @@ def _settings(config: SegmenterConfig) -> "PretrainedConfig":
 
 
 def _pretrained(folder: Path, changes: Mapping[str, Any]) -> "PreTrainedModel":
-    from transformers import AutoModelForSemanticSegmentation
+    from transformers import (
+        AutoConfig,
+        AutoModelForSemanticSegmentation,
+        AutoModelForUniversalSegmentation,
+    )
 
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no Hugging Face folder: it has no config.json")
     try:
-        network: PreTrainedModel = AutoModelForSemanticSegmentation.from_pretrained(
+        described = AutoConfig.from_pretrained(folder, local_files_only=True)
+        masks = described.model_type in MASK_CLASSIFIERS
+        auto = AutoModelForUniversalSegmentation if masks else AutoModelForSemanticSegmentation
+        network: PreTrainedModel = auto.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,

@@ -214,7 +214,7 @@ class AlignmentStage(Stage):
         )
         self.generators.eval()
         size = self._config.geometry.panorama_size
-        measured = AlignmentScores(size, context.device)
+        measured = AlignmentScores(size, context.device, data.panogan_compat)
         batches = 0
         for batch in loader:
             batches += 1

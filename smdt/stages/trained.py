@@ -9,6 +9,7 @@ from data_shards.errors import InputError
 from smdt import config as configuration
 from smdt.config import Config
 from smdt.stages import make_stage
+from smdt.stages.alignment import AlignmentStage
 from smdt.training import checkpoint
 from smdt.training.run_folder import RunFolder
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
@@ -53,19 +54,36 @@ def load_stage(trained: Path) -> tuple[Config, Stage]:
     return config, stage
 
 
-def evaluate_trained(trained: Path, shards: str, split: str, max_missing: int) -> Evaluation:
-    """Evaluate a checkpoint or run on a split, in this process alone."""
+def evaluate_trained(
+    trained: Path, shards: str, split: str, max_missing: int, panogan_compat: bool = False
+) -> Evaluation:
+    """Evaluate a checkpoint or run on a split, in this process alone.
+
+    Raises:
+        InputError: no checkpoint; or `panogan_compat` for a stage that makes no images.
+    """
     config, stage = load_stage(trained)
-    return evaluate_stage(config, stage, shards, split, max_missing)
+    if panogan_compat and stage.name != AlignmentStage.name:
+        raise InputError(
+            f"--panogan-compat is about generated images, and {trained} is of stage {stage.name!r}"
+        )
+    return evaluate_stage(config, stage, shards, split, max_missing, panogan_compat)
 
 
 def evaluate_stage(
-    config: Config, stage: Stage, shards: str, split: str, max_missing: int = 0
+    config: Config,
+    stage: Stage,
+    shards: str,
+    split: str,
+    max_missing: int = 0,
+    panogan_compat: bool = False,
 ) -> Evaluation:
     """Evaluate a stage as it is on a split, in this process alone, on a GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for module in stage.modules().values():
         module.to(device)
-    data = EvaluationData(shards, split, config.evaluation.batch, max_missing, config.data.cache)
+    data = EvaluationData(
+        shards, split, config.evaluation.batch, max_missing, config.data.cache, panogan_compat
+    )
     context = StepContext(0, config.run.seed, 0, 1, 1, device)
     return stage.evaluate(context, data)

@@ -51,6 +51,7 @@ class EvaluationData:
         batch: samples that a rank works on at once.
         max_missing: how many unreadable samples may be left out.
         cache: where the shards of a store are kept.
+        panogan_compat: whether scores of images are the published ones (`ImageQuality`).
     """
 
     shards: str
@@ -58,6 +59,7 @@ class EvaluationData:
     batch: int
     max_missing: int
     cache: CacheConfig
+    panogan_compat: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModelForSemanticSegmentation
+from transformers import (
+    AutoConfig,
+    AutoModelForSemanticSegmentation,
+    AutoModelForUniversalSegmentation,
+)
 
 from data_shards.errors import InputError
 from smdt.geometry.view import normalise
@@ -13,6 +17,7 @@ from smdt.models.segmenter import (
     IMAGENET_STD,
     Segmenter,
     SegmenterConfig,
+    label_logits,
     make_segmenter,
     open_folder,
 )
@@ -128,6 +133,48 @@ def test_a_folder_gives_its_weights_and_gets_a_head_of_our_classes(cityscapes):
         "network.decode_head.classifier.bias",
     }
     assert all(torch.equal(trained[name], started[name]) for name in trained.keys() - other)
+
+
+def test_a_mask_classifier_gives_each_label_the_sum_over_its_masks(tmp_path):
+    backbone = {
+        "model_type": "swin",
+        "embed_dim": 8,
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 1, 1, 1],
+        "window_size": 2,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    }
+    config = AutoConfig.for_model(
+        "mask2former",
+        id2label=dict(enumerate(CITYSCAPES)),
+        backbone_config=backbone,
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=16,
+        encoder_layers=1,
+        num_attention_heads=2,
+        dim_feedforward=16,
+        decoder_layers=2,
+        num_queries=5,
+    )
+    torch.manual_seed(0)
+    AutoModelForUniversalSegmentation.from_config(config).save_pretrained(tmp_path)
+    segmenter = open_folder(tmp_path).eval()
+    (logits,) = segmenter(images(size=(64, 64)))
+    assert logits.shape == (2, 6, 64, 64)
+    with torch.no_grad():
+        output = segmenter.network(normalise(images(size=(64, 64)), IMAGENET_MEAN, IMAGENET_STD))
+    masks, labels = output.masks_queries_logits.sigmoid(), output.class_queries_logits.softmax(-1)
+    expected = sum(
+        masks[0, query, 3, 5] * labels[0, query, label] for query in range(5) for label in range(19)
+    )
+    found = label_logits(output)[0, :, 3, 5].exp()
+    assert len(found) == 19
+    assert float(found.sum()) == pytest.approx(float(expected), rel=1e-4)
+    assert float(found[3]) == pytest.approx(
+        float((masks[0, :, 3, 5] * labels[0, :, 3]).sum()), rel=1e-4
+    )
 
 
 def test_a_folder_says_what_images_it_expects(cityscapes):

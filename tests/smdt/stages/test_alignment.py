@@ -221,3 +221,15 @@ def test_a_size_that_does_not_fit_is_refused_before_the_run(world, tmp_path):
     with pytest.raises(InputError, match=r"geometry.*32x100.*multiples of 16"):
         configuration.load(path, ["geometry.panorama_size=[32,100]"])
     assert configuration.load(path).model == configuration.DualCganConfig()
+
+
+def test_panogan_compat_scores_are_599_db_higher(make_config):
+    config = make_config()
+    torch.manual_seed(0)
+    stage = AlignmentStage(config)
+    standard = evaluate_stage(config, stage, config.data.shards, "val").scores
+    published = evaluate_stage(config, stage, config.data.shards, "val", panogan_compat=True).scores
+    for name in ("PSNR", "SD"):
+        assert published[name] - standard[name] == pytest.approx(5.987, abs=1e-3)
+    assert published["SSIM"] != standard["SSIM"]
+    assert published["mIoU"] == standard["mIoU"]
