@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from data_shards.console import show_build, write_json
 from data_shards.errors import Stopped, run
 from launcher.command import LocalPlan, train_arguments
 from launcher.local import run_local, run_ranks
+
+if TYPE_CHECKING:
+    from smdt.inference.annotate import Annotation
 
 app = typer.Typer(
     name="smdt",
@@ -72,25 +75,9 @@ def segment(
     json_file: JsonOption = None,
 ) -> None:
     """Make the class maps of a data set: shards in, the same with seg.png out."""
-    from smdt.inference import segment
-    from smdt.inference.annotate import Annotation, finish
+    from smdt.inference.annotate import Annotation
 
-    job = Annotation(shards, out, batch, max_missing)
-    try:
-        with stop_signals():
-            if ranks == 1:
-                segment.segment_rank(job, checkpoint, 0, 1)
-            else:
-                segment.check(job, checkpoint)
-                arguments = segment.rank_arguments(job, checkpoint)
-                run_ranks(local_plan("smdt.inference.segment", arguments, ranks))
-            manifest = finish(job)
-    except KeyboardInterrupt:
-        raise Stopped(
-            f"Stopped; finished shards stay in {out}: start the same command again to go on."
-        ) from None
-    show_build(manifest, out)
-    write_json(json_file, manifest.model_dump(mode="json"))
+    annotated("segment", Annotation(shards, out, batch, max_missing), checkpoint, ranks, json_file)
 
 
 @app.command()
@@ -142,6 +129,30 @@ def doctor(json_file: JsonOption = None) -> None:
     from smdt.doctor import examine
 
     examine(json_file)
+
+
+def annotated(
+    command: str, job: "Annotation", checkpoint: Path, ranks: int, json_file: Path | None
+) -> None:
+    """Make a data set of another one with a model, on some ranks, and show what it holds."""
+    from smdt.inference.annotate import finish
+    from smdt.inference.rank import annotate_rank, check, rank_arguments
+
+    try:
+        with stop_signals():
+            if ranks == 1:
+                annotate_rank(command, job, checkpoint, 0, 1)
+            else:
+                check(command, job, checkpoint)
+                arguments = rank_arguments(command, job, checkpoint)
+                run_ranks(local_plan("smdt.inference.rank", arguments, ranks))
+            manifest = finish(job)
+    except KeyboardInterrupt:
+        raise Stopped(
+            f"Stopped; finished shards stay in {job.out}: start the same command again to go on."
+        ) from None
+    show_build(manifest, job.out)
+    write_json(json_file, manifest.model_dump(mode="json"))
 
 
 def local_plan(module: str, arguments: list[str], ranks: int) -> LocalPlan:

@@ -1,34 +1,24 @@
-"""Class maps of ground panoramas: what `smdt segment` makes, and its entry point on every rank."""
+"""Class maps of ground panoramas: what `smdt segment` makes."""
 
 import hashlib
-import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import typer
 from PIL import Image
 from torch import Tensor
 
-from data_shards.console import progress_bar
-from data_shards.errors import InputError, run
-from data_shards.executor import Advance, no_progress
+from data_shards.errors import InputError
 from data_shards.images import PreparedImage, encode_png
 from data_shards.sources.source import JSON
 from smdt.data.batch import Batch
 from smdt.geometry.view import resize
-from smdt.inference.annotate import Annotation, annotate, begin, samples_left
 from smdt.inference.annotated_shard import Annotator
 from smdt.models.segmenter import Segmenter, class_map, open_folder
 from smdt.stages.segmentation import SegmentationStage
 from smdt.stages.trained import find_weights, load_stage
 from smdt.training import checkpoint
-from smdt.training.stopping import die_with_parent
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class SegmentationAnnotator(Annotator):
@@ -80,7 +70,7 @@ class SegmentationAnnotator(Annotator):
         return [logits for images in batches for logits in self._segmenter(images)[0]]
 
 
-def open_annotator(trained: Path, device: torch.device) -> SegmentationAnnotator:
+def open_segmentation(trained: Path, device: torch.device) -> SegmentationAnnotator:
     """Return what segments with a run, a checkpoint of ours, or a Hugging Face folder.
 
     Raises:
@@ -118,64 +108,3 @@ def _described(
 def _encoded(classes: Tensor) -> PreparedImage:
     pixels: np.ndarray = classes.cpu().numpy()
     return PreparedImage(encode_png(Image.fromarray(pixels)), "png", *pixels.shape)
-
-
-def check(job: Annotation, trained: Path) -> None:
-    """Say once what is wrong with the input, before every rank finds it; begin the job.
-
-    Raises:
-        InputError: as `begin` and `open_annotator`.
-    """
-    begin(job, open_annotator(trained, torch.device("cpu")))
-
-
-def segment_rank(job: Annotation, trained: Path, rank: int, world_size: int) -> None:
-    """Segment this rank's shards, on its GPU if there is one."""
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    annotator = open_annotator(trained, device)
-    left = samples_left(job, begin(job, annotator), rank, world_size)
-    bar: AbstractContextManager[Advance] = nullcontext(no_progress)
-    if rank == 0:
-        bar = progress_bar("segment" if world_size == 1 else f"segment, 1 of {world_size}", left)
-    with bar as advance:
-        annotate(job, annotator, device, rank, world_size, advance)
-
-
-def rank_arguments(job: Annotation, trained: Path) -> list[str]:
-    """Return the command line of this module."""
-    options = {
-        "--shards": job.source,
-        "--out": job.out,
-        "--checkpoint": trained,
-        "--batch": job.batch,
-        "--max-missing": job.max_missing,
-    }
-    return [str(word) for option in options.items() for word in option]
-
-
-@app.command()
-def segment(
-    shards: Annotated[str, typer.Option(help="Folder or URL of the data set.")],
-    out: Annotated[str, typer.Option(help="Of the new data set.")],
-    checkpoint: Annotated[Path, typer.Option(help="Run, checkpoint, or Hugging Face folder.")],
-    batch: Annotated[int, typer.Option(min=1)] = 16,
-    max_missing: Annotated[int, typer.Option(min=0)] = 0,
-    local_rank: Annotated[int | None, typer.Option("--local_rank", hidden=True)] = None,
-) -> None:
-    """Segment the shards of this rank; `deepspeed` starts one such process for each rank."""
-    del local_rank  # DeepSpeed's launcher says it in the environment as well
-    die_with_parent()
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    segment_rank(Annotation(shards, out, batch, max_missing), checkpoint, rank, world_size)
-
-
-def main() -> None:
-    """Run `smdt.inference.segment` as a program."""
-    run(app)
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -26,6 +26,9 @@ from smdt.semantics.labels import CLASSES, groups
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+SMALLEST_SIDE = 32
+"""Pixels: networks reduce an image by 32."""
 
 MASK_CLASSIFIERS = ("maskformer", "mask2former")
 SMALLEST_SCORE = 1e-8
@@ -55,6 +58,13 @@ class SegmenterConfig(BaseModel):
     """Keys of the network's own configuration that are to be others."""
     image_size: tuple[int, int] = (128, 512)
     """Rows and columns that panoramas are resized to."""
+
+    @field_validator("image_size")
+    @classmethod
+    def _as_large_as_a_network_can_see(cls, size: tuple[int, int]) -> tuple[int, int]:
+        if min(size) < SMALLEST_SIDE:
+            raise ValueError(f"{size[0]}x{size[1]} is too small: {SMALLEST_SIDE} is the least")
+        return size
 
 
 class Segmenter(nn.Module):

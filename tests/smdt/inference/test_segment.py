@@ -13,7 +13,7 @@ from smdt.cli import app
 from smdt.data.loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.geometry.view import resize
-from smdt.inference.segment import open_annotator
+from smdt.inference.segment import open_segmentation
 from smdt.semantics.labels import CITYSCAPES, groups
 from smdt.stages import make_stage
 from smdt.training import checkpoint
@@ -89,7 +89,7 @@ def test_a_checkpoint_of_ours_fills_in_class_maps(world, saved, tmp_path):
     assert made["architecture"] == "segformer"
     assert made["image_size"] == [32, 64]
     assert list(made["sha256"]) == ["weights.safetensors"]
-    segmenter = open_annotator(saved, CPU)._segmenter
+    segmenter = open_segmentation(saved, CPU)._segmenter
     for batch in views(out):
         with torch.no_grad():
             (logits,) = segmenter(resize(batch.images["ground"], (32, 64)))
@@ -103,7 +103,7 @@ def test_a_hugging_face_folder_with_cityscapes_labels_gives_our_classes(
     out = tmp_path / "out"
     assert segment("--shards", world, "--out", out, "--checkpoint", cityscapes) == 0
     assert set(load(out).made["seg"]["sha256"]) == {"config.json", "model.safetensors"}
-    annotator = open_annotator(cityscapes, CPU)
+    annotator = open_segmentation(cityscapes, CPU)
     network = annotator._segmenter.network
     mean = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
     std = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
@@ -121,7 +121,7 @@ def test_a_hugging_face_folder_with_cityscapes_labels_gives_our_classes(
 
 
 def test_images_of_different_sizes_are_segmented_one_by_one(cityscapes):
-    annotator = open_annotator(cityscapes, CPU)
+    annotator = open_segmentation(cityscapes, CPU)
     images = [torch.randint(0, 256, (h, w, 3), dtype=torch.uint8) for h, w in ((32, 64), (48, 40))]
     made = annotator(type("Batch", (), {"images": {"ground": images}}))
     assert [(each.height, each.width) for each in made] == [(32, 64), (48, 40)]
@@ -140,5 +140,5 @@ def test_what_cannot_segment_is_refused(world, tmp_path):
     )
     folder = _checkpoint(tmp_path / "step-00000002", configuration.load(path))
     with pytest.raises(InputError, match="is of stage 'retrieval'"):
-        open_annotator(folder, CPU)
+        open_segmentation(folder, CPU)
     assert segment("--shards", world, "--out", tmp_path / "o", "--checkpoint", tmp_path) == 2

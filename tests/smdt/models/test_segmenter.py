@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -218,3 +219,8 @@ def test_a_folder_of_pickles_is_refused(cityscapes):
 def test_what_transformers_does_not_have_is_said(changes, sentence):
     with pytest.raises(InputError, match=sentence):
         make_segmenter(SegmenterConfig(**changes))
+
+
+def test_an_image_that_a_network_would_reduce_to_nothing_is_refused():
+    with pytest.raises(ValidationError, match="16x64 is too small: 32 is the least"):
+        SegmenterConfig(image_size=(16, 64))
