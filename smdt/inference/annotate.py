@@ -19,7 +19,7 @@ from data_shards.rewrite import rewriting_plan
 from data_shards.store import Location, location
 from smdt.data.errors import DataError, DataInputError
 from smdt.data.split import Split
-from smdt.inference.annotated_shard import Annotator, ShardAnnotator, has_views
+from smdt.inference.annotated_shard import Annotator, Missing, ShardAnnotator, has_views
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,15 @@ def annotate(
     """
     plan = begin(job, annotator)
     root = location(job.out)
-    missing = missing_shards(root, plan)
-    lost = 0
-    for name, shards in missing.items():
+    missing = Missing(job.max_missing)
+    for name, shards in missing_shards(root, plan).items():
         own = [task for task in plan.tasks(name)[rank::world_size] if task.shard in shards]
         if not own:
             continue
         split = Split.open(job.source, name)
-        shard = ShardAnnotator(split, annotator, job.batch, device, job.max_missing - lost)
+        shard = ShardAnnotator(split, annotator, job.batch, device, missing)
         for task in own:
             shard.write(task, root, advance)
-        lost += shard.missing
 
 
 def samples_left(job: Annotation, plan: BuildPlan, rank: int, world_size: int) -> int:

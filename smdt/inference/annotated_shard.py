@@ -59,6 +59,31 @@ Read: TypeAlias = EncodedSample | Rejection
 """All parts of a sample that stay, or why it could not be read."""
 
 
+class Missing:
+    """Counts what this rank could not read.
+
+    Args:
+        limit: how many samples may be left out.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count = 0
+
+    def add(self, sample: Rejection, root: Location) -> None:
+        """Count a sample of the data set in `root`.
+
+        Raises:
+            DataError: it is one too many.
+        """
+        self._count += 1
+        if self._count > self._limit:
+            raise DataError(
+                f"More samples can't be read than --max-missing {self._limit}: {sample.detail} "
+                f"`smdt shards verify {root}` names them all."
+            )
+
+
 class ShardAnnotator:
     """Makes the shards of one split, one after the other.
 
@@ -67,20 +92,21 @@ class ShardAnnotator:
         annotator: what makes the part.
         batch: samples that it sees at once.
         device: where it sees them.
-        max_missing: how many unreadable samples may be left out.
-
-    Attributes:
-        missing: how many were.
+        missing: counts what can't be read.
     """
 
     def __init__(
-        self, split: Split, annotator: Annotator, batch: int, device: torch.device, max_missing: int
+        self,
+        split: Split,
+        annotator: Annotator,
+        batch: int,
+        device: torch.device,
+        missing: Missing,
     ) -> None:
-        self.missing = 0
         self._split = split
         self._annotator = annotator
         self._batch = batch
-        self._max_missing = max_missing
+        self._missing = missing
         self._has_views = has_views(split, annotator.views)
         metrics = TrainingMetrics("", annotator.part, 0)
         self._reader = Reader(split, metrics, Event())
@@ -102,7 +128,7 @@ class ShardAnnotator:
             for sample, made in self._annotated(ids):
                 if isinstance(sample, Rejection):
                     rejected.append(sample)
-                    self._count_missing(sample)
+                    self._missing.add(sample, self._split.root)
                 else:
                     kept.append(sample.sample_id)
                     row = sample.sample_id - int(ids[0])
@@ -181,14 +207,6 @@ class ShardAnnotator:
 
     def _has(self, part: str, sample_id: int) -> bool:
         return bool(self._split.column(f"{part}_offset")[sample_id] != ABSENT)
-
-    def _count_missing(self, sample: Rejection) -> None:
-        self.missing += 1
-        if self.missing > self._max_missing:
-            raise DataError(
-                f"More samples can't be read than --max-missing {self._max_missing}: "
-                f"{sample.detail} `smdt shards verify {self._split.root}` names them all."
-            )
 
 
 def digests_of(
