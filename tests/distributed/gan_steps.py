@@ -1,34 +1,69 @@
-"""Run by `deepspeed` on every rank: ten steps of the GAN on each ZeRO stage and chunk count.
+"""Run by `deepspeed` on every rank: ten steps of the GAN for each case.
 
 Arguments: YAML of the run, folder of the DeepSpeed files, where rank 0 writes the weights.
 """
 
 import sys
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 from safetensors.torch import save_file
 
 from smdt import config as configuration
+from smdt.config import AlignmentConfig
 from smdt.stages import make_stage
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.train import open_engines, open_loader
-from smdt.training.engine import init_distributed
+from smdt.training.engine import Precision, init_distributed
 from smdt.training.run_folder import RunFolder
 from smdt.training.stage import StepContext
 
 STEPS = 10
 
 
-def weights(config, zero_stage: int, chunks: int, folder: Path, device) -> dict[str, torch.Tensor]:
-    """Weights of both engines after `STEPS` steps, and the loss terms of each step."""
+@dataclass(frozen=True)
+class Case:
+    """How the steps are made."""
+
+    zero: int
+    chunks: int
+    loops: int = 1
+    precision: Precision = "fp32"
+
+    @property
+    def file(self) -> str:
+        """Where the weights are written."""
+        return f"zero{self.zero}-chunks{self.chunks}-loops{self.loops}-{self.precision}.safetensors"
+
+
+CASES = [
+    *(Case(zero, chunks) for zero in range(4) for chunks in (1, 2)),
+    # Feedback runs the discriminators' module in the middle of the generators' step.
+    Case(3, 2, loops=2),
+    Case(2, 2, precision="bf16"),
+    Case(2, 2, precision="fp16"),
+]
+
+
+def with_loops(config: AlignmentConfig, loops: int) -> AlignmentConfig:
+    """The same run with another number of feedback loops."""
+    model = config.model.model_copy(update={"feedback_loops": loops})
+    return config.model_copy(update={"model": model})
+
+
+def weights(config: AlignmentConfig, case: Case, folder: Path, device) -> dict[str, torch.Tensor]:
+    """Weights of both engines after `STEPS` steps, and the losses of each step."""
+    config = with_loops(config, case.loops).model_copy(update={"precision": case.precision})
     rank, world_size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(config.run.seed)
     stage = make_stage(config)
-    settings = configuration.load_deepspeed(folder / f"zero{zero_stage}.json")
-    if zero_stage == 3:
+    settings = configuration.load_deepspeed(folder / f"zero{case.zero}.json")
+    settings["fp16"]["initial_scale_power"] = 8  # the first steps are not to overflow
+    if case.zero == 3:
         # Else these small parameters would never be partitioned.
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     engines = open_engines(config, settings, stage, world_size)
@@ -37,11 +72,11 @@ def weights(config, zero_stage: int, chunks: int, folder: Path, device) -> dict[
     found: dict[str, torch.Tensor] = {}
     with closing(loader.stream(loader.start, epochs=1 + STEPS // loader.steps_per_epoch)) as stream:
         for step, batch in zip(range(STEPS), stream, strict=False):
-            context = StepContext(step, config.run.seed, rank, world_size, chunks, device, 1.0)
+            context = StepContext(step, config.run.seed, rank, world_size, case.chunks, device, 1.0)
             terms = stage.step(engines, batch, context)
-            shares = torch.stack([terms[name] for name in sorted(terms)])
-            dist.all_reduce(shares)
-            found[f"losses.{step}"] = shares
+            for term, share in terms.items():
+                dist.all_reduce(share)
+                found[f"losses.{step}.{term}"] = share
     for name, engine in engines.items():
         found |= {f"{name}.{key}": value for key, value in engine.full_weights().items()}
     return found
@@ -53,11 +88,12 @@ def main() -> None:
     device = init_distributed(120.0)
     torch.set_num_threads(1)
     config = configuration.load(yaml)
-    for zero_stage in range(4):
-        for chunks in (1, 2):
-            found = weights(config, zero_stage, chunks, folder, device)
-            if dist.get_rank() == 0:
-                save_file(found, out / f"zero{zero_stage}-chunks{chunks}.safetensors")
+    # The CPU computes in fp16 and only its accelerator says that it cannot.
+    get_accelerator().is_fp16_supported = lambda: True
+    for case in CASES:
+        found = weights(config, case, folder, device)
+        if dist.get_rank() == 0:
+            save_file(found, out / case.file)
     dist.barrier()
     dist.destroy_process_group()
 
