@@ -133,10 +133,14 @@ class AlignmentStage(Stage):
 
         with frozen(critic):
             for views in chunks:
+                shares = []
                 for made in kept or self._generate(generators.forward, critic, views.aerial):
                     share, terms = self._miss(critic, views, made, global_batch)
-                    generators.backward(share)
+                    shares.append(share)
                     losses += terms
+                # One backward for all loops: ZeRO adds a later backward to what it has, and for a
+                # parameter that the first one did not reach that is the step before's gradient.
+                generators.backward(torch.stack(shares).sum())
         generators.step(context.rate_factor)
         return dict(zip(TERMS, losses.unbind(), strict=True))
 
