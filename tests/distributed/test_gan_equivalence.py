@@ -20,7 +20,8 @@ SCRIPT = Path(__file__).parent / "gan_steps.py"
 Weights = dict[str, torch.Tensor]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.full
+@pytest.mark.timeout(1800)
 def test_ten_steps_are_those_of_a_plain_loop(write_config, tmp_path):
     yaml = write_config(
         tmp_path / "run",
