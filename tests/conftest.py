@@ -17,6 +17,13 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the world is slow: making it takes longer than most tests."""
+    for item in items:
+        if "world" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
     """Shards of a small world: 64 training pairs in 4 shards, 24 of an unseen city."""
