@@ -138,8 +138,8 @@ class AlignmentStage(Stage):
                     share, terms = self._miss(critic, views, made, global_batch)
                     shares.append(share)
                     losses += terms
-                # One backward for all loops: ZeRO adds a later backward to what it has, and for a
-                # parameter that the first one did not reach that is the step before's gradient.
+                # One backward for all loops: with one each, feedback blocks that only a later loop
+                # reaches got wrong gradients on ZeRO 3.
                 generators.backward(torch.stack(shares).sum())
         generators.step(context.rate_factor)
         return dict(zip(TERMS, losses.unbind(), strict=True))

@@ -42,6 +42,10 @@ class Case:
 
 CASES = [
     *(Case(zero, chunks) for zero in range(4) for chunks in (1, 2)),
+    # Feedback runs the discriminators' module in the middle of the generators' step.
+    Case(3, 2, loops=2),
+    Case(2, 2, precision="bf16"),
+    Case(2, 2, precision="fp16"),
 ]
 
 

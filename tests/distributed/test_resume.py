@@ -14,6 +14,12 @@ from tests.distributed.runs import kill_ranks, wait_for
 
 TOTAL = 24  # 3 epochs of 8 steps
 SHUFFLE = ("data.order.policy=shuffle",)
+ALIGNMENT = {
+    "stage": "alignment",
+    "model": {"generator_width": 2, "discriminator_width": 2, "feedback_loops": 2},
+    "optimizer": {"learning_rate": 0.001},
+    "augment": {"turn": True, "mirror": True},
+}
 HARD = ("data.order.policy=hard", "data.order.hard.refresh=1", "data.order.hard.group=4")
 
 
@@ -38,22 +44,27 @@ def assert_same(run: Path, undisturbed: Path) -> None:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    ("zero", "precision", "order"),
+    ("sections", "zero", "precision", "order"),
     [
-        (2, "bf16", HARD),
-        pytest.param(0, "fp32", SHUFFLE, marks=pytest.mark.full),
-        pytest.param(1, "bf16", SHUFFLE, marks=pytest.mark.full),
-        pytest.param(3, "fp32", HARD, marks=pytest.mark.full),
+        ({}, 2, "bf16", HARD),
+        pytest.param({}, 0, "fp32", SHUFFLE, marks=pytest.mark.full),
+        pytest.param({}, 1, "bf16", SHUFFLE, marks=pytest.mark.full),
+        pytest.param({}, 3, "fp32", HARD, marks=pytest.mark.full),
+        pytest.param(ALIGNMENT, 3, "bf16", SHUFFLE, marks=pytest.mark.full),
+        pytest.param(ALIGNMENT, 0, "fp32", SHUFFLE, marks=pytest.mark.full),
+        pytest.param(ALIGNMENT, 2, "bf16", SHUFFLE, marks=pytest.mark.full),
     ],
+    ids=lambda value: value.get("stage", "retrieval") if isinstance(value, dict) else None,
 )
 def test_killed_or_stopped_the_run_reaches_the_same_weights(
-    zero, precision, order, write_config, start_training, train_to_end, tmp_path
+    sections, zero, precision, order, write_config, start_training, train_to_end, tmp_path
 ):
     undisturbed = tmp_path / "undisturbed"
-    train_to_end(write_config(undisturbed, precision=precision), *order, zero=zero)
+    sections = {**sections, "precision": precision}
+    train_to_end(write_config(undisturbed, **sections), *order, zero=zero)
 
     run = RunFolder(tmp_path / "disturbed")
-    config = write_config(run.root, precision=precision)
+    config = write_config(run.root, **sections)
     process = start_training(config, *order, zero=zero)
     # In the middle of the second epoch, a few steps behind the last checkpoint.
     wait_for(lambda: len(losses(run.root)) >= 11, process)
