@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from smdt.config import AlignmentConfig
-from smdt.data.loader import Batch, EvaluationLoader
+from smdt.data.loader import Batch
 from smdt.data.randomness import sample_seed
-from smdt.data.split import Split
 from smdt.evaluation.alignment import AlignmentScores
 from smdt.geometry.augment import draw
 from smdt.geometry.mapping import PanoramaMapping
@@ -28,6 +27,7 @@ from smdt.models.dual_cgan import Discriminators, Generators, Scores
 from smdt.semantics.augment import draw_semantics
 from smdt.semantics.palette import known, to_classes, to_colours
 from smdt.stages.chunks import equal_slices
+from smdt.stages.held_out import missing_samples, open_held_out
 from smdt.training.engine import Engine
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
 
@@ -206,16 +206,7 @@ class AlignmentStage(Stage):
     @torch.no_grad()
     def evaluate(self, context: StepContext, data: EvaluationData) -> Evaluation:
         """Compare what is generated from the split's aerial images with its ground images."""
-        split = Split.open(data.shards, data.split, data.cache)
-        loader = EvaluationLoader(
-            split,
-            views=self.views,
-            batch=data.batch,
-            rank=context.rank,
-            world_size=context.world_size,
-            device=context.device,
-            max_missing=data.max_missing,
-        )
+        split, loader = open_held_out(self.views, context, data)
         self.generators.eval()
         size = self._config.geometry.panorama_size
         measured = AlignmentScores(size, context.device, data.panogan_compat)
@@ -234,7 +225,7 @@ class AlignmentStage(Stage):
             "protocol": data.split,
             "shards": str(data.shards),
             "pairs": count,
-            "missing": len(split) - count,
+            "missing": missing_samples(split, count, data.max_missing),
         }
         return Evaluation(data.split, scores, details)
 

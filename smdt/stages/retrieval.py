@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from smdt.config import RetrievalConfig
-from smdt.data.errors import DataError
 from smdt.data.loader import Batch, EvaluationLoader
 from smdt.data.neighbours import NO_NEIGHBOUR
 from smdt.data.order import evaluation_slice
@@ -31,6 +30,7 @@ from smdt.losses import soft_margin_rows
 from smdt.models.two_tower import TwoTower
 from smdt.semantics.augment import draw_semantics
 from smdt.stages.chunks import equal_slices
+from smdt.stages.held_out import loader_of_rank, missing_samples, open_held_out
 from smdt.training.engine import Engine
 from smdt.training.gathering import gather_ragged
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
@@ -132,26 +132,10 @@ class RetrievalStage(Stage):
     @torch.no_grad()
     def evaluate(self, context: StepContext, data: EvaluationData) -> Evaluation:
         """Find each ground panorama's aerial image among all of the split's."""
-        split = Split.open(data.shards, data.split, data.cache)
-        loader = EvaluationLoader(
-            split,
-            views=self.views,
-            batch=data.batch,
-            rank=context.rank,
-            world_size=context.world_size,
-            device=context.device,
-            max_missing=data.max_missing,
-        )
+        split, loader = open_held_out(self.views, context, data)
         found = self.embed(loader, context)
         count = len(found.sample_ids)
-        if len(split) - count > data.max_missing:  # over all ranks; each loader saw only its own
-            left_out = np.setdiff1d(np.arange(len(split)), found.sample_ids.cpu().numpy())
-            keys = ", ".join(split.key(sample_id) for sample_id in left_out)
-            raise DataError(
-                f"{len(left_out)} samples of split {split.name!r} can't be read, more than "
-                f"max_missing={data.max_missing}: {keys}; `smdt shards verify {split.root}` "
-                "says why."
-            )
+        missing = missing_samples(split, count, data.max_missing)
         # Each rank scores its part of the queries against the whole gallery.
         own = evaluation_slice(count, context.rank, context.world_size)
         positions = torch.arange(own.start, own.stop, device=found.ground.device)
@@ -162,7 +146,7 @@ class RetrievalStage(Stage):
             "protocol": data.split,
             "shards": str(data.shards),
             "queries": len(ranks),
-            "missing": len(split) - count,
+            "missing": missing,
             "retrievals": retrievals(found, ranks),
         }
         return Evaluation(protocol=data.split, scores=scores, details=details)
@@ -170,15 +154,8 @@ class RetrievalStage(Stage):
     @torch.no_grad()
     def neighbours(self, context: StepContext, split: Split, count: int) -> Tensor:
         """Find the aerial images of other places that each ground panorama is most like."""
-        loader = EvaluationLoader(
-            split,
-            views=self.views,
-            batch=self._config.evaluation.batch,
-            rank=context.rank,
-            world_size=context.world_size,
-            device=context.device,
-            max_missing=self._config.data.max_quarantined,
-        )
+        batch, max_missing = self._config.evaluation.batch, self._config.data.max_quarantined
+        loader = loader_of_rank(split, self.views, context, batch, max_missing)
         found = self.embed(loader, context)
         own = evaluation_slice(len(split), context.rank, context.world_size)
         asking = (found.sample_ids >= own.start) & (found.sample_ids < own.stop)

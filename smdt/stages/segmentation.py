@@ -17,16 +17,15 @@ from torch import Tensor, nn
 
 from data_shards.classes import CLASS_COUNT, VOID
 from smdt.config import SegmentationConfig
-from smdt.data.errors import DataError
-from smdt.data.loader import Batch, EvaluationLoader
+from smdt.data.loader import Batch
 from smdt.data.randomness import chunk_seed, sample_seed
-from smdt.data.split import Split
 from smdt.evaluation.iou import class_iou, confusion, mean_iou
 from smdt.geometry.augment import draw
 from smdt.geometry.view import resize, resize_classes
 from smdt.models.segmenter import class_map, make_segmenter
 from smdt.semantics.labels import CLASSES
 from smdt.stages.chunks import equal_slices
+from smdt.stages.held_out import missing_samples, open_held_out
 from smdt.training.engine import Engine
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
 
@@ -85,16 +84,7 @@ class SegmentationStage(Stage):
     @torch.no_grad()
     def evaluate(self, context: StepContext, data: EvaluationData) -> Evaluation:
         """Compare predicted class maps with the split's, at the size of the split's."""
-        split = Split.open(data.shards, data.split, data.cache)
-        loader = EvaluationLoader(
-            split,
-            views=self.views,
-            batch=data.batch,
-            rank=context.rank,
-            world_size=context.world_size,
-            device=context.device,
-            max_missing=data.max_missing,
-        )
+        split, loader = open_held_out(self.views, context, data)
         self.segmenter.eval()
         size = self.image_size
         counts = torch.zeros(CLASS_COUNT, CLASS_COUNT, dtype=torch.int64, device=context.device)
@@ -113,12 +103,7 @@ class SegmentationStage(Stage):
         if dist.is_initialized():
             dist.all_reduce(counts)
             dist.all_reduce(seen)
-        missing = len(split) - int(seen)
-        if missing > data.max_missing:  # over all ranks; each loader saw only its own
-            raise DataError(
-                f"{missing} samples of split {split.name!r} can't be read, more than max_missing="
-                f"{data.max_missing}; `smdt shards verify {split.root}` says which and why."
-            )
+        missing = missing_samples(split, int(seen), data.max_missing)
         details = {
             "protocol": data.split,
             "shards": str(data.shards),
