@@ -172,11 +172,13 @@ def encode_png(image: Image.Image) -> bytes:
 
 def encoder_name(encoding: Encoding) -> str:
     """What makes the bytes of a resized image, for the manifest."""
+    return f"{jpeg_library()}, {encoding.filter}, quality {encoding.quality}, {encoding.chroma}"
+
+
+def jpeg_library() -> str:
+    """What `encode_jpeg` depends on besides its arguments."""
     turbo = features.version("libjpeg_turbo")
-    return (
-        f"Pillow {PIL.__version__}, libjpeg-turbo {turbo}, "
-        f"{encoding.filter}, quality {encoding.quality}, {encoding.chroma}"
-    )
+    return f"Pillow {PIL.__version__}, libjpeg-turbo {turbo}"
 
 
 def _open(name: str, data: bytes) -> _Header:

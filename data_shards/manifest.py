@@ -57,7 +57,7 @@ class SplitEntry(_Strict):
     rejected: dict[str, int]
     """Rows that are not in the shards, by reason."""
     views: dict[str, ViewStatistics]
-    """Pixel statistics by view: ground, aerial."""
+    """Pixel statistics by view: ground, aerial, aligned."""
     duplicates: dict[str, DuplicateCount] | None = None
     """By view; None: its shards are older than the count."""
     table_sha256: str

@@ -81,6 +81,22 @@ def segment(
 
 
 @app.command()
+def align(
+    shards: Annotated[str, typer.Option(help="Folder or URL of the data set.")],
+    out: Annotated[str, typer.Option(help="Folder or URL of the new data set.")],
+    checkpoint: Annotated[Path, typer.Option(help="Run or checkpoint of the alignment stage.")],
+    ranks: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Tiles that a process reads at once.")] = 16,
+    max_missing: Annotated[int, typer.Option(min=0, help="Unreadable samples to leave out.")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Turn aerial images into ground images: shards in, the same with aligned.jpg out."""
+    from smdt.inference.annotate import Annotation
+
+    annotated("align", Annotation(shards, out, batch, max_missing), checkpoint, ranks, json_file)
+
+
+@app.command()
 def evaluate(
     trained: Annotated[Path, typer.Argument(metavar="RUN_OR_CHECKPOINT")],
     shards: Annotated[str, typer.Option(help="Folder or URL of the data set.")],

@@ -23,6 +23,12 @@ from smdt.data.shard_cache import GIGABYTE, CacheConfig, ShardCache
 
 __all__ = ["DataError", "DataInputError", "Split"]
 
+REMEDIES = {
+    "seg": ": make class maps with `smdt segment`",
+    "aligned": ": make them with `smdt align`",
+}
+"""What makes a view that data sets come without."""
+
 
 class Split:
     """The samples of one split, by sample id: their row in the index, 0..N-1.
@@ -135,7 +141,7 @@ class Split:
         for view in views:
             lacking = int((self.column(f"{view}_offset") == ABSENT).sum())
             if lacking:
-                remedy = ": make class maps with `smdt segment`" if view == "seg" else ""
+                remedy = REMEDIES.get(view, "")
                 raise DataInputError(
                     f"{lacking} of the {len(self)} samples of split {self.name!r} ({self.kind}) in "
                     f"{self.root} have no {view} image{remedy}."

@@ -10,6 +10,7 @@ from torch import Tensor
 from data_shards.classes import CLASS_COUNT
 from smdt.evaluation.images import ImageQuality
 from smdt.evaluation.iou import confusion, mean_iou
+from smdt.geometry.view import to_levels
 
 
 class AlignmentScores:
@@ -43,9 +44,9 @@ class AlignmentScores:
             predicted_classes: class ids uint8 [B, H, W].
             classes: the true ones, with void.
         """
-        self._quality.update(_levels(generated), _levels(real))
+        self._quality.update(to_levels(generated), to_levels(real))
         self._counts += confusion(predicted_classes, classes)
-        values = _levels(generated).double() / 255
+        values = to_levels(generated).double() / 255
         self._moments += torch.stack([values.sum(0), values.square().sum(0)])
         self._samples += len(generated)
 
@@ -62,11 +63,6 @@ class AlignmentScores:
         variance = (square - mean**2).clamp(min=0).mean()
         scores |= {"mIoU": mean_iou(counts), "deviation": float(variance.sqrt())}
         return scores, int(samples)
-
-
-def _levels(images: Tensor) -> Tensor:
-    """[-1, 1] to whole levels of 0 to 255, as a file would hold them."""
-    return ((images + 1) * 127.5).round().clamp(0, 255)
 
 
 def _summed(own: Tensor) -> Tensor:

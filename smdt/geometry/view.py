@@ -104,3 +104,8 @@ def normalise(
         for values in (mean, std)
     )
     return (images.float() - mean_C11) / std_C11
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """Undo `normalise`'s defaults: -1 to 1 becomes uint8, whole levels as a file holds them."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

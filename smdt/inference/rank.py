@@ -1,4 +1,4 @@
-"""One rank of `smdt segment`: what `deepspeed --module smdt.inference.rank` starts."""
+"""One rank of `smdt segment` or `smdt align`, as `deepspeed --module smdt.inference.rank`."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ import typer
 from data_shards.console import progress_bar
 from data_shards.errors import InputError, run
 from data_shards.executor import Advance, no_progress
+from smdt.inference.align import open_alignment
 from smdt.inference.annotate import Annotation, annotate, begin, samples_left
 from smdt.inference.annotated_shard import Annotator
 from smdt.inference.segment import open_segmentation
@@ -19,6 +20,7 @@ from smdt.training.stopping import die_with_parent
 
 ANNOTATORS: Mapping[str, Callable[[Path, torch.device], Annotator]] = {
     "segment": open_segmentation,
+    "align": open_alignment,
 }
 """What opens the model of a command."""
 
@@ -64,7 +66,7 @@ def rank_arguments(command: str, job: Annotation, trained: Path) -> list[str]:
 
 @app.command()
 def main_rank(
-    command: Annotated[str, typer.Argument(help="segment")],
+    command: Annotated[str, typer.Argument(help="segment or align")],
     shards: Annotated[str, typer.Option(help="Folder or URL of the data set.")],
     out: Annotated[str, typer.Option(help="Of the new data set.")],
     checkpoint: Annotated[Path, typer.Option(help="Run, checkpoint, or Hugging Face folder.")],

@@ -1,6 +1,5 @@
 """Class maps of ground panoramas: what `smdt segment` makes."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_shards.errors import InputError
+from data_shards.finalize import sha256
 from data_shards.images import PreparedImage, encode_png
 from data_shards.sources.source import JSON
 from smdt.data.batch import Batch
@@ -17,7 +17,8 @@ from smdt.geometry.view import resize
 from smdt.inference.annotated_shard import Annotator
 from smdt.models.segmenter import Segmenter, class_map, open_folder
 from smdt.stages.segmentation import SegmentationStage
-from smdt.stages.trained import find_weights, load_stage
+from smdt.stages.trained import load_stage
+from smdt.stages.weights import find_weights
 from smdt.training import checkpoint
 
 
@@ -94,14 +95,10 @@ def open_segmentation(trained: Path, device: torch.device) -> SegmentationAnnota
 def _described(
     segmenter: Segmenter, files: Sequence[Path], size: tuple[int, int] | None
 ) -> dict[str, JSON]:
-    hashes: dict[str, JSON] = {}
-    for path in files:
-        with path.open("rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "architecture": str(segmenter.network.config.model_type),
         "image_size": None if size is None else list(size),
-        "sha256": hashes,
+        "sha256": {path.name: sha256(path) for path in files},
     }
 
 

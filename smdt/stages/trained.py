@@ -3,35 +3,15 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from data_shards.errors import InputError
 from smdt import config as configuration
 from smdt.config import Config
 from smdt.stages import make_stage
 from smdt.stages.alignment import AlignmentStage
+from smdt.stages.weights import find_weights, load_weights
 from smdt.training import checkpoint
-from smdt.training.run_folder import RunFolder
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
-
-
-def find_weights(trained: Path) -> Path:
-    """Return the checkpoint folder that `trained` means: itself, or the newest whole one of a run.
-
-    Not the best one of a run: that was chosen on the very split that is evaluated.
-
-    Raises:
-        InputError: there is none.
-    """
-    if not (trained / checkpoint.WEIGHTS).is_file():
-        newest = checkpoint.newest_good(RunFolder(trained).checkpoints)
-        if newest is None:
-            raise InputError(f"{trained}: neither a checkpoint nor a run that has one")
-        return newest
-    fault = checkpoint.damage(trained)
-    if fault:
-        raise InputError(f"checkpoint {trained}: {fault}; name another one")
-    return trained
 
 
 def load_stage(trained: Path) -> tuple[Config, Stage]:
@@ -43,14 +23,7 @@ def load_stage(trained: Path) -> tuple[Config, Stage]:
     folder = find_weights(trained)
     config = configuration.load(folder / checkpoint.CONFIG)
     stage = make_stage(config)
-    weights = load_file(folder / checkpoint.WEIGHTS)
-    for name, module in stage.modules().items():
-        prefix = f"{name}."
-        own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-        try:
-            module.load_state_dict(own)
-        except RuntimeError as error:
-            raise InputError(f"checkpoint {folder}: {error}") from error
+    load_weights(stage, folder)
     return config, stage
 
 

@@ -73,6 +73,31 @@ def start_training() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 @pytest.fixture
+def start_annotating(world) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `smdt segment` or `smdt align` on the small world; what is left of it is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(command: str, trained: Path, out: Path, ranks: int) -> subprocess.Popen[str]:
+        job = ["--shards", str(world), "--out", str(out), "--checkpoint", str(trained)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "smdt.cli", command, *job, "--ranks", str(ranks), "--batch=2"],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
 def train_to_end(start_training) -> Callable[..., str]:
     """Run `smdt train` until it ends; return what it printed."""
 

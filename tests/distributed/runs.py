@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -23,7 +24,17 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds
 
 def ranks_of(config: Path) -> list[int]:
     """Process ids of the ranks that train with `config`."""
-    found = []
+    # A rank's argv has its local rank; the launchers' have not.
+    return [
+        pid
+        for pid, argv in processes_of(config).items()
+        if any(argument.startswith(b"--local_rank") for argument in argv)
+    ]
+
+
+def processes_of(path: Path) -> dict[int, list[bytes]]:
+    """Command lines of the processes that have `path` as an argument, by process id."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -31,9 +42,8 @@ def ranks_of(config: Path) -> list[int]:
             argv = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        # A rank's argv has its local rank; the launchers' have not.
-        if str(config).encode() in argv and any(a.startswith(b"--local_rank") for a in argv):
-            found.append(int(entry.name))
+        if str(path).encode() in argv:
+            found[int(entry.name)] = argv
     return found
 
 
@@ -41,5 +51,17 @@ def kill_ranks(config: Path) -> None:
     """Kill -9 every rank of a run."""
     pids = ranks_of(config)
     assert pids
+    kill(pids)
+
+
+def kill(pids: Iterable[int]) -> None:
+    """Kill -9 processes, those that are gone already excepted."""
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    """What every file below `root` holds, by its path."""
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}

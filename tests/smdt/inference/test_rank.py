@@ -31,5 +31,5 @@ def test_a_rank_gets_the_job_through_its_command_line(as_rank):
 
 
 def test_another_command_is_refused(as_rank):
-    with pytest.raises(InputError, match="'sharpen' is none of segment"):
+    with pytest.raises(InputError, match="'sharpen' is none of segment, align"):
         as_rank(*rank.rank_arguments("sharpen", JOB, Path("runs/a")))

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 from data_shards.errors import InputError, run
@@ -15,8 +14,7 @@ from smdt.data.split import Split
 from smdt.geometry.view import resize
 from smdt.inference.segment import open_segmentation
 from smdt.semantics.labels import CITYSCAPES, groups
-from smdt.stages import make_stage
-from smdt.training import checkpoint
+from tests.checkpoints import save_untrained
 
 pytestmark = pytest.mark.slow  # importing a network of transformers takes seconds
 
@@ -49,21 +47,8 @@ def saved(world, tmp_path):
         model: {{image_size: [32, 64], settings: {TINY}}}
         """
     )
-    config = configuration.load(path)
-    torch.manual_seed(1)
-    return _checkpoint(tmp_path / "step-00000001", config)
-
-
-def _checkpoint(folder, config):
-    folder.mkdir()
-    weights = {
-        f"{name}.{key}": tensor
-        for name, module in make_stage(config).modules().items()
-        for key, tensor in module.state_dict().items()
-    }
-    save_file(weights, folder / checkpoint.WEIGHTS)
-    (folder / checkpoint.CONFIG).write_text(config.to_yaml())
-    checkpoint._seal(folder)
+    folder = tmp_path / "step-00000001"
+    save_untrained(folder, configuration.load(path), seed=1)
     return folder
 
 
@@ -138,7 +123,8 @@ def test_what_cannot_segment_is_refused(world, tmp_path):
         model: {{width: 32, layers: 2}}
         """
     )
-    folder = _checkpoint(tmp_path / "step-00000002", configuration.load(path))
+    folder = tmp_path / "step-00000002"
+    save_untrained(folder, configuration.load(path))
     with pytest.raises(InputError, match="is of stage 'retrieval'"):
         open_segmentation(folder, CPU)
     assert segment("--shards", world, "--out", tmp_path / "o", "--checkpoint", tmp_path) == 2

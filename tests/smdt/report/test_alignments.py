@@ -3,9 +3,7 @@ import io
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from data_shards.classes import PALETTE
 from smdt import config as configuration
@@ -13,9 +11,9 @@ from smdt.data.split import Split
 from smdt.report.alignments import alignments
 from smdt.report.page import spread, write_report
 from smdt.report.pictures import Pictures
-from smdt.stages import make_stage
 from smdt.training import checkpoint
 from smdt.training.run_folder import RunFolder, write_json
+from tests.checkpoints import save_untrained
 
 
 @pytest.fixture
@@ -33,17 +31,7 @@ def run(world, tmp_path) -> RunFolder:
         """
     )
     config = configuration.load(run.config)
-    torch.manual_seed(0)
-    weights = {
-        f"{engine}.{name}": parameter
-        for engine, module in make_stage(config).modules().items()
-        for name, parameter in module.state_dict().items()
-    }
-    folder = checkpoint.folder_of(run.checkpoints, 3)
-    folder.mkdir()
-    save_file(weights, folder / checkpoint.WEIGHTS)
-    (folder / checkpoint.CONFIG).write_text(config.to_yaml())
-    checkpoint._seal(folder)
+    save_untrained(checkpoint.folder_of(run.checkpoints, 3), config)
     for step in (1, 2, 3):
         run.append_metrics(
             {

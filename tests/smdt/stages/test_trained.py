@@ -1,11 +1,9 @@
 import pytest
-from safetensors.torch import save_file
 
 from data_shards.errors import InputError
 from smdt import config as configuration
-from smdt.stages import make_stage
 from smdt.stages.trained import evaluate_stage, evaluate_trained
-from smdt.training import checkpoint
+from tests.checkpoints import save_untrained
 
 
 @pytest.fixture
@@ -27,13 +25,7 @@ def config(world, tmp_path):
 def saved(config, tmp_path):
     """A checkpoint of an untrained stage; and the stage."""
     folder = tmp_path / "step-00000001"
-    folder.mkdir()
-    stage = make_stage(config)
-    weights = {f"two_tower.{k}": v for k, v in stage.modules()["two_tower"].state_dict().items()}
-    save_file(weights, folder / checkpoint.WEIGHTS)
-    (folder / checkpoint.CONFIG).write_text(config.to_yaml())
-    checkpoint._seal(folder)
-    return folder, stage
+    return folder, save_untrained(folder, config)
 
 
 def test_a_checkpoint_scores_as_the_stage_that_it_holds(config, saved, world):
