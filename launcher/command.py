@@ -1,11 +1,24 @@
 """From what the user wants to start to the argv and environment of `deepspeed` (pure)."""
 
+import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_shards.errors import InputError
+from launcher.hostfile import Hosts, include_filter
+from smdt.training.lease import ATTEMPT
 from smdt.training.stopping import LAUNCHER
+
+RUNNER = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet"]
+"""`deepspeed`, of the interpreter that runs us."""
+SSH_OPTIONS = (
+    *("-o", "BatchMode=yes", "-o", "ConnectTimeout=10"),
+    *("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"),
+)
+"""Nobody is asked for a password, and a link that is cut ends a session within 30 s."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +42,66 @@ class LocalPlan:
     has_gpu: bool
 
 
+@dataclass(frozen=True)
+class ClusterPlan:
+    """A module on the ranks of some hosts, started over pdsh.
+
+    Attributes:
+        module: what each rank runs.
+        arguments: of its command line.
+        hostfile: DeepSpeed's.
+        hosts: the slots of it that are used.
+        address: of the first host, where the ranks meet.
+        port: free TCP port there.
+        environment: shell script that each host sources first.
+    """
+
+    module: str
+    arguments: Sequence[str]
+    hostfile: Path
+    hosts: Hosts
+    address: str
+    port: int
+    environment: Path
+
+
 def local_command(plan: LocalPlan) -> list[str]:
     """Return the argv that starts the plan through DeepSpeed's launcher."""
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--hostfile", ""]
     ranks = ["--num_gpus", str(plan.ranks), "--master_port", str(plan.port)]
-    return [*launcher, *ranks, "--module", plan.module, *plan.arguments]
+    return [*RUNNER, "--hostfile", "", *ranks, "--module", plan.module, *plan.arguments]
+
+
+def cluster_command(plan: ClusterPlan) -> list[str]:
+    """Return the argv that starts the plan through DeepSpeed's launcher.
+
+    Raises:
+        InputError: an argument would not reach the hosts as it is.
+    """
+    hosts = ["--hostfile", str(plan.hostfile), "--include", include_filter(plan.hosts)]
+    # One host too is reached by ssh: it need not be this one.
+    meeting = ["--force_multi", "--master_addr", plan.address, "--master_port", str(plan.port)]
+    script = ["--venv_script", shlex.quote(str(plan.environment))]
+    arguments = [remote_argument(argument) for argument in plan.arguments]
+    return [*RUNNER, *hosts, *meeting, *script, "--module", plan.module, *arguments]
+
+
+def remote_argument(argument: str) -> str:
+    """Return what DeepSpeed has to be given so that the hosts' shells see `argument`.
+
+    DeepSpeed puts what has a space into double quotes and hands on the rest as it is.
+
+    Raises:
+        InputError: pdsh or the shell would change it whatever is done.
+    """
+    changed = re.search(r"%[hnu]|\n", argument)
+    if changed:
+        raise InputError(
+            f"the argument {argument!r} holds {changed[0]!r}, which pdsh replaces on the way to "
+            "the hosts; write it into the YAML"
+        )
+    if " " in argument:
+        return re.sub(r"([\\$`])", r"\\\1", argument)
+    return shlex.quote(argument)
 
 
 def train_arguments(
@@ -60,4 +128,25 @@ def local_environment(
     ours = {"OMP_NUM_THREADS": str(max(1, plan.cores // plan.ranks))}
     if not plan.has_gpu:
         ours["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed warns, in every process, that it found none
-    return {**ours, **inherited, LAUNCHER: str(launcher_pid)}
+    attempt = {LAUNCHER: str(launcher_pid), ATTEMPT: f"local-{launcher_pid}"}
+    return {**ours, **inherited, **attempt}
+
+
+def environment_script(variables: Mapping[str, str]) -> str:
+    """Return the shell script that sets `variables`, whatever their values hold."""
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
+    return "".join(lines)
+
+
+def passed_variables(names: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that the user wants on all hosts.
+
+    Raises:
+        InputError: one is not set here, or is no name.
+    """
+    for name in names:
+        if re.fullmatch(r"[A-Za-z_]\w*", name) is None:
+            raise InputError(f"--env {name!r} is no variable's name; values come from this shell")
+        if name not in environment:
+            raise InputError(f"--env {name}: the variable is not set here; export it first")
+    return {name: environment[name] for name in names}

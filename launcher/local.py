@@ -3,31 +3,29 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable
-from types import FrameType
 
 from data_shards.errors import Stopped, UserError
 from launcher.command import LocalPlan, local_command, local_environment
+from launcher.signals import on_stop
 from smdt.training.run_folder import RunFolder
 
 
 def run_local(plan: LocalPlan, folder: RunFolder) -> None:
     """Start the plan and wait for its end.
 
-    Interrupt or SIGTERM touches the run's stop file: the ranks finish their step and save. A
-    second one ends them at once. How the run ended is read from `state.json`, since DeepSpeed's
-    launcher does not pass exit codes on faithfully.
+    Interrupt, SIGTERM or SIGUSR1 touches the run's stop file: the ranks finish their step and
+    save. A second one ends them at once. How the run ended is read from `state.json`, since
+    DeepSpeed's launcher does not pass exit codes on faithfully.
 
     Raises:
         Stopped: the run was stopped and has saved.
         UserError: the run failed.
     """
+    if folder.stop.exists():
+        folder.stop.unlink()
     process = _start(plan)
-    restore = _on_stop(lambda again: _pass_on(process, folder, again))
-    try:
+    with on_stop(lambda again: _pass_on(process, folder, again)):
         process.wait()
-    finally:
-        restore()
     state = folder.read_state() or {}
     if state.get("status") == "preempted":
         raise Stopped(f"Stopped at step {state['step']} and saved; start again to go on.")
@@ -53,11 +51,8 @@ def run_ranks(plan: LocalPlan) -> None:
         stopped = True
         os.killpg(process.pid, signal.SIGKILL)
 
-    restore = _on_stop(stop)
-    try:
+    with on_stop(stop):
         process.wait()
-    finally:
-        restore()
     if stopped:
         raise KeyboardInterrupt
 
@@ -75,21 +70,3 @@ def _pass_on(process: subprocess.Popen[bytes], folder: RunFolder, again: bool) -
         os.killpg(process.pid, signal.SIGKILL)
     elif folder.root.is_dir():
         folder.stop.touch()
-
-
-def _on_stop(act: Callable[[bool], None]) -> Callable[[], None]:
-    """Call `act` on SIGINT and SIGTERM, with whether it is not the first; return how to undo."""
-    seen = False
-
-    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (signal's form)
-        nonlocal seen
-        again, seen = seen, True
-        act(again)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    return restore

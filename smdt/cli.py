@@ -14,7 +14,8 @@ from data_shards.build import stop_signals
 from data_shards.cli import app as shards_app
 from data_shards.console import show_build, write_json
 from data_shards.errors import Stopped, run
-from launcher.command import LocalPlan, train_arguments
+from launcher.cli import app as launch_app
+from launcher.command import LocalPlan
 from launcher.local import run_local, run_ranks
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(shards_app, name="shards", help="Build, verify and describe shards.")
+app.add_typer(launch_app, name="launch", help="Run on many machines, and keep the run alive.")
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML of the run.")]
 DeepSpeedOption = Annotated[
@@ -46,22 +48,10 @@ def train(
     resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint folder.")] = "auto",
 ) -> None:
     """Train one stage on this machine through DeepSpeed's launcher."""
-    import torch
+    from launcher.job import open_job
 
-    from smdt import config as configuration
-    from smdt.telemetry.metrics import TrainingMetrics
-    from smdt.train import open_loader
-    from smdt.training.run_folder import RunFolder
-
-    # What is wrong with the input is said once here, not by every rank.
-    checked = configuration.load(config, overrides or [])
-    configuration.load_deepspeed(deepspeed_config)
-    configuration.check_ranks(checked, ranks)
-    folder = RunFolder(checked.run.out)
-    metrics = TrainingMetrics(checked.run.name, checked.stage, 0)
-    open_loader(checked, folder, metrics, 0, ranks, torch.device("cpu"))
-    arguments = train_arguments(config, deepspeed_config, resume, overrides or [])
-    run_local(local_plan("smdt.train", arguments, ranks), folder)
+    job = open_job(config, deepspeed_config, resume, overrides or [], ranks)
+    run_local(local_plan("smdt.train", job.arguments(), ranks), job.folder)
 
 
 @app.command()

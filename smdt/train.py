@@ -30,6 +30,7 @@ from smdt.training import checkpoint
 from smdt.training.checkpoint import Progress
 from smdt.training.control import Control
 from smdt.training.engine import Engine, deepspeed_settings, init_distributed
+from smdt.training.lease import ATTEMPT, LeaseWatch
 from smdt.training.run_folder import RunFolder, write_json
 from smdt.training.stage import Stage, StepContext
 from smdt.training.stopping import StopRequest, die_with_parent
@@ -82,8 +83,30 @@ def train_rank(
     stop.listen()
     share_cores()
     device = init_distributed(config.run.timeout_seconds)
+    log_to(folder.logs / f"rank-{dist.get_rank():05d}.log")
+    try:
+        progress, total = run_stage(config, user_settings, folder, resume, device, stop)
+    except Exception as error:
+        _log.exception("rank %d failed", dist.get_rank())
+        record_failure(folder, error)
+        raise
+    if dist.get_rank() == 0:
+        folder.write_state("done" if progress.step >= total else "preempted", progress.step)
+    dist.barrier()
+    dist.destroy_process_group()
+    return progress, total
+
+
+def run_stage(
+    config: Config,
+    user_settings: Mapping[str, Any],
+    folder: RunFolder,
+    resume: str,
+    device: torch.device,
+    stop: StopRequest,
+) -> tuple[Progress, int]:
+    """Do what `train_rank` does, in a process group that is there."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    log_to(folder.logs / f"rank-{rank:05d}.log")
     resumed = find_checkpoint(folder, resume)
 
     metrics = TrainingMetrics(config.run.name, config.stage, rank)
@@ -115,20 +138,30 @@ def train_rank(
         open_run(folder, config, progress.step)
         loader.rewind_quarantine(progress.data)
     dist.barrier()
-    try:
-        with exporter(config, metrics, folder, rank), display:
-            progress = trainer.run(progress)
-    except Exception as error:
-        _log.exception("rank %d failed", rank)
-        # A rank that only lost its partner does not talk over the one that knows why.
-        if isinstance(error, UserError) or (folder.read_state() or {})["status"] != "failed":
-            folder.write_state("failed", reason=str(error) or type(error).__name__)
-        raise
-    if rank == 0:
-        folder.write_state("done" if progress.step >= total else "preempted", progress.step)
-    dist.barrier()
-    dist.destroy_process_group()
+    with exporter(config, metrics, folder, rank), display:
+        progress = trainer.run(progress)
     return progress, total
+
+
+def record_failure(folder: RunFolder, error: Exception) -> None:
+    """Say in `state.json` why the run failed, unless another rank has said it better.
+
+    A rank that only lost its partner does not talk over the one that knows why, and a rank of an
+    attempt that is over not at all.
+    """
+    lease = LeaseWatch.of(os.environ)
+    if lease is not None and lease.superseded():
+        return
+    state = folder.read_state() or {}
+    told = (state.get("status"), state.get("attempt")) == ("failed", os.environ.get(ATTEMPT))
+    if told and not isinstance(error, UserError):
+        return
+    try:
+        wrong_input = isinstance(error, UserError) and error.exit_code == InputError.exit_code
+        reason = str(error) or type(error).__name__
+        folder.write_state("failed", reason=reason, retry=not wrong_input)
+    except OSError:
+        _log.exception("state.json could not be written")
 
 
 def open_engines(
@@ -223,7 +256,8 @@ def find_checkpoint(folder: RunFolder, resume: str) -> Path | None:
 
 def open_run(folder: RunFolder, config: Config, step: int) -> None:
     """Write what the run folder says of a run that starts or goes on at `step`."""
-    folder.stop.unlink(missing_ok=True)
+    if ATTEMPT not in os.environ:  # else the launcher has done it, before anybody could ask
+        folder.stop.unlink(missing_ok=True)
     folder.rewind_metrics(step)
     write_atomic(folder.config, config.to_yaml().encode())
     write_json(folder.environment, environment())

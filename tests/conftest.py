@@ -1,11 +1,12 @@
 """A small world that every test of the whole system shares."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
+import yaml
 from hypothesis import settings
 
 from data_shards.build import BuildOptions, build
@@ -31,6 +32,32 @@ def world(tmp_path_factory) -> Path:
     source = WorldSource(0, 64, 24, "easy", (32, 128), 96)
     build(source, root, BuildOptions(samples_per_shard=16), workers=1)
     return root
+
+
+@pytest.fixture
+def write_config(world, tmp_path) -> Callable[..., Path]:
+    """Write a YAML of a run on the small world; keywords replace whole sections."""
+
+    def write(out: Path, **sections: object) -> Path:
+        content = {
+            "stage": "retrieval",
+            "run": {"name": "test", "out": str(out), "seed": 3, "timeout_seconds": 60},
+            "data": {"shards": str(world), "decode_threads": 1, "read_threads": 1},
+            "batch": {"global": 8},
+            "geometry": {"panorama_size": [32, 128]},
+            "model": {"dropout": 0.1, "width": 64, "layers": 2},
+            "optimizer": {"learning_rate": 0.001},
+            "schedule": {"length": "3 epochs", "warmup_steps": 4},
+            "checkpoint": {"every": "3 steps"},
+            "evaluation": {"every": "1 epoch", "batch": 8},
+            "telemetry": {"metrics_port": 0},
+            "precision": "fp32",
+        }
+        path = tmp_path / f"{out.name}.yaml"
+        path.write_text(yaml.safe_dump(content | sections))
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,14 @@ dies sees the old or the new, never half.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from data_shards.atomic import write_atomic
 from data_shards.errors import InputError
+from smdt.training.lease import ATTEMPT
 
 Status = Literal["running", "done", "preempted", "failed"]
 
@@ -29,6 +31,7 @@ class RunFolder:
         self.references = self.root / "references.json"
         self.report = self.root / "report.html"
         self.stop = self.root / "stop"
+        self.lease = self.root / "lease"
         self.checkpoints = self.root / "checkpoints"
         self.neighbours = self.root / "neighbours"
         self.logs = self.root / "logs"
@@ -49,11 +52,21 @@ class RunFolder:
                 f"run folder {self.root}: {error.strerror}; set run.out to a folder you can write"
             ) from error
 
-    def write_state(self, status: Status, step: int | None = None, reason: str = "") -> None:
-        """Replace `state.json`, from which restarts are decided; None keeps the step it says."""
+    def write_state(
+        self, status: Status, step: int | None = None, reason: str = "", *, retry: bool = True
+    ) -> None:
+        """Replace `state.json`, from which restarts are decided.
+
+        Args:
+            status: how the run stands.
+            step: optimisation steps done; None keeps what the file says.
+            reason: why it failed, in one sentence.
+            retry: whether starting a failed run again may help.
+        """
         if step is None:
             step = (self.read_state() or {"step": 0})["step"]
-        write_json(self.state, {"status": status, "step": step, "reason": reason})
+        content = {"status": status, "step": step, "reason": reason, "retry": retry}
+        write_json(self.state, content | {"attempt": os.environ.get(ATTEMPT)})
 
     def read_state(self) -> dict[str, Any] | None:
         """Return what `state.json` says, None before the first start."""

@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from smdt.training.lease import LeaseWatch
+
 LAUNCHER = "SMDT_LAUNCHER_PID"
-"""Environment variable: the process whose death ends the ranks."""
+"""Environment variable: the process on the same machine whose death ends the ranks."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -39,12 +41,18 @@ def die_with_parent(poll_seconds: float = 1.0) -> None:
     """End this process at once when what started it is gone.
 
     DeepSpeed's launcher does not take its ranks along when it is killed, nor does anything take
-    DeepSpeed's launcher along; whoever starts that one says its own process id in `LAUNCHER`.
+    DeepSpeed's launcher along; whoever starts that one says its own process id in `LAUNCHER`, or
+    holds a lease where it starts ranks on other machines.
     """
     parent, launcher = os.getppid(), os.environ.get(LAUNCHER)
+    lease = LeaseWatch.of(os.environ)
 
     def watch() -> None:
-        while os.getppid() == parent and (launcher is None or Path("/proc", launcher).exists()):
+        while (
+            os.getppid() == parent
+            and (launcher is None or Path("/proc", launcher).exists())
+            and (lease is None or not lease.ended())
+        ):
             time.sleep(poll_seconds)
         os._exit(1)
 

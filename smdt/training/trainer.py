@@ -3,7 +3,9 @@
 It knows no stage by name and holds the only mutable state of a run: its `Progress`.
 """
 
+import errno
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -11,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 
 from data_shards.errors import UserError
 from smdt.data.loader import Batch, DataConfig, TrainLoader
@@ -27,6 +30,9 @@ from smdt.training.stage import BatchConfig, EvaluationData, Stage, StepContext
 from smdt.training.stopping import StopRequest
 
 _log = logging.getLogger(__name__)
+
+FULL_BYTES = 1_000_000
+"""A disk with less than this left is full."""
 
 
 class RunConfig(BaseModel):
@@ -285,7 +291,19 @@ class Trainer:
 
     def _save(self, progress: Progress) -> None:
         start = time.perf_counter()
-        size = checkpoint.save(self._folder.checkpoints, self._engines, progress, self._config_yaml)
+        folder = self._folder.checkpoints
+        try:
+            size = checkpoint.save(folder, self._engines, progress, self._config_yaml)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # torch and safetensors say neither what they could not write nor where.
+            free = shutil.disk_usage(folder).free
+            refused = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not refused and free > FULL_BYTES:
+                raise
+            raise UserError(
+                f"the checkpoint of step {progress.step} does not fit on the disk of {folder}, "
+                f"which has {free / 1e6:.1f} MB left: free some or lower checkpoint.keep_last"
+            ) from error
         if self._context.rank == 0:
             best = [] if progress.best is None else [progress.best[1]]
             keep_last = self._config.checkpoint.keep_last

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -12,9 +11,8 @@ from data_shards.build import BuildOptions, build
 from data_shards.errors import InputError
 from data_shards.ray_executor import RayExecutor
 from data_shards.sources.folder import FolderSource
-
-sys.path.insert(0, str(Path(__file__).parent))
-from two_nodes import ADDRESS, two_nodes, why_not
+from tests.data_shards.two_nodes import ADDRESS, two_nodes
+from tests.namespaces import why_not
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.distributed.runs import DEEPSPEED_FILES, ROOT
 
@@ -17,32 +16,6 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.distributed)
-
-
-@pytest.fixture
-def write_config(world, tmp_path) -> Callable[..., Path]:
-    """Write a YAML of a run on the small world; keywords replace whole sections."""
-
-    def write(out: Path, **sections: object) -> Path:
-        content = {
-            "stage": "retrieval",
-            "run": {"name": "test", "out": str(out), "seed": 3, "timeout_seconds": 60},
-            "data": {"shards": str(world), "decode_threads": 1, "read_threads": 1},
-            "batch": {"global": 8},
-            "geometry": {"panorama_size": [32, 128]},
-            "model": {"dropout": 0.1, "width": 64, "layers": 2},
-            "optimizer": {"learning_rate": 0.001},
-            "schedule": {"length": "3 epochs", "warmup_steps": 4},
-            "checkpoint": {"every": "3 steps"},
-            "evaluation": {"every": "1 epoch", "batch": 8},
-            "telemetry": {"metrics_port": 0},
-            "precision": "fp32",
-        }
-        path = tmp_path / f"{out.name}.yaml"
-        path.write_text(yaml.safe_dump(content | sections))
-        return path
-
-    return write
 
 
 @pytest.fixture

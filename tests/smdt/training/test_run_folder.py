@@ -33,8 +33,8 @@ def test_a_line_that_a_kill_cut_short_is_left_out(folder):
 def test_a_failure_keeps_the_step_that_was_reached(folder):
     folder.write_state("running", 7)
     folder.write_state("failed", reason="disk full")
-    assert folder.read_state() == {"status": "failed", "step": 7, "reason": "disk full"}
-    assert json.loads(folder.state.read_text())["step"] == 7
+    state = {"status": "failed", "step": 7, "reason": "disk full", "retry": True, "attempt": None}
+    assert folder.read_state() == json.loads(folder.state.read_text()) == state
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

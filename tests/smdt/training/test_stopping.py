@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from smdt.training.lease import ATTEMPT, FILE, Holder
 from smdt.training.stopping import LAUNCHER, StopRequest
 
 RANK = """
@@ -75,3 +76,24 @@ def test_a_rank_ends_with_what_started_it(victim):
             process.kill()
             process.wait()
         parent.stdout.close()
+
+
+def test_a_rank_ends_when_its_attempt_is_over(tmp_path):
+    lease = tmp_path / "lease"
+    Holder("0001", "here", os.getpid()).write(lease)
+    rank = subprocess.Popen(
+        [sys.executable, "-c", RANK],
+        env={**os.environ, FILE: str(lease), ATTEMPT: "0001"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        rank.stdout.readline()
+        time.sleep(0.3)
+        assert rank.poll() is None
+        Holder("", "here", os.getpid()).write(lease)
+        assert rank.wait(20) == 1
+    finally:
+        rank.kill()
+        rank.wait()
+        rank.stdout.close()

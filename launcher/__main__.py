@@ -1,0 +1,7 @@
+"""`python -m launcher`: the same commands for job scripts."""
+
+from data_shards.errors import run
+from launcher.cli import app
+
+if __name__ == "__main__":
+    run(app)

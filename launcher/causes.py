@@ -1,0 +1,104 @@
+"""From what was seen of an attempt to what comes next, and to the cause in one sentence (pure)."""
+
+import re
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Next = Literal["done", "stopped", "again", "over"]
+"""The run is done; it was stopped on request; it should start again; that would be in vain."""
+
+LOST_SSH = 255
+"""What ssh exits with when it could not go on itself."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was seen of an attempt.
+
+    Attributes:
+        state: what `state.json` says of this very attempt, None if nothing.
+        failures: host and exit code of each session that ended badly, first one first.
+        exit_code: of DeepSpeed's launcher, None if it had to be ended.
+        stalled_seconds: how long nothing moved, 0 if that ended it.
+        last_line: the last that a rank printed.
+    """
+
+    state: Mapping[str, Any] | None
+    failures: Sequence[tuple[str, int]] = ()
+    exit_code: int | None = None
+    stalled_seconds: float = 0.0
+    last_line: str = ""
+
+
+def what_next(evidence: Evidence, *, asked_to_stop: bool) -> Next:
+    """Return how a run goes on after an attempt; `state.json` decides, exit codes never do.
+
+    A run that saved and left without being asked, as ranks do that a scheduler signals, goes on.
+    """
+    state = evidence.state or {"status": "running"}
+    match state["status"]:
+        case "done":
+            return "done"
+        case "preempted":
+            return "stopped" if asked_to_stop else "again"
+        case "failed" if not state["retry"]:
+            return "over"
+    return "stopped" if asked_to_stop else "again"
+
+
+def cause(evidence: Evidence) -> str:
+    """Return why an attempt ended, in one sentence."""
+    state = evidence.state or {"status": "", "reason": ""}
+    if evidence.stalled_seconds:
+        return f"nothing moved for {evidence.stalled_seconds:.0f} s"
+    if state["status"] == "preempted":
+        return "a host was told to leave; all ranks saved"
+    if evidence.failures:
+        host, code = evidence.failures[0]
+        number = _signal(code)
+        if code == LOST_SSH:
+            return f"the connection to {host} was lost"
+        if number is not None:
+            hint = ", often for lack of memory" if number == signal.SIGKILL else ""
+            return f"a process on {host} was ended by {_name(number)}{hint}"
+    if state["status"] == "failed":
+        return _plain(state["reason"])
+    if evidence.failures:
+        host, code = evidence.failures[0]
+        said = f": {evidence.last_line}" if evidence.last_line else ""
+        return f"a rank on {host} ended with exit code {code}{said}"
+    if evidence.exit_code is None:
+        return "the launcher ended it"
+    return f"DeepSpeed's launcher ended with exit code {evidence.exit_code} and no word of why"
+
+
+def _signal(code: int) -> int | None:
+    """Return the signal that an exit code stands for.
+
+    A shell says 128 + n, DeepSpeed's launcher hands on Python's -n, which becomes 256 - n.
+    """
+    for number in (code - 128, 256 - code):
+        if 0 < number <= 31 and code > 128:
+            return number
+    return None
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _plain(reason: str) -> str:
+    """Return what a rank wrote, or, where torch wrote it, what it means."""
+    if re.search(r"[Tt]imed out|[Tt]imeout", reason) and "run.timeout_seconds" not in reason:
+        return (
+            "a rank waited for another one until run.timeout_seconds were over: "
+            "that one hangs, or its link is cut"
+        )
+    if re.search(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe", reason):
+        return "a rank lost the connection to another one"
+    return reason.splitlines()[0] if reason else "a rank ended before its time"

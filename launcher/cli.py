@@ -1,0 +1,192 @@
+"""`smdt launch`: run on many machines, and keep the run alive."""
+
+import json
+import os
+import shlex
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from data_shards.atomic import write_atomic
+from data_shards.errors import InputError, UserError
+from launcher.hostfile import count, read_hosts
+
+if TYPE_CHECKING:
+    from launcher.job import Job
+    from launcher.metrics import LauncherMetrics
+
+app = typer.Typer(
+    name="launch",
+    help="Run on many machines, and keep the run alive.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="YAML of the run.")]
+DeepSpeedOption = Annotated[
+    Path | None, typer.Option("--deepspeed_config", help="DeepSpeed's own JSON.")
+]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value")]
+HostfileOption = Annotated[Path, typer.Option("--hostfile", help="DeepSpeed's hostfile.")]
+Include = Annotated[str, typer.Option(help="Slots to use, as DeepSpeed writes them: a@b:0,2.")]
+Exclude = Annotated[str, typer.Option(help="Slots to leave out, as DeepSpeed writes them.")]
+Env = Annotated[
+    list[str] | None, typer.Option("--env", metavar="NAME", help="Variable to pass to all ranks.")
+]
+Address = Annotated[
+    str | None, typer.Option("--master-addr", help="Where ranks meet, if not at the first host's.")
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")]
+
+
+@app.command()
+def up(
+    hostfile: HostfileOption,
+    config: ConfigOption,
+    overrides: Overrides = None,
+    deepspeed_config: DeepSpeedOption = None,
+    resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint folder.")] = "auto",
+    include: Include = "",
+    exclude: Exclude = "",
+    env: Env = None,
+    master_addr: Address = None,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="Restarts in a row that bring no new checkpoint.")
+    ] = 3,
+    wait_seconds: Annotated[
+        float, typer.Option(min=0, help="Before the first restart; doubles while in vain.")
+    ] = 10.0,
+    stall_seconds: Annotated[
+        float, typer.Option(min=1, help="Without a step, an evaluation, a checkpoint: it hangs.")
+    ] = 1800.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the command.")] = False,
+) -> None:
+    """Start a run on the hosts of a hostfile, and start it again until it is done."""
+    from launcher.command import ClusterPlan, cluster_command, passed_variables
+    from launcher.console import Voice
+    from launcher.job import open_job
+    from launcher.metrics import LauncherMetrics
+    from launcher.supervisor import ENVIRONMENT, MODULE, Options, Supervisor, check_tools
+
+    hosts = read_hosts(hostfile, include, exclude)
+    variables = passed_variables(env or [], os.environ)
+    job = open_job(config, deepspeed_config, resume, overrides or [], count(hosts))
+    shown = ClusterPlan(
+        module=MODULE,
+        arguments=job.arguments(),
+        hostfile=hostfile,
+        hosts=hosts,
+        address=master_addr or next(iter(hosts)),
+        port=29500,
+        environment=job.folder.root.absolute() / ENVIRONMENT,
+    )
+    print(shlex.join(cluster_command(shown)))  # refuses what no host would receive as it is
+    if dry_run:
+        return
+    check_tools()
+    job.folder.create()
+    metrics = LauncherMetrics(job.config.run.name)
+    options = Options(
+        hostfile, hosts, master_addr, variables, max_restarts, wait_seconds, stall_seconds
+    )
+    with exporter(job, metrics):
+        Supervisor(job, options, metrics, Voice(job.folder.logs / "launcher.log")).run()
+
+
+@app.command()
+def check(
+    hostfile: HostfileOption,
+    config: ConfigOption,
+    overrides: Overrides = None,
+    deepspeed_config: DeepSpeedOption = None,
+    include: Include = "",
+    exclude: Exclude = "",
+    env: Env = None,
+    master_addr: Address = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Look whether every host is ready for a run."""
+    from launcher.command import passed_variables
+    from launcher.console import show_preflight
+    from launcher.job import open_job
+    from launcher.preflight import examine
+    from launcher.supervisor import check_tools
+
+    hosts = read_hosts(hostfile, include, exclude)
+    variables = passed_variables(env or [], os.environ)
+    job = open_job(config, deepspeed_config, "auto", overrides or [], count(hosts))
+    check_tools()
+    job.folder.create()
+    seen = examine(job, hosts, variables, master_addr)
+    show_preflight(seen, hosts)
+    if json_file is not None:
+        content = {
+            "facts": {host: asdict(facts) for host, facts in seen.facts.items()},
+            "findings": [asdict(finding) for finding in seen.findings],
+        }
+        write_atomic(json_file, (json.dumps(content, indent=2) + "\n").encode())
+    ready = len(seen.passed(hosts))
+    if ready < len(hosts):
+        raise UserError(f"{ready} of {len(hosts)} hosts are ready; the table says what to do.")
+
+
+@app.command()
+def stop(config: ConfigOption, overrides: Overrides = None) -> None:
+    """Ask a run to stop: all ranks finish their step and save."""
+    from launcher.tenure import living_holder
+    from smdt import config as configuration
+    from smdt.training.run_folder import RunFolder
+
+    folder = RunFolder(configuration.load(config, overrides or []).run.out)
+    running = (folder.read_state() or {}).get("status") == "running"
+    if not running and living_holder(folder.lease) is None:
+        raise UserError(f"The run in {folder.root} does not run.")
+    folder.stop.touch()
+    print(f"Asked the run in {folder.root} to stop; its launcher says when it has saved.")
+
+
+@app.command()
+def targets(
+    hostfile: HostfileOption,
+    config: ConfigOption,
+    out: Annotated[Path, typer.Option(help="File for Prometheus' file_sd_configs.")],
+    overrides: Overrides = None,
+    include: Include = "",
+    exclude: Exclude = "",
+) -> None:
+    """Write where Prometheus finds every rank of every host."""
+    from launcher.targets import targets as entries
+    from smdt import config as configuration
+
+    hosts = read_hosts(hostfile, include, exclude)
+    loaded = configuration.load(config, overrides or [])
+    telemetry = loaded.telemetry
+    if not telemetry.metrics_port:
+        raise InputError(
+            f"configuration {config}: telemetry.metrics_port is {telemetry.metrics_port}, so the "
+            "ports are known only when the ranks run; set one, or read the run's targets folder"
+        )
+    if telemetry.metrics_address.startswith("127."):
+        raise InputError(
+            f"configuration {config}: telemetry.metrics_address is {telemetry.metrics_address}, "
+            "which no other host reaches; set 0.0.0.0 or an address of your network"
+        )
+    content = entries(hosts, telemetry.metrics_port, loaded.run.name)
+    write_atomic(out, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def exporter(job: "Job", metrics: "LauncherMetrics") -> AbstractContextManager[object]:
+    """Return the launcher's metrics endpoint, one port below the ranks'."""
+    from smdt.telemetry.exporter import Exporter
+
+    telemetry = job.config.telemetry
+    if telemetry.metrics_port is None:
+        return nullcontext()
+    port = telemetry.metrics_port - 1 if telemetry.metrics_port else 0
+    folder = Path(telemetry.metrics_targets or job.folder.targets)
+    target = folder / f"{job.config.run.name}-launcher.json"
+    return Exporter(metrics.registry, port, telemetry.metrics_address, target)

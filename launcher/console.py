@@ -1,0 +1,47 @@
+"""What the launcher shows: a line for each thing that happens, a table of a look at the hosts."""
+
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from launcher.hostfile import Hosts
+from launcher.preflight import Preflight
+
+
+class Voice:
+    """Says what happens, on stderr and in a file.
+
+    Args:
+        file: of the run folder; appended to.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __call__(self, sentence: str) -> None:
+        """Say it, with the time."""
+        line = f"{time.strftime('%H:%M:%S')} launcher: {sentence}\n"
+        sys.stderr.write(line)
+        sys.stderr.flush()
+        with suppress(OSError), self._file.open("a") as file:  # a full disk silences nobody
+            file.write(line)
+
+
+def show_preflight(seen: Preflight, hosts: Hosts) -> None:
+    """Print one table: a line for each host that is fine, one for each thing that is not."""
+    table = Table("host", "", "found", "what to do", title="Preflight")
+    for host, slots in hosts.items():
+        findings = [finding for finding in seen.findings if finding.host == host]
+        if not findings:
+            facts = seen.facts[host]
+            table.add_row(
+                host, "[green]ready[/]", f"{len(slots)} of {facts.devices} {facts.device}"
+            )
+        for finding in findings:
+            colour = "red" if finding.blocking else "yellow"
+            table.add_row(host, f"[{colour}]{finding.check}[/]", finding.found, finding.fix)
+    Console(stderr=True).print(table)

@@ -1,0 +1,93 @@
+"""Holding a run's lease: the launcher's side of `smdt.training.lease`."""
+
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import Self
+
+from data_shards.errors import UserError
+from smdt.training.lease import Holder, read
+
+BEAT_SECONDS = 1.0
+
+
+class Tenure:
+    """Holds the lease while it is open; one launcher at a time does.
+
+    Args:
+        file: the lease.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._holder = Holder("", socket.gethostname(), os.getpid())
+        self._lock = Lock()
+        self._closing = Event()
+        self._lost = Event()
+        self._beats = Thread(target=self._beat, name="lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        other = living_holder(self._file)
+        if other is not None:
+            raise UserError(
+                f"the run in {self._file.parent} has a launcher, process {other.pid} on "
+                f"{other.host}; stop that one first: smdt launch stop"
+            )
+        self._holder.write(self._file)
+        self._beats.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._closing.set()
+        self._beats.join()
+        if not self.lost:
+            with suppress(OSError):  # a full disk: the ranks leave without it too, only later
+                Holder("", "", 0).write(self._file)
+
+    @property
+    def lost(self) -> bool:
+        """Whether another launcher has taken the run over."""
+        return self._lost.is_set()
+
+    def begin(self, attempt: str) -> None:
+        """Make `attempt` the run's: ranks of any other leave.
+
+        Raises:
+            OSError: the lease cannot be written.
+        """
+        with self._lock:
+            self._holder = Holder(attempt, self._holder.host, self._holder.pid)
+            self._holder.write(self._file)
+
+    def end(self) -> None:
+        """Tell all ranks to leave."""
+        with suppress(OSError):
+            self.begin("")
+
+    def _beat(self) -> None:
+        while not self._closing.wait(BEAT_SECONDS):
+            with self._lock, suppress(OSError):  # away for a moment: the ranks are patient
+                if read(self._file)[0] != self._holder:
+                    self._lost.set()
+                    return
+                os.utime(self._file)
+
+
+def living_holder(file: Path) -> Holder | None:
+    """Return who holds a lease and touches it, None if nobody does; takes up to three beats."""
+    try:
+        holder, touched_ns = read(file)
+        if holder.pid == 0:
+            return None
+        end = time.monotonic() + 3 * BEAT_SECONDS
+        while time.monotonic() < end:
+            time.sleep(BEAT_SECONDS / 4)
+            holder, now_ns = read(file)
+            if now_ns != touched_ns:
+                return holder if holder.pid else None
+    except FileNotFoundError:
+        pass
+    return None

@@ -1,0 +1,97 @@
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from smdt.training.run_folder import RunFolder
+from tests.distributed.runs import ROOT
+
+HOSTS = "a slots=2\nb slots=2\n"
+
+
+@pytest.fixture
+def hostfile(tmp_path):
+    path = tmp_path / "hosts"
+    path.write_text(HOSTS)
+    return path
+
+
+def launcher(*words, **options):
+    command = [sys.executable, "-m", "launcher", *map(str, words)]
+    settings = {"cwd": ROOT, "capture_output": True, "text": True, "check": False, **options}
+    return subprocess.run(command, **settings)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A configuration for commands that open no data set."""
+    path = tmp_path / "run.yaml"
+    content = {
+        "stage": "retrieval",
+        "run": {"name": "test", "out": str(tmp_path / "run")},
+        "data": {"shards": str(tmp_path / "none")},
+        "telemetry": {"metrics_address": "0.0.0.0", "metrics_port": 9400},
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.slow
+def test_a_dry_run_prints_the_command_and_touches_nothing(write_config, hostfile, tmp_path):
+    config = write_config(tmp_path / "run")
+    words = ["up", "--hostfile", hostfile, "--config", config, "--exclude", "b:0"]
+    words += ["--env", "SECRET", "--dry-run", "batch.global=12", "schedule.length=20 steps"]
+    done = launcher(*words, env={"PATH": "/usr/bin:/bin", "SECRET": "hush"})
+    assert done.returncode == 0, done.stderr
+    argv = shlex.split(done.stdout)
+    assert argv[argv.index("--include") + 1] == "a:0,1@b:1"
+    assert argv[argv.index("--module") + 1] == "smdt.train"
+    assert argv[-2:] == ["batch.global=12", "schedule.length=20 steps"]
+    assert "hush" not in done.stdout + done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_wrong_input_is_said_before_anything_starts(write_config, hostfile, tmp_path):
+    config = write_config(tmp_path / "run")
+    words = ["up", "--hostfile", hostfile, "--config", config, "--dry-run"]
+    for more, sentence in [
+        (["batch.global=6"], "which 4 ranks x 1 chunks do not divide"),
+        (["--env", "NOT_SET"], "--env NOT_SET: the variable is not set here"),
+        (["--include", "z"], "names 'z', which is not in the file"),
+        (["evaluation.split=a%h"], "which pdsh replaces on the way to the hosts"),
+    ]:
+        done = launcher(*words, *more)
+        assert done.returncode == 2, done.stderr
+        assert sentence in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_stop_asks_only_a_run_that_runs(config, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    refused = launcher("stop", "--config", config)
+    assert refused.returncode == 1
+    assert "does not run" in refused.stderr
+    folder.create()
+    folder.write_state("running", 3)
+    assert launcher("stop", "--config", config).returncode == 0
+    assert folder.stop.exists()
+
+
+@pytest.mark.slow
+def test_targets_are_prometheus_entries(config, hostfile, tmp_path):
+    out = tmp_path / "targets.json"
+    words = ["targets", "--hostfile", hostfile, "--config", config, "--out", out]
+    done = launcher(*words)
+    assert done.returncode == 0, done.stderr
+    entries = json.loads(out.read_text())
+    addresses = [address for entry in entries for address in entry["targets"]]
+    assert addresses == ["a:9400", "a:9401", "b:9400", "b:9401"]
+    assert all(entry["labels"] == {"run": "test"} for entry in entries)
+    loopback = launcher(*words, "telemetry.metrics_address=127.0.0.1")
+    assert loopback.returncode == 2
+    assert "which no other host reaches" in loopback.stderr

@@ -1,0 +1,53 @@
+import os
+import time
+
+import pytest
+
+from data_shards.errors import UserError
+from launcher.tenure import BEAT_SECONDS, Tenure, living_holder
+from smdt.training.lease import Holder, LeaseWatch, read
+
+
+def wait_for(condition):
+    end = time.monotonic() + 20 * BEAT_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_while_it_is_open_the_lease_is_touched_and_ranks_of_its_attempt_may_run(tmp_path):
+    file = tmp_path / "lease"
+    with Tenure(file) as tenure:
+        tenure.begin("1-abc")
+        watch = LeaseWatch(file, "1-abc")
+        assert not watch.ended()
+        touched_ns = read(file)[1]
+        wait_for(lambda: read(file)[1] > touched_ns)
+        assert living_holder(file).pid == os.getpid()
+        assert not LeaseWatch(file, "1-abc").ended()
+        tenure.end()
+        assert LeaseWatch(file, "1-abc").ended()
+        assert living_holder(file) is not None
+    assert living_holder(file) is None
+
+
+def test_there_is_one_launcher_at_a_time(tmp_path):
+    file = tmp_path / "lease"
+    with Tenure(file), pytest.raises(UserError, match="has a launcher, process"), Tenure(file):
+        pass
+
+
+def test_the_lease_of_a_dead_launcher_is_taken_over(tmp_path):
+    file = tmp_path / "lease"
+    Holder("5-dead", "elsewhere", 17).write(file)
+    with Tenure(file) as tenure:
+        assert LeaseWatch(file, "5-dead").ended()
+        assert not tenure.lost
+
+
+def test_a_launcher_sees_that_another_one_took_over(tmp_path):
+    file = tmp_path / "lease"
+    with Tenure(file) as tenure:
+        Holder("", "elsewhere", 17).write(file)
+        wait_for(lambda: tenure.lost)
+    assert read(file)[0].host == "elsewhere"
