@@ -10,7 +10,7 @@ Next = Literal["done", "stopped", "again", "over"]
 """The run is done; it was stopped on request; it should start again; that would be in vain."""
 
 LOST_SSH = 255
-"""What ssh exits with when it could not go on itself."""
+"""What ssh exits with when its session broke off, or the program died by a signal."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def cause(evidence: Evidence) -> str:
         host, code = evidence.failures[0]
         number = _signal(code)
         if code == LOST_SSH:
-            return f"the connection to {host} was lost"
+            return f"the session on {host} broke off: its processes, the host or its link are gone"
         if number is not None:
             hint = ", often for lack of memory" if number == signal.SIGKILL else ""
             return f"a process on {host} was ended by {_name(number)}{hint}"

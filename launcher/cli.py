@@ -179,6 +179,92 @@ def targets(
     write_atomic(out, (json.dumps(content, indent=2) + "\n").encode())
 
 
+Nodes = Annotated[int, typer.Option(min=1, help="Machines.")]
+RanksPerNode = Annotated[int, typer.Option(min=1, help="Processes on each, one a GPU.")]
+Restarts = Annotated[int, typer.Option(min=0, help="Failures in a row without a new checkpoint.")]
+Notice = Annotated[int, typer.Option(min=1, help="Time that ranks have to save, in seconds.")]
+ScriptOut = Annotated[Path, typer.Option(help="File to write.")]
+
+
+@app.command()
+def slurm(
+    config: ConfigOption,
+    nodes: Nodes,
+    ranks_per_node: RanksPerNode,
+    out: ScriptOut,
+    overrides: Overrides = None,
+    deepspeed_config: DeepSpeedOption = None,
+    resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint folder.")] = "auto",
+    option: Annotated[
+        list[str] | None, typer.Option(help="Of sbatch, as --option=--partition=gpu; repeatable.")
+    ] = None,
+    max_restarts: Restarts = 3,
+    notice_seconds: Notice = 300,
+) -> None:
+    """Write a batch script for Slurm that queues again until the run is done."""
+    from launcher.job import open_job
+    from launcher.render import Allocation, slurm_script
+
+    ranks = nodes * ranks_per_node
+    job = open_job(config, deepspeed_config, resume, overrides or [], ranks)
+    job.folder.create()  # Slurm opens its log there before anything runs
+    allocation = Allocation(
+        name=job.config.run.name,
+        run=str(job.folder.root.absolute()),
+        folder=str(Path.cwd()),
+        arguments=job.arguments(),
+        nodes=nodes,
+        ranks=ranks_per_node,
+        max_restarts=max_restarts,
+        notice_seconds=notice_seconds,
+    )
+    write_atomic(out, slurm_script(allocation, option or []).encode())
+    print(f"sbatch {shlex.quote(str(out))}")
+
+
+@app.command()
+def k8s(
+    config: ConfigOption,
+    nodes: Nodes,
+    ranks_per_node: RanksPerNode,
+    image: Annotated[str, typer.Option(help="Container image with SMDT; see Dockerfile.")],
+    claim: Annotated[str, typer.Option(help="Persistent volume claim, writable by all pods.")],
+    out: ScriptOut,
+    overrides: Overrides = None,
+    deepspeed_config: DeepSpeedOption = None,
+    mount: Annotated[str, typer.Option(help="Where pods see the claim.")] = "/data",
+    folder: Annotated[str, typer.Option(help="Where ranks start, in the image.")] = "/opt/smdt",
+    python: Annotated[str, typer.Option(help="Interpreter in the image.")] = "python",
+    max_restarts: Restarts = 3,
+    notice_seconds: Notice = 300,
+) -> None:
+    """Write a JobSet for Kubernetes that starts again until the run is done.
+
+    The configuration is read here and by the pods, which need it at the same path; shards and run
+    folder may be where only the pods see them.
+    """
+    from launcher.command import train_arguments
+    from launcher.render import Allocation, jobset
+    from smdt import config as configuration
+
+    loaded = configuration.load(config, overrides or [])
+    configuration.load_deepspeed(deepspeed_config)
+    configuration.check_ranks(loaded, nodes * ranks_per_node)
+    allocation = Allocation(
+        name=loaded.run.name,
+        run=str(Path(loaded.run.out)),
+        folder=folder,
+        arguments=train_arguments(config, deepspeed_config, "auto", overrides or []),
+        nodes=nodes,
+        ranks=ranks_per_node,
+        max_restarts=max_restarts,
+        notice_seconds=notice_seconds,
+    )
+    text = jobset(allocation, image=image, python=python, claim=claim, mount=mount)
+    write_atomic(out, text.encode())
+    print(f"kubectl apply -f {shlex.quote(str(out))}")
+
+
 def exporter(job: "Job", metrics: "LauncherMetrics") -> AbstractContextManager[object]:
     """Return the launcher's metrics endpoint, one port below the ranks'."""
     from smdt.telemetry.exporter import Exporter

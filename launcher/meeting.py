@@ -24,7 +24,9 @@ def listen(port: int, token: str, calls: int, seconds: float) -> int:
         OSError: the port is taken.
     """
     end = time.monotonic() + seconds
-    with socket.create_server(("", port)) as server:
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    with socket.create_server(("", port), family=family, dualstack_ipv6=both) as server:
         for heard in range(calls):
             server.settimeout(max(0.01, end - time.monotonic()))
             try:

@@ -132,11 +132,16 @@ class Supervisor:
         return self._abandoned or self._job.folder.stop.exists()
 
     def _take_signal(self, again: bool) -> None:
-        if again:
-            self._abandoned = True
-        else:
+        if not again:
             self._voice("asked to stop: the ranks finish their step and save")
-            self._job.folder.stop.touch()
+            try:
+                self._job.folder.stop.touch()
+                return
+            except OSError as error:
+                self._voice(
+                    f"{self._job.folder.stop}: {error.strerror}; ending the ranks as they are"
+                )
+        self._abandoned = True
 
     def _first_look(self) -> Preflight:
         seen = self._look()

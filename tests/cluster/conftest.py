@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from smdt.training.run_folder import RunFolder
 from tests.cluster.bed import Bed, bed, lacking
 from tests.cluster.launches import Launch
 
@@ -26,6 +27,20 @@ def cluster(tmp_path_factory) -> Iterator[Bed]:
         pytest.skip(lacking())
     with bed(tmp_path_factory.mktemp("cluster"), HOSTS) as up:
         yield up
+
+
+@pytest.fixture(scope="session")
+def undisturbed_folder(tmp_path_factory) -> RunFolder:
+    """Where the run goes that the others must equal."""
+    return RunFolder(tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+@pytest.fixture
+def undisturbed(undisturbed_folder, launch, write_config) -> RunFolder:
+    """A run on two hosts, ZeRO-2 and bf16, that nothing happens to; made once."""
+    if not undisturbed_folder.root.exists():
+        launch(write_config(undisturbed_folder.root, precision="bf16")).wait()
+    return undisturbed_folder
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A run that `smdt launch up` has started on the bed, and how to look after it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -74,6 +76,14 @@ class Launch:
         assert self.process.returncode == exit_code, self.output
         return self.output
 
+    def say(self, word: str) -> float | None:
+        """When the launcher first said this, in seconds after midnight; None if it did not."""
+        for line in self.output.splitlines():
+            match = re.match(r"(\d\d):(\d\d):(\d\d) launcher: (.*)", line)
+            if match is not None and word in match[4]:
+                return 3600.0 * int(match[1]) + 60.0 * int(match[2]) + float(match[3])
+        return None
+
     def ranks(self, host: Host) -> list[int]:
         """Process ids, as seen from outside, of the run's ranks on a host."""
         return self._processes(host, "--local_rank")
@@ -116,6 +126,12 @@ class Launch:
         ]
 
 
+def now() -> float:
+    """Seconds after midnight, as the launcher says them."""
+    local = time.localtime()
+    return 3600.0 * local.tm_hour + 60.0 * local.tm_min + local.tm_sec
+
+
 def launch_command(host: Host, *words: object) -> list[str]:
     """The command that runs `smdt launch` on a host."""
     return host.command([sys.executable, "-m", "launcher", *words])
@@ -126,11 +142,20 @@ def losses(run: RunFolder) -> dict[int, float]:
     return {r["step"]: r["losses"]["loss"] for r in run.read_metrics() if "losses" in r}
 
 
-def weights(run: RunFolder) -> dict[str, list[float]]:
+def weights(run: RunFolder) -> dict[str, torch.Tensor]:
     """The last checkpoint's weights, checked against its list of hashes."""
     folder = checkpoint.folder_of(run.checkpoints, TOTAL)
     assert checkpoint.damage(folder) == ""
-    return {name: tensor.numpy() for name, tensor in load_file(folder / checkpoint.WEIGHTS).items()}
+    return load_file(folder / checkpoint.WEIGHTS)
+
+
+def assert_same(run: RunFolder, undisturbed: RunFolder) -> None:
+    """A run that something happened to made the same steps and has the same weights, to the bit."""
+    assert losses(run) == losses(undisturbed)
+    assert list(losses(run)) == list(range(1, TOTAL + 1))
+    ours, theirs = weights(run), weights(undisturbed)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def _command(pid: int) -> str:

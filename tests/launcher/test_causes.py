@@ -33,7 +33,7 @@ def test_the_state_decides_whatever_the_exit_code(said, asked, expected, exit_co
     ("evidence", "sentence"),
     [
         (Evidence(state("running"), stalled_seconds=61.2), "nothing moved for 61 s"),
-        (Evidence(state("running"), [("b", 255)]), "the connection to b was lost"),
+        (Evidence(state("running"), [("b", 255)]), "the session on b broke off"),
         (Evidence(state("running"), [("b", 247)]), "a process on b was ended by SIGKILL, often"),
         (Evidence(state("running"), [("b", 137)]), "a process on b was ended by SIGKILL, often"),
         (Evidence(None, [("b", 138)]), "a process on b was ended by SIGUSR1"),

@@ -1,0 +1,59 @@
+"""What a scheduler's job script does when its ranks have ended: `python -m launcher.requeue RUN`.
+
+`state.json` decides. Exit code 0: the run is done; 75: start it again; 1: it is over.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_shards.errors import EXIT_STOPPED, run
+from launcher.causes import Evidence, cause, what_next
+from launcher.restarts import Restarts
+from smdt.training import checkpoint
+from smdt.training.run_folder import RunFolder, write_json
+
+FILE = "restarts.json"
+"""Of the run folder: what was counted up to the last end."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def requeue(
+    folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    max_restarts: Annotated[
+        int | None,
+        typer.Option(min=0, help="Failures in a row without a new checkpoint; else none is."),
+    ] = None,
+) -> int:
+    """Say whether a run should start again."""
+    state = RunFolder(folder).read_state()
+    evidence = Evidence(state)
+    verdict = what_next(evidence, asked_to_stop=False)
+    if verdict == "done":
+        print(f"The run in {folder} is done.")
+        return 0
+    again = verdict == "again"
+    if again and (state is None or state["status"] != "preempted"):
+        again = max_restarts is not None and _count(folder, max_restarts)
+    why = cause(evidence) if state and state["status"] != "running" else "its ranks were ended"
+    print(f"The run in {folder} {'starts again' if again else 'is over'}: {why}.")
+    return EXIT_STOPPED if again else 1
+
+
+def _count(folder: Path, max_restarts: int) -> bool:
+    """Count an end without success; return whether another start is allowed."""
+    file = folder / FILE
+    before = json.loads(file.read_text()) if file.exists() else {"step": 0, "in_vain": 0}
+    newest = checkpoint.published(RunFolder(folder).checkpoints)[:1]
+    step = checkpoint.step_of(newest[0]) if newest else 0
+    restarts = Restarts(max_restarts, 0.0, **before).after_attempt(step)
+    write_json(file, {"step": restarts.step, "in_vain": restarts.in_vain})
+    return not restarts.exhausted
+
+
+if __name__ == "__main__":
+    run(app)
