@@ -1,5 +1,6 @@
 """A run that `smdt launch up` has started on the bed, and how to look after it."""
 
+import json
 import os
 import re
 import signal
@@ -83,6 +84,16 @@ class Launch:
             if match is not None and word in match[4]:
                 return 3600.0 * int(match[1]) + 60.0 * int(match[2]) + float(match[3])
         return None
+
+    def metrics(self) -> str:
+        """What the launcher's endpoint says, empty while there is none."""
+        target = self.run.targets / "test-launcher.json"
+        if not target.exists():
+            return ""
+        (entry,) = json.loads(target.read_text())
+        url = f"http://{entry['targets'][0]}/metrics"
+        read = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
+        return self.bed.hosts[0].run(sys.executable, "-c", read, url).stdout
 
     def ranks(self, host: Host) -> list[int]:
         """Process ids, as seen from outside, of the run's ranks on a host."""

@@ -76,6 +76,11 @@ def test_a_killed_rank_changes_nothing(
     environment = Path(f"/proc/{rank}/environ").read_bytes().split(b"\0")
     assert f"SECRET={SECRET}".encode() in environment
     os.kill(rank, signal.SIGKILL)
+    started.wait_for(lambda: started.say("attempt 2"))
+    shown = started.metrics().splitlines()
+    (restarts,) = [line for line in shown if line.startswith("smdt_launcher_restarts_total")]
+    (used,) = [line for line in shown if 'state="used"' in line]
+    assert (restarts.split()[-1], used.split()[-1]) == ("1.0", "2.0")
     output = started.wait()
     assert "a process on b was ended by SIGKILL" in output
     assert started.left() == []
