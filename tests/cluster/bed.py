@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.namespaces import NETWORK, Host, Process, hosts, why_not
 
 TOOLS = ("ssh", "sshd", "ssh-keygen", "pdsh", "hostname")
-SMALL_MEGABYTES = 16
+SMALL_MEGABYTES = 64
 
 SSHD_CONFIG = """
 Port 22

@@ -5,6 +5,7 @@ was measured.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -143,9 +144,9 @@ def on_small_disk(cluster, tmp_path):
     """Let the checkpoints of the run go to a disk that a ballast can fill."""
     folder = tmp_path / "run"
     folder.mkdir()
-    inside = cluster.small / tmp_path.name
-    (cluster.outside_small / tmp_path.name).mkdir()
-    (folder / "checkpoints").symlink_to(inside)
+    outside = cluster.outside_small / tmp_path.name
+    outside.mkdir()
+    (folder / "checkpoints").symlink_to(cluster.small / tmp_path.name)
     ballast = cluster.outside_small / "ballast"
 
     def fill() -> None:
@@ -159,6 +160,7 @@ def on_small_disk(cluster, tmp_path):
 
     yield fill, ballast
     ballast.unlink(missing_ok=True)
+    shutil.rmtree(outside)
 
 
 def test_a_full_disk_ends_the_attempt_and_the_run_goes_on_when_there_is_room(
