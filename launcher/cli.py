@@ -30,6 +30,7 @@ ConfigOption = Annotated[Path, typer.Option("--config", help="YAML of the run.")
 DeepSpeedOption = Annotated[
     Path | None, typer.Option("--deepspeed_config", help="DeepSpeed's own JSON.")
 ]
+Resume = Annotated[str, typer.Option(help="auto, never, or a checkpoint folder.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value")]
 HostfileOption = Annotated[Path, typer.Option("--hostfile", help="DeepSpeed's hostfile.")]
 Include = Annotated[str, typer.Option(help="Slots to use, as DeepSpeed writes them: a@b:0,2.")]
@@ -49,7 +50,7 @@ def up(
     config: ConfigOption,
     overrides: Overrides = None,
     deepspeed_config: DeepSpeedOption = None,
-    resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint folder.")] = "auto",
+    resume: Resume = "auto",
     include: Include = "",
     exclude: Exclude = "",
     env: Env = None,
@@ -194,7 +195,7 @@ def slurm(
     out: ScriptOut,
     overrides: Overrides = None,
     deepspeed_config: DeepSpeedOption = None,
-    resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint folder.")] = "auto",
+    resume: Resume = "auto",
     option: Annotated[
         list[str] | None, typer.Option(help="Of sbatch, as --option=--partition=gpu; repeatable.")
     ] = None,

@@ -14,6 +14,7 @@ from data_shards.build import stop_signals
 from data_shards.cli import app as shards_app
 from data_shards.console import show_build, write_json
 from data_shards.errors import Stopped, run
+from launcher.cli import ConfigOption, DeepSpeedOption, JsonOption, Overrides, Resume
 from launcher.cli import app as launch_app
 from launcher.command import LocalPlan
 from launcher.local import run_local, run_ranks
@@ -31,13 +32,6 @@ app = typer.Typer(
 app.add_typer(shards_app, name="shards", help="Build, verify and describe shards.")
 app.add_typer(launch_app, name="launch", help="Run on many machines, and keep the run alive.")
 
-ConfigOption = Annotated[Path, typer.Option("--config", help="YAML of the run.")]
-DeepSpeedOption = Annotated[
-    Path | None, typer.Option("--deepspeed_config", help="DeepSpeed's own JSON.")
-]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value")]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")]
-
 
 @app.command()
 def train(
@@ -45,7 +39,7 @@ def train(
     overrides: Overrides = None,
     deepspeed_config: DeepSpeedOption = None,
     ranks: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
-    resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint folder.")] = "auto",
+    resume: Resume = "auto",
 ) -> None:
     """Train one stage on this machine through DeepSpeed's launcher."""
     from launcher.job import open_job
