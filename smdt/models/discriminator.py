@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smdt.models.gan_layers import HalvingConv2d, instance_norm
+
 SCALES = 5
 
 
@@ -56,12 +58,12 @@ class PyramidDiscriminator(nn.Module):
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
         widths = [width * factor for factor in (1, 2, 4, 8, 8)]
-        self.levels = nn.ModuleList(
-            _block(before, after, kernel=3, pool=level < SCALES - 1)
-            for level, (before, after) in enumerate(
-                zip([inputs, *widths[:-1]], widths, strict=True)
-            )
-        )
+        levels: list[nn.Conv2d] = [
+            HalvingConv2d(before, after)
+            for before, after in zip([inputs, *widths[:-2]], widths[:-1], strict=True)
+        ]
+        levels.append(nn.Conv2d(widths[-2], widths[-1], 3, padding=1, bias=False))
+        self.levels = nn.ModuleList(_normed(conv) for conv in levels)
         self.laterals = nn.ModuleList(_block(channels, 2 * width) for channels in widths)
         self.heads = nn.ModuleList(_block(2 * width, width) for _ in widths)
         self.real = nn.Conv2d(width, 1, 1)
@@ -105,9 +107,11 @@ def _upsampled(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _block(inputs: int, outputs: int, kernel: int = 1, pool: bool = False) -> nn.Sequential:
-    """Convolution without bias, average-pool by 2 where asked, instance norm, leaky ReLU."""
-    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)]
-    if pool:
-        layers.append(nn.AvgPool2d(2))
-    return nn.Sequential(*layers, nn.InstanceNorm2d(outputs), nn.LeakyReLU(0.2, inplace=True))
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    return _normed(nn.Conv2d(inputs, outputs, 1, bias=False))
+
+
+def _normed(conv: nn.Conv2d) -> nn.Sequential:
+    """A convolution with instance norm and leaky ReLU behind it."""
+    norm = instance_norm(conv.out_channels)
+    return nn.Sequential(conv, norm, nn.LeakyReLU(0.2, inplace=True))

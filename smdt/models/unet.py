@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from smdt.models.gan_layers import DoublingConv2d, HalvingConv2d, instance_norm
+
 STRIDE = 16
 SMALLEST = 32
 """The least rows and columns of an image: reflection at 1/16 needs two of each."""
@@ -40,9 +42,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            *_reflected_conv(channels, channels),
+            *_reflected_conv(channels),
             nn.ReLU(inplace=True),
-            *_reflected_conv(channels, channels),
+            *_reflected_conv(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ class Feedback(nn.Module):
         super().__init__()
         self._alpha = alpha
         self.block = nn.Sequential(
-            nn.Conv2d(features + channels, channels, 1, bias=False), nn.InstanceNorm2d(channels)
+            nn.Conv2d(features + channels, channels, 1, bias=False), instance_norm(channels)
         )
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
@@ -99,11 +101,7 @@ class UNet(nn.Module):
             _up(before, after)
             for before, after in zip(joined[:-1], reversed(widths[:-1]), strict=True)
         )
-        self.out = nn.Sequential(
-            nn.Upsample(scale_factor=2, mode="nearest"),
-            nn.Conv2d(joined[-1], outputs, 3, padding=1, padding_mode="reflect"),
-            nn.Tanh(),
-        )
+        self.out = nn.Sequential(DoublingConv2d(joined[-1], outputs, bias=True), nn.Tanh())
         places = [deepest, *joined] if feedback else []
         self.feedback = nn.ModuleList(Feedback(place, feedback, alpha) for place in places)
 
@@ -137,22 +135,17 @@ class UNet(nn.Module):
 
 def _down(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-        nn.AvgPool2d(2),
-        nn.InstanceNorm2d(outputs),
-        nn.ReLU(inplace=True),
+        HalvingConv2d(inputs, outputs), instance_norm(outputs), nn.ReLU(inplace=True)
     )
 
 
 def _up(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Upsample(scale_factor=2, mode="nearest"),
-        *_reflected_conv(inputs, outputs),
-        nn.ReLU(inplace=True),
+        DoublingConv2d(inputs, outputs), instance_norm(outputs), nn.ReLU(inplace=True)
     )
 
 
-def _reflected_conv(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module]:
+def _reflected_conv(channels: int) -> tuple[nn.Module, nn.Module]:
     """A reflect-padded 3x3 convolution and the instance norm behind it."""
-    conv = nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="reflect", bias=False)
-    return conv, nn.InstanceNorm2d(outputs)
+    conv = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
+    return conv, instance_norm(channels)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.plain_gan import PlainGan
 from smdt import config as configuration
-from smdt.stages.alignment import AlignmentStage
+from smdt.stages.alignment import DISCRIMINATORS, GENERATORS, AlignmentStage
 from smdt.training.engine import free_port
 from tests.distributed.gan_steps import CASES, STEPS, with_loops
 from tests.distributed.runs import DEEPSPEED_FILES, ROOT
-from tests.plain_gan import PlainGan, training_batches
+from tests.gan_batches import training_batches
 
 SCRIPT = Path(__file__).parent / "gan_steps.py"
 Weights = dict[str, torch.Tensor]
@@ -56,18 +57,19 @@ def plain_steps(config: configuration.AlignmentConfig) -> tuple[Weights, Weights
     """Weights before and after the steps, in fp32, and the losses of each."""
     torch.manual_seed(config.run.seed)
     plain = PlainGan(AlignmentStage(config), config)
-    before = weights_of(plain.stage)
+    before = weights_of(plain)
     losses = {}
     for step, batch in enumerate(training_batches(config, STEPS)):
         for term, value in plain.step(batch).items():
             losses[f"losses.{step}.{term}"] = torch.tensor(value)
-    return before, weights_of(plain.stage) | losses
+    return before, weights_of(plain) | losses
 
 
-def weights_of(stage: AlignmentStage) -> Weights:
+def weights_of(plain: PlainGan) -> Weights:
+    modules = {GENERATORS: plain.generators, DISCRIMINATORS: plain.discriminators}
     return {
         f"{engine}.{name}": parameter.detach().clone()
-        for engine, module in stage.modules().items()
+        for engine, module in modules.items()
         for name, parameter in module.named_parameters()
     }
 

@@ -46,10 +46,10 @@ def plain_unet(net: UNet, x: torch.Tensor) -> torch.Tensor:
     for level in net.up:
         x = torch.cat([x, skips.pop()], dim=1)
         x = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-        x = norm(shifted_sum(reflected(x), level[1].weight)).clamp(min=0)
+        x = norm(shifted_sum(reflected(x), level[0].weight)).clamp(min=0)
     x = torch.cat([x, skips.pop()], dim=1)
     x = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    last = net.out[1]
+    last = net.out[0]
     return torch.tanh(shifted_sum(reflected(x), last.weight) + last.bias.view(1, -1, 1, 1))
 
 
@@ -95,12 +95,12 @@ def biased_before_a_norm(net: nn.Module) -> list[str]:
         for index, (layer, *rest) in enumerate(zip(part, part[1:], part[2:], strict=False))
         if isinstance(layer, nn.Conv2d)
         and layer.bias is not None
-        and any(isinstance(after, nn.InstanceNorm2d) for after in rest)
+        and any(isinstance(after, nn.GroupNorm) for after in rest)
     ]
 
 
 def test_no_convolution_before_a_norm_has_a_bias():
-    wrong = nn.Sequential(nn.Conv2d(1, 1, 1), nn.InstanceNorm2d(1), nn.ReLU())
+    wrong = nn.Sequential(nn.Conv2d(1, 1, 1), nn.GroupNorm(1, 1), nn.ReLU())
     assert biased_before_a_norm(wrong) == [".0"]
     assert biased_before_a_norm(UNet(3, 3, 2, feedback=4)) == []
 

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from benchmarks.plain_gan import PlainGan
 from data_shards.classes import SKY, VOID
 from data_shards.errors import InputError
 from smdt import config as configuration
@@ -15,7 +16,7 @@ from smdt.semantics.palette import to_classes
 from smdt.stages.alignment import DISCRIMINATORS, GENERATORS, TERMS, AlignmentStage, frozen
 from smdt.stages.trained import evaluate_stage
 from smdt.training.stage import StepContext
-from tests.plain_gan import PlainGan, training_batches
+from tests.gan_batches import training_batches
 
 MODELS = [
     {"arrangement": "chain"},
@@ -82,8 +83,8 @@ def context(chunks: int = 1) -> StepContext:
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_steps_are_those_of_the_plain_loop_for_every_chunk_count(make_config, model, chunks):
     config = make_config(model)
-    ours, theirs = stage_in_double(config), stage_in_double(config)
-    plain = PlainGan(theirs, config)
+    ours = stage_in_double(config)
+    plain = PlainGan(ours, config)
     start = {name: p.detach().clone() for name, p in ours.generators.named_parameters()}
     engines = engines_of(ours, config)
     for batch in training_batches(config, 3):
@@ -92,9 +93,10 @@ def test_steps_are_those_of_the_plain_loop_for_every_chunk_count(make_config, mo
         assert terms.keys() == set(TERMS)
         for term, value in expected.items():
             assert float(terms[term]) == pytest.approx(value, rel=1e-6), term
-    for name in (GENERATORS, DISCRIMINATORS):
-        wanted = dict(theirs.modules()[name].named_parameters())
-        for key, parameter in ours.modules()[name].named_parameters():
+    theirs = {GENERATORS: plain.generators, DISCRIMINATORS: plain.discriminators}
+    for name, module in ours.modules().items():
+        wanted = dict(theirs[name].named_parameters())
+        for key, parameter in module.named_parameters():
             torch.testing.assert_close(parameter, wanted[key], rtol=0, atol=1e-10)
     assert all(not torch.equal(p, start[key]) for key, p in ours.generators.named_parameters())
 
