@@ -31,6 +31,7 @@ from smdt.training.checkpoint import Progress
 from smdt.training.control import Control
 from smdt.training.engine import Engine, deepspeed_settings, init_distributed
 from smdt.training.lease import ATTEMPT, LeaseWatch
+from smdt.training.processor import keep_freed_memory, share_cores
 from smdt.training.run_folder import RunFolder, write_json
 from smdt.training.stage import Stage, StepContext
 from smdt.training.stopping import StopRequest, die_with_parent
@@ -82,6 +83,7 @@ def train_rank(
     stop = StopRequest(folder.stop)
     stop.listen()
     share_cores()
+    keep_freed_memory()
     device = init_distributed(config.run.timeout_seconds)
     log_to(folder.logs / f"rank-{dist.get_rank():05d}.log")
     try:
@@ -210,13 +212,6 @@ def open_loader(
         quarantine=folder.quarantine,
         metrics=metrics,
     )
-
-
-def share_cores() -> None:
-    """Give each rank of this machine an equal part of the cores, unless told otherwise."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        ranks_here = int(os.environ.get("LOCAL_SIZE", "1"))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
 
 
 def log_to(file: Path) -> None:

@@ -1,0 +1,42 @@
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PAGES = """
+import resource
+import torch
+from smdt.training.processor import keep_freed_memory
+{call}
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):  # the heap grows to what is needed
+    torch.ones(2**24)
+before = faults()
+for _ in range(5):
+    torch.ones(2**24)
+print(faults() - before)
+"""
+TENSOR = 2**24 * 4 // os.sysconf("SC_PAGE_SIZE")
+"""Pages of one tensor."""
+
+
+def faults(call: str, **variables: str) -> int:
+    """Page faults of five large tensors after each other."""
+    script = PAGES.format(call=call)
+    environment = {**os.environ, **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_tensors_are_used_again_unless_told_otherwise():
+    assert faults("") > 3 * TENSOR
+    assert faults("keep_freed_memory()") < TENSOR
+    told = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    assert faults("keep_freed_memory()", **told) > 3 * TENSOR
