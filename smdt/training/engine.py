@@ -104,8 +104,14 @@ def deepspeed_settings(
     What both files could say is said in the YAML: batch sizes, clipping and precision.
 
     Raises:
-        InputError: the DeepSpeed file sets one of them to something else.
+        InputError: the DeepSpeed file sets one of them to something else, or has no loss scaling
+            for the precision.
     """
+    if precision == "fp16" and not user.get("zero_optimization", {}).get("stage", 0):
+        raise InputError(
+            "DeepSpeed configuration: without ZeRO DeepSpeed does not scale the loss of "
+            "precision: fp16; set zero_optimization.stage to 1, 2 or 3, or precision to bf16"
+        )
     share = global_batch // world_size
     filled: dict[str, Any] = {
         "train_batch_size": global_batch,
@@ -143,7 +149,10 @@ class Engine:
         self, name: str, module: nn.Module, optimizer: OptimizerConfig, settings: dict[str, Any]
     ) -> None:
         import deepspeed
+        from deepspeed.accelerator import get_accelerator
 
+        if settings["fp16"]["enabled"] and not get_accelerator().is_fp16_supported():
+            raise InputError("precision: fp16 needs a GPU; set it to bf16 or fp32 on this machine")
         self.name = name
         self._peak_learning_rate = optimizer.learning_rate
         # bf16 without ZeRO takes one step at initialisation: at rate zero it changes nothing.
@@ -152,6 +161,7 @@ class Engine:
             lr=0.0,
             betas=optimizer.betas,
             eps=optimizer.epsilon,
+            fused=True,
         )
         self._engine, *_ = deepspeed.initialize(
             model=module, optimizer=adamw, config=settings, dist_init_required=False

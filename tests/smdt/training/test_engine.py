@@ -2,7 +2,12 @@ import pytest
 import torch
 
 from data_shards.errors import InputError
-from smdt.training.engine import _parameter_groups, deepspeed_settings
+from smdt.training.engine import (
+    Engine,
+    OptimizerConfig,
+    _parameter_groups,
+    deepspeed_settings,
+)
 
 ASKED = {"global_batch": 32, "world_size": 4, "precision": "bf16", "gradient_clipping": 1.0}
 
@@ -33,6 +38,22 @@ def test_every_auto_is_filled_and_the_rest_is_kept():
 def test_two_files_that_disagree_are_refused(user, key):
     with pytest.raises(InputError, match=key):
         deepspeed_settings(user, **ASKED)
+
+
+@pytest.mark.parametrize("user", [{}, {"zero_optimization": {"stage": 0}}])
+def test_fp16_without_zero_is_refused(user):
+    with pytest.raises(InputError, match=r"zero_optimization\.stage to 1, 2 or 3"):
+        deepspeed_settings(user, **{**ASKED, "precision": "fp16"})
+    deepspeed_settings(user, **ASKED)
+
+
+@pytest.mark.slow  # deepspeed takes seconds to import
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in fp16")
+def test_fp16_on_a_cpu_is_refused_before_anything_starts():
+    user = {"zero_optimization": {"stage": 2}}
+    settings = deepspeed_settings(user, **{**ASKED, "precision": "fp16"})
+    with pytest.raises(InputError, match="precision: fp16 needs a GPU"):
+        Engine("towers", torch.nn.Linear(2, 2), OptimizerConfig(), settings)
 
 
 def test_matrices_decay_and_vectors_do_not():
