@@ -36,7 +36,7 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def write_config(world, tmp_path) -> Callable[..., Path]:
-    """Write a YAML of a run on the small world; keywords replace whole sections."""
+    """Write a YAML of a run on the small world; keywords replace whole sections, None drops one."""
 
     def write(out: Path, **sections: object) -> Path:
         content = {
@@ -54,7 +54,8 @@ def write_config(world, tmp_path) -> Callable[..., Path]:
             "precision": "fp32",
         }
         path = tmp_path / f"{out.name}.yaml"
-        path.write_text(yaml.safe_dump(content | sections))
+        left = {key: value for key, value in (content | sections).items() if value is not None}
+        path.write_text(yaml.safe_dump(left))
         return path
 
     return write

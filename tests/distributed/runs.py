@@ -11,6 +11,22 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 DEEPSPEED_FILES = ROOT / "configs" / "deepspeed"
 
+SEGMENTATION = {
+    "stage": "segmentation",
+    "model": {
+        "settings": {
+            "depths": [1, 1, 1, 1],
+            "hidden_sizes": [8, 8, 16, 16],
+            "num_attention_heads": [1, 1, 2, 2],
+            "decoder_hidden_size": 32,
+        },
+        "image_size": [32, 128],
+    },
+    "geometry": None,
+    "optimizer": {"learning_rate": 0.003},
+}
+"""Sections of a small segmenter's run, for `write_config`."""
+
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 300):
     """Wait until `condition` is true while the run goes on; return what it returned."""

@@ -10,16 +10,18 @@ from safetensors.torch import load_file
 
 from smdt.training import checkpoint
 from smdt.training.run_folder import RunFolder
-from tests.distributed.runs import kill_ranks, wait_for
+from tests.distributed.runs import SEGMENTATION, kill_ranks, wait_for
 
 TOTAL = 24  # 3 epochs of 8 steps
 SHUFFLE = ("data.order.policy=shuffle",)
+TURNED = {"turn": True, "mirror": True}
 ALIGNMENT = {
     "stage": "alignment",
     "model": {"generator_width": 2, "discriminator_width": 2, "feedback_loops": 2},
     "optimizer": {"learning_rate": 0.001},
-    "augment": {"turn": True, "mirror": True},
+    "augment": TURNED,
 }
+TURNED_SEGMENTATION = {**SEGMENTATION, "batch": {"global": 8, "chunks": 2}, "augment": TURNED}
 HARD = ("data.order.policy=hard", "data.order.hard.refresh=1", "data.order.hard.group=4")
 
 
@@ -53,6 +55,8 @@ def assert_same(run: Path, undisturbed: Path) -> None:
         pytest.param(ALIGNMENT, 3, "bf16", SHUFFLE, marks=pytest.mark.full),
         pytest.param(ALIGNMENT, 0, "fp32", SHUFFLE, marks=pytest.mark.full),
         pytest.param(ALIGNMENT, 2, "bf16", SHUFFLE, marks=pytest.mark.full),
+        pytest.param(TURNED_SEGMENTATION, 3, "bf16", SHUFFLE, marks=pytest.mark.full),
+        pytest.param(TURNED_SEGMENTATION, 1, "fp32", SHUFFLE, marks=pytest.mark.full),
     ],
     ids=lambda value: value.get("stage", "retrieval") if isinstance(value, dict) else None,
 )

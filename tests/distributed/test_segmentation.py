@@ -2,49 +2,24 @@
 
 import json
 import signal
-from pathlib import Path
 
 import pytest
-import yaml
 
 from data_shards.manifest import load
 from data_shards.verify import verify
 from smdt.stages.trained import evaluate_trained
 from smdt.training.run_folder import RunFolder
-from tests.distributed.runs import files_of, wait_for
-
-SMALL = {
-    "depths": [1, 1, 1, 1],
-    "hidden_sizes": [8, 8, 16, 16],
-    "num_attention_heads": [1, 1, 2, 2],
-    "decoder_hidden_size": 32,
-}
-
-
-@pytest.fixture
-def config(world, tmp_path) -> Path:
-    path = tmp_path / "segmentation.yaml"
-    content = {
-        "stage": "segmentation",
-        "run": {"name": "test", "out": str(tmp_path / "run"), "timeout_seconds": 60},
-        "data": {"shards": str(world), "decode_threads": 1, "read_threads": 1},
-        "batch": {"global": 8, "chunks": 2},
-        "model": {"settings": SMALL, "image_size": [32, 128]},
-        "optimizer": {"learning_rate": 0.003},
-        "schedule": {"length": "3 epochs", "warmup_steps": 4},
-        "evaluation": {"every": "1 epoch", "batch": 8},
-        "precision": "bf16",
-    }
-    path.write_text(yaml.safe_dump(content))
-    return path
+from tests.distributed.runs import SEGMENTATION, files_of, wait_for
 
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_a_trained_segmenter_fills_in_class_maps_whatever_kills_the_job(
-    config, train_to_end, start_annotating, world, tmp_path
+    write_config, train_to_end, start_annotating, world, tmp_path
 ):
     run = RunFolder(tmp_path / "run")
+    chunks = {"global": 8, "chunks": 2}
+    config = write_config(run.root, **SEGMENTATION, batch=chunks, precision="bf16")
     train_to_end(config, zero=3)
     losses = [each["losses"]["loss"] for each in run.read_metrics() if "losses" in each]
     assert len(losses) == 24
