@@ -100,7 +100,7 @@ def probe(question: Question) -> Facts:
         devices=devices,
         addresses=_addresses(),
         own_address=_own_address(),
-        port=_free_port(),
+        port=free_port(),
         taken_ports=[port for port in question.metrics_ports if _is_taken(port)],
     )
 
@@ -181,7 +181,8 @@ def _own_address() -> str:
         return ""
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port that is free on every address at this moment."""
     with socket.socket() as trial:
         trial.bind(("", 0))
         port: int = trial.getsockname()[1]

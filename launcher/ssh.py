@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
@@ -58,31 +59,27 @@ def ask_all(
 def ask(host: str, verb: str, question: Mapping[str, Any], seconds: float) -> Answer:
     """Ask one host, in our folder and with our interpreter, which must be there too."""
     program = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.quote(sys.executable)}"
-    process = subprocess.Popen(
+    with subprocess.Popen(
         ["ssh", *SSH_OPTIONS, host, f"{program} -m launcher.remote {verb}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a terminal's interrupt is for the launcher to deal with
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    timer = Timer(seconds, process.kill)
-    timer.start()
-    try:
-        try:
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        timer = Timer(seconds, process.kill)
+        timer.start()
+        with suppress(BrokenPipeError):  # it says on stderr why it does not listen
             process.stdin.write(json.dumps(question))
             process.stdin.close()
-        except BrokenPipeError:
-            pass
         skew_seconds = _skew(process.stdout.readline())
-        output, errors = process.stdout.read(), process.stderr.read() if process.stderr else ""
+        output, errors = process.stdout.read(), process.stderr.read()
         code = process.wait()
-    finally:
         in_time = timer.is_alive()
         timer.cancel()
-        process.stdout.close()
     lines = output.splitlines()
     if code == 0 and lines:
         return Answer(json.loads(lines[-1]), skew_seconds=skew_seconds)

@@ -156,7 +156,8 @@ class Supervisor:
     def _look(self) -> Preflight:
         options = self._options
         seen = examine(self._job, options.hosts, options.variables, options.address)
-        show_preflight(seen, options.hosts)
+        if seen.findings:
+            show_preflight(seen, options.hosts)
         return seen
 
     def _try(self, tenure: Tenure, seen: Preflight | None) -> Evidence:

@@ -42,6 +42,7 @@ def findings() -> list[Finding]:
         _accelerator(),
         _cores(),
         _compiler(),
+        _remote_start(),
     ]
 
 
@@ -98,3 +99,10 @@ def _compiler() -> Finding:
         return Finding("C++ compiler", path, needed=False)
     cure = "install g++: only torch.compile needs it"
     return Finding("C++ compiler", "none", cure, needed=False)
+
+
+def _remote_start() -> Finding:
+    found = [tool for tool in ("ssh", "pdsh") if shutil.which(tool)]
+    missing = [tool for tool in ("ssh", "pdsh") if tool not in found]
+    cure = "apt-get install openssh-client pdsh: only smdt launch up needs them" if missing else ""
+    return Finding("ssh, pdsh", ", ".join(found) or "none", cure, needed=False)

@@ -4,11 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from launcher.meeting import call, listen
-from launcher.probe import _free_port
+from launcher.probe import free_port
 
 
 def test_hosts_that_call_hear_the_token():
-    port = _free_port()
+    port = free_port()
     with ThreadPoolExecutor(3) as pool:
         callers = [pool.submit(call, "127.0.0.1", port, "secret", 10.0) for _ in range(2)]
         assert listen(port, "secret", calls=2, seconds=10.0) == 2
@@ -16,11 +16,11 @@ def test_hosts_that_call_hear_the_token():
 
 
 def test_nobody_calls():
-    assert listen(_free_port(), "secret", calls=1, seconds=0.1) == 0
+    assert listen(free_port(), "secret", calls=1, seconds=0.1) == 0
 
 
 def test_nobody_listens():
-    assert call("127.0.0.1", _free_port(), "secret", 0.2) == "Connection refused"
+    assert call("127.0.0.1", free_port(), "secret", 0.2) == "Connection refused"
 
 
 def test_another_program_listens():
