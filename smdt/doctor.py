@@ -1,11 +1,15 @@
 """What this machine has, what it lacks, and what to do about it."""
 
+import ctypes
 import json
 import os
 import platform
 import shutil
+import sysconfig
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +19,10 @@ from data_shards.atomic import write_atomic
 from data_shards.errors import UserError
 
 PACKAGES = ("torch", "deepspeed", "nvidia-dali-cuda130", "webdataset", "pyarrow", "timm")
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (looked at, not written to)
+ENOUGH_SHARED_BYTES = 2**30
+"""Ranks of one machine exchange gradients through it; a container gets 64 MB unless told."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,10 @@ def findings() -> list[Finding]:
     return [
         _python(),
         *(_package(name) for name in PACKAGES),
-        _accelerator(),
-        _cores(),
+        _machine(),
+        _driver(),
+        *_accelerators(),
+        _decoder(),
         _compiler(),
         _remote_start(),
     ]
@@ -66,6 +76,35 @@ def examine(json_file: Path | None) -> None:
         raise UserError(f"Missing: {', '.join(missing)}; the table says what to do.")
 
 
+def driver_cure(supported: int, built_for: str) -> str:
+    """Return what to do about an NVIDIA driver, empty if it fits (pure).
+
+    Args:
+        supported: the newest CUDA that it runs, 1000 x major + 10 x minor.
+        built_for: the CUDA that PyTorch was built for, such as "13.0"; a driver runs every minor
+            version of the major ones that it knows.
+    """
+    if supported // 1000 >= int(built_for.split(".")[0]):
+        return ""
+    return f"install a driver for CUDA {built_for} or newer: PyTorch here is built for that"
+
+
+def capability_cure(capability: tuple[int, int], architectures: list[str]) -> str:
+    """Return what to do about a GPU, empty if PyTorch has kernels for it (pure).
+
+    Args:
+        capability: its compute capability.
+        architectures: that PyTorch was built for, such as "sm_90".
+    """
+    oldest = min(int(name.removeprefix("sm_").rstrip("af")) for name in architectures)
+    if 10 * capability[0] + capability[1] >= oldest:
+        return ""
+    return (
+        f"take a GPU of compute capability {oldest / 10} or newer, or set "
+        "CUDA_VISIBLE_DEVICES= to use none: PyTorch here has no kernels for this one"
+    )
+
+
 def _python() -> Finding:
     good = (3, 11) <= tuple(map(int, platform.python_version_tuple()[:2])) <= (3, 12)
     cure = "" if good else "make .venv with Python 3.11 or 3.12: make PYTHON=python3.11 test"
@@ -79,26 +118,84 @@ def _package(name: str) -> Finding:
         return Finding(name, "not installed", "install the lock: make test")
 
 
-def _accelerator() -> Finding:
-    import torch
-
-    if torch.cuda.is_available():
-        count = torch.cuda.device_count()
-        return Finding("accelerator", f"{count} x {torch.cuda.get_device_name(0)}")
-    return Finding("accelerator", "none, runs on the CPU over gloo", needed=False)
-
-
-def _cores() -> Finding:
+def _machine() -> Finding:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return Finding("machine", f"{len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB")
 
 
+def _driver() -> Finding:
+    import torch
+
+    subject = "NVIDIA driver"
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Finding(subject, "none", needed=False)
+    supported = ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(supported))
+    found = f"for CUDA {supported.value // 1000}.{supported.value % 1000 // 10}"
+    return Finding(subject, found, driver_cure(supported.value, torch.version.cuda or "0"))
+
+
+def _accelerators() -> list[Finding]:
+    """The GPUs, and what their ranks meet through."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return [Finding("accelerator", "none, runs on the CPU over gloo", needed=False)]
+    found = []
+    for number in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(number)
+        cure = capability_cure((gpu.major, gpu.minor), torch.cuda.get_arch_list())
+        text = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
+        found.append(Finding(f"accelerator {number}", text, cure))
+    nccl_version: Callable[[], tuple[int, ...]] = torch.cuda.nccl.version
+    found.append(Finding("NCCL", ".".join(map(str, nccl_version()))))
+    if len(found) > 2:
+        found.append(_shared_memory())
+    return found
+
+
+def _shared_memory() -> Finding:
+    try:
+        size = shutil.disk_usage(SHARED_MEMORY).total
+    except OSError:
+        size = 0
+    enough = size >= ENOUGH_SHARED_BYTES
+    cure = "" if enough else "give the container more: docker run --shm-size=1g"
+    return Finding("shared memory", f"{size / 2**20:.0f} MiB", cure, needed=False)
+
+
+def _decoder() -> Finding:
+    """Have DALI decode an image wherever training would."""
+    import torch
+    from PIL import Image
+
+    subject = "decoding"
+    image = BytesIO()
+    Image.new("RGB", (16, 16)).save(image, "JPEG")
+    where = ["on the CPU"]
+    try:
+        from smdt.data.pipeline import Decoder
+
+        Decoder(["ground"], 1, "cpu", None, 1).decode({"ground": [image.getvalue()]})
+        if torch.cuda.is_available():
+            where.append("on the GPU")
+            Decoder(["ground"], 1, "gpu", 0, 1).decode({"ground": [image.getvalue()]})
+    except (ImportError, OSError, RuntimeError) as error:
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        cure = "mend the driver, or install the lock anew: make clean test"
+        return Finding(subject, f"DALI fails {where[-1]}: {first_line}", cure)
+    return Finding(subject, f"DALI, {' and '.join(where)}")
+
+
 def _compiler() -> Finding:
     path = shutil.which("c++") or shutil.which("g++")
-    if path:
-        return Finding("C++ compiler", path, needed=False)
-    cure = "install g++: only torch.compile needs it"
-    return Finding("C++ compiler", "none", cure, needed=False)
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    there = {"g++": path is not None, "Python's headers": headers.is_file()}
+    lacking = " and ".join(name for name in there if not there[name])
+    cure = f"install {lacking}: torch.compile and DeepSpeed's own optimizers need them"
+    return Finding("C++ compiler", path or "none", cure if lacking else "", needed=False)
 
 
 def _remote_start() -> Finding:
