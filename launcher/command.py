@@ -121,6 +121,19 @@ def train_arguments(
     return [*arguments, *overrides]
 
 
+def check_gpus(ranks: int, gpus: int) -> None:
+    """Check that a machine has a GPU for each of its ranks, or none at all.
+
+    Raises:
+        InputError: it has too few.
+    """
+    if 0 < gpus < ranks:
+        raise InputError(
+            f"--ranks {ranks}: a rank takes a GPU for itself and this machine has {gpus}; set "
+            f"--ranks {gpus}, or CUDA_VISIBLE_DEVICES= (to nothing) to use the CPU alone"
+        )
+
+
 def local_environment(
     plan: LocalPlan, inherited: Mapping[str, str], launcher_pid: int
 ) -> dict[str, str]:

@@ -16,7 +16,7 @@ from data_shards.console import show_build, write_json
 from data_shards.errors import Stopped, run
 from launcher.cli import ConfigOption, DeepSpeedOption, JsonOption, Overrides, Resume
 from launcher.cli import app as launch_app
-from launcher.command import LocalPlan
+from launcher.command import LocalPlan, check_gpus
 from launcher.local import run_local, run_ranks
 
 if TYPE_CHECKING:
@@ -156,11 +156,16 @@ def annotated(
 
 
 def local_plan(module: str, arguments: list[str], ranks: int) -> LocalPlan:
-    """Return the plan of a module on this machine, as it is now."""
+    """Return the plan of a module on this machine, as it is now.
+
+    Raises:
+        InputError: there are GPUs, but fewer than ranks.
+    """
     import torch
 
     from smdt.training.engine import free_port
 
+    check_gpus(ranks, torch.cuda.device_count())
     return LocalPlan(
         module=module,
         arguments=arguments,

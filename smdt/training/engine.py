@@ -22,6 +22,9 @@ from data_shards.errors import InputError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
+GPU_BACKEND = "cpu:gloo,cuda:nccl"
+"""How ranks on GPUs meet: NCCL alone, DeepSpeed's choice, refuses every tensor of the CPU."""
+
 
 class OptimizerConfig(BaseModel):
     """AdamW (Loshchilov and Hutter), as the paper's retrieval uses it."""
@@ -73,10 +76,15 @@ def init_distributed(timeout_seconds: float) -> torch.device:
     # DeepSpeed calls collectives by names that torch has deprecated.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     timeout = timedelta(seconds=timeout_seconds)
-    # torch binds MPI's and SLURM's variables itself; ours are always set by now.
-    deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout, verbose=False)
-    dist.new_group = functools.partial(dist.new_group, timeout=timeout)
     accelerator = get_accelerator()
+    # torch binds MPI's and SLURM's variables itself; ours are always set by now.
+    deepspeed.init_distributed(
+        dist_backend=GPU_BACKEND if accelerator.device_name() == "cuda" else None,
+        auto_mpi_discovery=False,
+        timeout=timeout,
+        verbose=False,
+    )
+    dist.new_group = functools.partial(dist.new_group, timeout=timeout)
     device = torch.device(accelerator.device_name(int(os.environ["LOCAL_RANK"])))
     if device.type != "cpu":
         accelerator.set_device(device.index)

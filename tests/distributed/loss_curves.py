@@ -47,9 +47,11 @@ def main() -> None:
     device = init_distributed(120.0)
     torch.set_num_threads(1)
     config = configuration.load(yaml)
+    # DeepSpeed scales no loss of fp16 on ZeRO 0.
+    zero_stages = range(1, 4) if config.precision == "fp16" else range(4)
     curves = {
         f"zero{zero_stage}-chunks{chunks}": curve(config, zero_stage, chunks, folder, device)
-        for zero_stage in range(4)
+        for zero_stage in zero_stages
         for chunks in (1, 2)
     }
     if dist.get_rank() == 0:

@@ -12,6 +12,7 @@ from data_shards.errors import InputError
 from launcher.command import (
     ClusterPlan,
     LocalPlan,
+    check_gpus,
     cluster_command,
     environment_script,
     local_command,
@@ -125,3 +126,13 @@ def test_variables_to_pass_must_be_set():
         passed_variables(["C"], {"A": "1"})
     with pytest.raises(InputError, match="is no variable's name"):
         passed_variables(["A=1"], {"A": "1"})
+
+
+@pytest.mark.parametrize(("ranks", "gpus"), [(2, 0), (1, 1), (2, 4)])
+def test_ranks_have_a_gpu_each_or_none(ranks, gpus):
+    check_gpus(ranks, gpus)
+
+
+def test_too_few_gpus_are_told_before_cuda_does():
+    with pytest.raises(InputError, match=r"--ranks 2.* has 1; set --ranks 1"):
+        check_gpus(2, 1)

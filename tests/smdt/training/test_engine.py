@@ -1,5 +1,8 @@
+import importlib
+
 import pytest
 import torch
+import torch.distributed as dist
 
 from data_shards.errors import InputError
 from smdt.training.engine import (
@@ -7,6 +10,7 @@ from smdt.training.engine import (
     OptimizerConfig,
     _parameter_groups,
     deepspeed_settings,
+    init_distributed,
 )
 
 ASKED = {"global_batch": 32, "world_size": 4, "precision": "bf16", "gradient_clipping": 1.0}
@@ -62,3 +66,26 @@ def test_matrices_decay_and_vectors_do_not():
     assert [tuple(p.shape) for p in decayed["params"]] == [(4, 3)]
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
     assert len(plain["params"]) == 3
+
+
+def test_ranks_on_gpus_meet_over_nccl_and_exchange_what_stays_on_the_cpu(monkeypatch):
+    importlib.import_module("deepspeed.ops.op_builder.all_ops")  # which asks the real accelerator
+    asked = {}
+    monkeypatch.setattr("deepspeed.init_distributed", lambda **options: asked.update(options))
+    monkeypatch.setattr("deepspeed.accelerator.get_accelerator", FakeGpus)
+    monkeypatch.setattr(dist, "new_group", dist.new_group)  # which is wrapped
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
+    assert init_distributed(60.0) == torch.device("cuda:1")
+    backends = dist.distributed_c10d.BackendConfig(asked["dist_backend"])
+    assert backends.get_device_backend_map() == {"cpu": "gloo", "cuda": "nccl"}
+
+
+class FakeGpus:
+    """What DeepSpeed says of a machine with GPUs."""
+
+    def device_name(self, index: int | None = None) -> str:
+        return "cuda" if index is None else f"cuda:{index}"
+
+    def set_device(self, index: int) -> None:
+        assert index == 1
