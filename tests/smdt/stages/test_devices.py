@@ -4,6 +4,8 @@ torch's fake tensors know their device and refuse to mix, without a GPU being th
 values and, without a GPU, no backward: what a step does forward is what is checked.
 """
 
+import functools
+import gc
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,7 +18,6 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from smdt.config import SCHEMAS, Config
 from smdt.data.batch import Batch
 from smdt.data.order import DataState
-from smdt.geometry.mapping import panorama_taps
 from smdt.losses import soft_margin_rows
 from smdt.stages import make_stage, training_views
 from smdt.training.stage import Stage, StepContext
@@ -65,12 +66,19 @@ class Forward:
 def on_gpu() -> Iterator[None]:
     """Fake tensors on a GPU, and as many ranks as there should be."""
     dist.init_process_group("fake", rank=0, world_size=RANKS, store=FakeStore())
-    # Grids are kept between batches: no fake one may be left, or be found.
-    panorama_taps.cache_clear()
+    clear_caches()
     with FakeTensorMode():
         yield
-    panorama_taps.cache_clear()
+    clear_caches()
     dist.destroy_process_group()
+
+
+def clear_caches() -> None:
+    """Forget what our functions keep for a device: no fake may be left, or be found."""
+    caches = [each for each in gc.get_objects() if type(each) is functools._lru_cache_wrapper]
+    for cached in caches:
+        if cached.__module__.startswith("smdt"):
+            cached.cache_clear()
 
 
 def config_of(stage: str) -> Config:
