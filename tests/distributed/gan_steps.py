@@ -5,7 +5,7 @@ Arguments: YAML of the run, folder of the DeepSpeed files, where rank 0 writes t
 
 import sys
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +23,8 @@ from smdt.training.run_folder import RunFolder
 from smdt.training.stage import StepContext
 
 STEPS = 10
+OVERFLOWING = 24
+"""Power of 2 by which gradients are scaled beyond fp16."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,23 @@ class Case:
     chunks: int
     loops: int = 1
     precision: Precision = "fp32"
+    scale_power: int = 8
+    """Power of 2 that fp16 scales the loss with at first."""
 
     @property
     def file(self) -> str:
         """Where the weights are written."""
-        return f"zero{self.zero}-chunks{self.chunks}-loops{self.loops}-{self.precision}.safetensors"
+        values = (f"{name}={value}" for name, value in asdict(self).items())
+        return f"{'-'.join(values)}.safetensors"
 
 
 CASES = [
     *(Case(zero, chunks) for zero in range(4) for chunks in (1, 2)),
     # Feedback runs the discriminators' module in the middle of the generators' step.
-    Case(3, 2, loops=2),
-    Case(2, 2, precision="bf16"),
-    Case(2, 2, precision="fp16"),
+    *(Case(zero, 2, loops=2) for zero in (0, 2, 3)),
+    *(Case(zero, 2, precision="bf16") for zero in range(4)),
+    *(Case(zero, 2, precision="fp16") for zero in (1, 2, 3)),
+    *(Case(zero, 2, precision="fp16", scale_power=OVERFLOWING) for zero in (1, 2, 3)),
 ]
 
 
@@ -56,13 +62,13 @@ def with_loops(config: AlignmentConfig, loops: int) -> AlignmentConfig:
 
 
 def weights(config: AlignmentConfig, case: Case, folder: Path, device) -> dict[str, torch.Tensor]:
-    """Weights of both engines after `STEPS` steps, and the losses of each step."""
+    """Weights of both engines after `STEPS` steps, all losses, and what loss scaling did."""
     config = with_loops(config, case.loops).model_copy(update={"precision": case.precision})
     rank, world_size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(config.run.seed)
     stage = make_stage(config)
     settings = configuration.load_deepspeed(folder / f"zero{case.zero}.json")
-    settings["fp16"]["initial_scale_power"] = 8  # the first steps are not to overflow
+    settings["fp16"]["initial_scale_power"] = case.scale_power
     if case.zero == 3:
         # Else these small parameters would never be partitioned.
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
@@ -78,6 +84,8 @@ def weights(config: AlignmentConfig, case: Case, folder: Path, device) -> dict[s
                 dist.all_reduce(share)
                 found[f"losses.{step}.{term}"] = share
     for name, engine in engines.items():
+        found[f"skipped.{name}"] = torch.tensor(engine.skipped_steps)
+        found[f"scale.{name}"] = torch.tensor(engine.loss_scale)
         found |= {f"{name}.{key}": value for key, value in engine.full_weights().items()}
     return found
 
