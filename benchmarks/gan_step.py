@@ -166,11 +166,11 @@ def compare(first: Mapping[str, Losses]) -> dict[str, float]:
     return differences
 
 
-def print_profile(step: Step, console: Console) -> None:
+def print_profile(step: Step) -> None:
     """Print the operators that take most of a step."""
     with profile(activities=[ProfilerActivity.CPU]) as found:
         step()
-    console.print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=15))
+    typer.echo(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=15))
 
 
 def main(
@@ -209,8 +209,8 @@ def main(
     console.print(f"{batch} pairs, {rounds} turns, {threads} threads, load {load:.1f}")
     if show_profile:
         for name, step in steps.items():
-            console.print(name)
-            print_profile(step, console)
+            typer.echo(name)
+            print_profile(step)
     if json_file is not None:
         machine = {
             "machine": platform.machine(),
