@@ -7,6 +7,9 @@ STAMP := .venv/.complete
 # Two test processes on two cores: threads of their own would only wait for each other.
 PYTEST_2 := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2
 
+# The tests are exact, which a GPU is not.
+test test-full check: export CUDA_VISIBLE_DEVICES :=
+
 export PYTHONHASHSEED := 0
 export TOKENIZERS_PARALLELISM := false
 
@@ -28,6 +31,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 	$(PYTEST_2) -q -m "not slow and not full and not gpu and not distributed"
 
 bench: $(STAMP)
@@ -51,4 +55,4 @@ lock:
 	$(BIN)/uv pip compile --quiet --universal --all-extras --python-version 3.11 pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo build

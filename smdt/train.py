@@ -272,7 +272,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
-        "commit": commit.stdout.strip() or None,
+        "commit": commit.stdout.strip() or os.environ.get("SMDT_COMMIT") or None,
         "host": socket.gethostname(),
         "world_size": dist.get_world_size(),
         "threads": torch.get_num_threads(),
