@@ -3,8 +3,9 @@
 python -m benchmarks.mapping [--tile FILE] [--side S] [--json FILE]
 
 Every method starts from the same batch of uint8 tiles and ends with the same float32 [B, 3, H, W],
-its sampling positions made beforehand. A fourth row is OpenCV alone, to uint8 [H, W, 3] each. The
-methods take turns, so that a disturbance of the machine meets all of them.
+channels last in memory, its sampling positions made beforehand. A fourth row is OpenCV alone, to
+uint8 [H, W, 3] each. The methods take turns, so that a disturbance of the machine meets all of
+them.
 """
 
 import json
@@ -54,8 +55,8 @@ def positions(mapping: Mapping, side: int) -> tuple[Positions, Positions]:
     )
 
 
-def numpy_bilinear(tile: Tile, x: Positions, y: Positions) -> Panoramas:
-    """Four taps by fancy indexing, outside is 0: what published loaders do for every image."""
+def numpy_bilinear(tile: Tile, x: Positions, y: Positions) -> Positions:
+    """[H, W, 3]: four taps by fancy indexing, outside is 0: what published loaders do."""
     side = len(tile)
     left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
     result = np.zeros((*x.shape, 3))
@@ -65,7 +66,7 @@ def numpy_bilinear(tile: Tile, x: Positions, y: Positions) -> Panoramas:
             weight = (1 - np.abs(x - column)) * (1 - np.abs(y - row)) * inside
             pixel = tile[row.clip(0, side - 1), column.clip(0, side - 1)]
             result += weight[..., None] * pixel
-    return np.ascontiguousarray(result.transpose(2, 0, 1), dtype=np.float32)
+    return result
 
 
 def methods(mapping: Mapping, side: int) -> dict[str, Method]:
@@ -83,16 +84,19 @@ def methods(mapping: Mapping, side: int) -> dict[str, Method]:
         return cast(Panoramas, result.numpy())
 
     def exact(tiles: list[Tile]) -> Panoramas:
-        return np.stack([numpy_bilinear(tile, x, y) for tile in tiles])
+        result = np.empty((len(tiles), HEIGHT, WIDTH, 3), np.float32)
+        for tile, panorama in zip(tiles, result, strict=True):
+            np.copyto(panorama, numpy_bilinear(tile, x, y))
+        return result.transpose(0, 3, 1, 2)
 
     def remap(tile: Tile) -> Tile:
         return cast(Tile, cv2.remap(tile, map_x, map_y, cv2.INTER_LINEAR))
 
     def opencv(tiles: list[Tile]) -> Panoramas:
-        result = torch.empty(len(tiles), 3, HEIGHT, WIDTH)
+        result = np.empty((len(tiles), HEIGHT, WIDTH, 3), np.float32)
         for tile, panorama in zip(tiles, result, strict=True):
-            panorama.copy_(torch.from_numpy(remap(tile)).permute(2, 0, 1))
-        return cast(Panoramas, result.numpy())
+            np.copyto(panorama, remap(tile))
+        return result.transpose(0, 3, 1, 2)
 
     return {
         OURS: ours,

@@ -100,22 +100,23 @@ class PanoramaMapping(nn.Module):
             elevation_deg: [B, 2] lower and upper edge of each panorama; NaN: the configuration's.
 
         Returns:
-            float32 [B, 3, H, W], values 0 to 255; column W/2 looks north, outside is 0.
+            float32 [B, 3, H, W], channels last in memory, values 0 to 255; column W/2 looks north,
+            outside is 0.
 
         Raises:
             GeometryError: an image is not square, or nobody says its extent or elevation range.
         """
         device = aerial[0].device
         height, width = self.size
-        panoramas = torch.empty(len(aerial), 3, height, width, device=device)
+        panoramas = torch.empty(len(aerial), height * width, 3, device=device)
         # one for the batch: memory that is new for each image costs more than the arithmetic
         scratch = torch.empty(max(len(image) for image in aerial) ** 2, 3, device=device)
         for image, panorama, extent, (bottom, top) in zip(
             aerial, panoramas, extent_m, elevation_deg, strict=True
         ):
             taps = self._taps(image, float(extent), (float(bottom), float(top)))
-            panorama.copy_(sample(image, taps, scratch).view(height, width, 3).permute(2, 0, 1))
-        return panoramas
+            panorama.copy_(sample(image, taps, scratch))
+        return panoramas.view(-1, height, width, 3).permute(0, 3, 1, 2)
 
     def _taps(self, image: Tensor, extent_m: float, elevation_deg: tuple[float, float]) -> Taps:
         rows, side, _ = image.shape

@@ -20,9 +20,11 @@ def resize(images: Sequence[Tensor] | Tensor, size: tuple[int, int]) -> Tensor:
         size: rows and columns of the result.
 
     Returns:
-        uint8 [B, 3, *size], rounded to the nearest level, on the images' device.
+        uint8 [B, 3, *size], channels last in memory, rounded to the nearest level, on the images'
+        device.
     """
-    resized = torch.empty(len(images), 3, *size, dtype=torch.uint8, device=images[0].device)
+    resized = torch.empty(len(images), *size, 3, dtype=torch.uint8, device=images[0].device)
+    resized = resized.permute(0, 3, 1, 2)
     for image, target in zip(images, resized, strict=True):
         source = image.permute(2, 0, 1).unsqueeze(0)  # channels last in memory: torch's fast path
         if source.device.type != "cpu":

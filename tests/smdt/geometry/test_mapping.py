@@ -97,7 +97,7 @@ def test_equals_the_float64_oracle(mapping, side, height, width, extent, elevati
     image = random_image(side)
     result = unroll([image], mapping, (height, width), extent, elevation, n)
     assert result.dtype == torch.float32
-    assert result.is_contiguous()
+    assert result.is_contiguous(memory_format=torch.channels_last)
     expected = mapping_oracle(image.numpy().astype(float), mapping, (height, width), extent,
                               elevation, n)  # fmt: skip
     np.testing.assert_allclose(result[0].permute(1, 2, 0).numpy(), expected, atol=2e-4)

@@ -86,7 +86,7 @@ def test_resize_takes_mixed_sizes_and_leaves_the_right_size_alone():
     images = [noise(16, 32), noise(50, 40, seed=1)]
     resized = resize(images, (16, 32))
     assert resized.shape == (2, 3, 16, 32)
-    assert resized.is_contiguous()
+    assert resized.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(resized[0].permute(1, 2, 0), images[0])
     assert torch.equal(resized[1:], resize(images[1:], (16, 32)))
     assert torch.equal(resize(torch.stack(images[:1]), (16, 32)), resized[:1])
