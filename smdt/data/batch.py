@@ -1,7 +1,9 @@
 """What a step gets: decoded images and what the index knows of them."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -70,6 +72,10 @@ class BatchMaker:
         batch: the most samples of a batch.
         device: where the images end up; a GPU also decodes them.
         threads: that decode.
+
+    Attributes:
+        concurrency: how many threads may call `make` at the same time. Two on a CPU: where one
+            batch waits for its last image, the cores decode the next.
     """
 
     def __init__(
@@ -77,11 +83,15 @@ class BatchMaker:
     ) -> None:
         self._split = split
         self._views = tuple(views)
+        self._local = threading.local()
         if device.type == "cuda":
             gpu = torch.cuda.current_device() if device.index is None else device.index
-            self._decoder = Decoder(views, batch, "gpu", gpu, threads)
+            self.concurrency = 1
+            self._new_decoder = partial(Decoder, views, batch, "gpu", gpu, threads)
         else:
-            self._decoder = Decoder(views, batch, "cpu", None, threads)
+            self.concurrency = min(2, threads)
+            each = threads // self.concurrency
+            self._new_decoder = partial(Decoder, views, batch, "cpu", None, each)
 
     def make(self, samples: Sequence[EncodedSample], index: int, state: DataState) -> Batch:
         """Decode the samples into the batch with this number.
@@ -91,7 +101,7 @@ class BatchMaker:
         """
         encoded = {view: [sample.images[view] for sample in samples] for view in self._views}
         try:
-            images = self._decoder.decode(encoded)
+            images = self._decoder().decode(encoded)
         except RuntimeError as error:
             keys = ", ".join(self._split.key(sample.sample_id) for sample in samples)
             raise DataError(f"An image of these samples does not decode: {keys}.") from error
@@ -108,3 +118,10 @@ class BatchMaker:
             state=state,
             replaced=[line for sample in samples for line in sample.replaced],
         )
+
+    def _decoder(self) -> Decoder:
+        """The decoder of this thread."""
+        if not hasattr(self._local, "decoder"):
+            self._local.decoder = self._new_decoder()
+        decoder: Decoder = self._local.decoder
+        return decoder

@@ -192,6 +192,7 @@ class TrainLoader:
             reads,
             make,
             threads=config.read_threads,
+            finishers=maker.concurrency,
             ahead=config.read_ahead,
             stopping=stopping,
         )
@@ -288,23 +289,29 @@ class EvaluationLoader:
         def reads(own: range) -> list[Callable[[], EncodedSample | Missing]]:
             return [partial(self._read, reader, sample_id) for sample_id in own]
 
-        def make(own: range, samples: list[EncodedSample | Missing]) -> Batch | None:
+        def make(
+            own: range, samples: list[EncodedSample | Missing]
+        ) -> tuple[Batch | None, list[Missing]]:
             whole = [sample for sample in samples if isinstance(sample, EncodedSample)]
-            self._leave_out([sample for sample in samples if not isinstance(sample, EncodedSample)])
+            missing = [sample for sample in samples if not isinstance(sample, EncodedSample)]
             index = (own.start - self._own.start) // self._batch
             state = DataState(self._split.manifest_hash, 0, 0, own.stop - self._own.start)
-            return maker.make(whole, index, state) if whole else None
+            return maker.make(whole, index, state) if whole else None, missing
 
         batches = run_ahead(
             (self._own[i : i + self._batch] for i in range(0, len(self._own), self._batch)),
             reads,
             make,
             threads=self._read_threads,
+            finishers=maker.concurrency,
             ahead=self._read_ahead,
             stopping=stopping,
         )
         with closing(batches):
-            yield from (batch for batch in batches if batch is not None)
+            for batch, missing in batches:
+                self._leave_out(missing)
+                if batch is not None:
+                    yield batch
 
     def _read(self, reader: Reader, sample_id: int) -> EncodedSample | Missing:
         try:

@@ -150,6 +150,7 @@ class ShardAnnotator:
             lambda chunk: [partial(self._read, int(sample_id)) for sample_id in chunk],
             self._decode,
             threads=READ_THREADS,
+            finishers=self._maker.concurrency,
             ahead=READ_AHEAD,
             stopping=Event(),
         )

@@ -16,6 +16,12 @@ def running() -> int:
     return sum(thread.name.startswith("smdt-") for thread in threading.enumerate())
 
 
+def wait_for(condition):
+    give_up = time.monotonic() + 10
+    while not condition() and time.monotonic() < give_up:
+        time.sleep(0.001)
+
+
 def square_of_sum(_, pieces):
     return sum(pieces) ** 2
 
@@ -26,20 +32,26 @@ def ahead_of(jobs, piece=lambda value: value, finish=square_of_sum, threads=4, a
         lambda job: [partial(piece, job + part) for part in range(3)],
         finish,
         threads=threads,
+        finishers=options.get("finishers", 2),
         ahead=ahead,
         stopping=options.get("stopping", Event()),
     )
 
 
 @pytest.mark.parametrize(
-    ("threads", "ahead", "jobs"), [(1, 1, 20), (4, 3, 20), (2, 9, 4), (2, 2, 0)]
+    ("threads", "finishers", "ahead", "jobs"),
+    [(1, 1, 1, 20), (4, 2, 3, 20), (2, 3, 9, 4), (2, 2, 2, 0)],
 )
-def test_results_come_in_order(threads, ahead, jobs):
+def test_results_come_in_order(threads, finishers, ahead, jobs):
     def sleepy(value):
         time.sleep(0.002 * (value * 7 % 5))
         return value
 
-    made = ahead_of(range(jobs), sleepy, threads=threads, ahead=ahead)
+    def finish(job, pieces):
+        assert pieces == [job, job + 1, job + 2]
+        return square_of_sum(job, [sleepy(piece) for piece in pieces])
+
+    made = ahead_of(range(jobs), sleepy, finish, threads=threads, ahead=ahead, finishers=finishers)
     assert list(made) == [(3 * job + 3) ** 2 for job in range(jobs)]
     assert running() == 0
 
@@ -49,7 +61,9 @@ def test_work_ahead_is_bounded():
     made = ahead_of((started.append(i) or i for i in count()), ahead=5)
     for taken in range(1, 10):
         next(made)
-        assert len(started) == taken + 5 - 1 + FINISHED_AHEAD
+        wait_for(lambda taken=taken: len(started) >= taken + 5 + FINISHED_AHEAD)
+        time.sleep(0.01)
+        assert len(started) == taken + 5 + FINISHED_AHEAD
     made.close()
 
 
@@ -58,11 +72,9 @@ def test_the_next_results_are_made_before_they_are_asked_for():
     made = ahead_of(count(), finish=lambda job, _: made_so_far.append(job))
     for taken in range(1, 4):
         next(made)
-        give_up = time.monotonic() + 10
-        while len(made_so_far) < taken + FINISHED_AHEAD and time.monotonic() < give_up:
-            time.sleep(0.001)
+        wait_for(lambda taken=taken: len(made_so_far) >= taken + FINISHED_AHEAD)
         time.sleep(0.01)
-        assert made_so_far == list(range(taken + FINISHED_AHEAD))
+        assert sorted(made_so_far) == list(range(taken + FINISHED_AHEAD))
     made.close()
 
 
@@ -88,6 +100,17 @@ def test_an_exception_comes_at_its_turn(where):
     assert where == "jobs" or results == list(range(7))
 
 
+@pytest.mark.parametrize("taken", range(9))
+def test_closing_at_any_moment_leaves_no_thread(taken):
+    made = ahead_of(range(8), lambda value: time.sleep(0.001) or value)
+    for _ in zip(range(taken), made, strict=False):
+        pass
+    start = time.perf_counter()
+    made.close()
+    assert time.perf_counter() - start < 2
+    assert running() == 0
+
+
 def test_closing_drops_queued_work_and_sets_the_flag():
     stopping, begun = Event(), []
 
@@ -109,10 +132,8 @@ def test_one_ahead_works_on_the_next_while_one_is_used():
     started = []
     with closing(one_ahead(lambda job: started.append(job) or job**2, range(5))) as results:
         assert next(results) == 0
-        deadline = time.monotonic() + 10
-        while started != [0, 1]:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        wait_for(lambda: started == [0, 1])
+        assert started == [0, 1]
         assert list(results) == [1, 4, 9, 16]
     assert running() == 0
     assert list(one_ahead(abs, [])) == []
