@@ -4,11 +4,11 @@ python -m benchmarks.input_pipeline [--photos DIR] [--pairs N] [--rounds N] [--j
 
 The data: JPEG pairs of CVUSA's sizes (those below --photos under ever new names, or pictures as
 hard to decode), and the same pairs as shards of training size; all files are in the page cache.
-Every whole pipeline gives float32 [B, 3, 128, 512]: the ground panorama resized by an anti-aliased
-bilinear filter (torch's, Pillow's or DALI's), the aerial tile mapped. Ours decodes in 2 threads,
-the others in 2 workers or threads, and the limit is libjpeg-turbo in 2 processes on the same bytes,
-in memory. All take turns. Starting workers and DALI's graph is left out of the others' time, not
-of ours.
+Every whole pipeline gives float32 [B, 3, 128, 512], ours channels last in memory: the ground
+panorama resized by an anti-aliased bilinear filter (torch's, Pillow's or DALI's), the aerial tile
+mapped. Ours decodes in 2 threads, the others in 2 workers or threads, and the limit is
+libjpeg-turbo in 2 processes on the same bytes, in memory. All take turns. Starting workers and
+DALI's graph is left out of the others' time, not of ours.
 """
 
 import json
@@ -48,6 +48,7 @@ from smdt.data.split import Split
 from smdt.geometry.mapping import GeometryConfig, PanoramaMapping
 from smdt.geometry.view import resize
 from smdt.telemetry.metrics import TrainingMetrics
+from smdt.training.processor import keep_freed_memory
 
 SHARDS = 4
 LIMIT, READ, OURS, FOLDER = "libjpeg-turbo", "smdt, read + CRC + decode", "smdt", "folder + PIL"
@@ -285,6 +286,7 @@ def main(
     if pairs % (SHARDS * BATCH):
         raise typer.BadParameter(f"--pairs must be a multiple of {SHARDS * BATCH}.")
     torch.set_num_threads(1)  # the decoding threads have the cores
+    keep_freed_memory()  # as ranks do
     cv2.setNumThreads(1)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.competitors"])

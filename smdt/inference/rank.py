@@ -16,6 +16,7 @@ from smdt.inference.align import open_alignment
 from smdt.inference.annotate import Annotation, annotate, begin, samples_left
 from smdt.inference.annotated_shard import Annotator
 from smdt.inference.segment import open_segmentation
+from smdt.training.processor import keep_freed_memory
 from smdt.training.stopping import die_with_parent
 
 ANNOTATORS: Mapping[str, Callable[[Path, torch.device], Annotator]] = {
@@ -38,6 +39,7 @@ def check(command: str, job: Annotation, trained: Path) -> None:
 
 def annotate_rank(command: str, job: Annotation, trained: Path, rank: int, world_size: int) -> None:
     """Do this rank's shards, on its GPU if there is one."""
+    keep_freed_memory()
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -5,7 +5,7 @@ import os
 
 import torch
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """Parameters of glibc's mallopt(3)."""
 _LARGEST = 2**31 - 1
 """Bytes: as much as mallopt takes."""
@@ -22,14 +22,16 @@ def keep_freed_memory() -> None:
     """Let this process use freed memory again instead of giving it back to the kernel.
 
     glibc maps each large tensor anew, and the kernel zeroes its pages at first touch: a training
-    step frees and allocates the same tensors again and again. What `MALLOC_MMAP_THRESHOLD_` or
-    `MALLOC_TRIM_THRESHOLD_` say stands; another C library is left alone.
+    step frees and allocates the same tensors again and again, and so do the threads that decode,
+    whose own heaps are too small for a batch. What `MALLOC_MMAP_THRESHOLD_`,
+    `MALLOC_TRIM_THRESHOLD_` or `MALLOC_ARENA_MAX` say stands; another C library is left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     chosen = {
-        "MALLOC_MMAP_THRESHOLD_": _MMAP_THRESHOLD,
-        "MALLOC_TRIM_THRESHOLD_": _TRIM_THRESHOLD,
+        "MALLOC_MMAP_THRESHOLD_": (_MMAP_THRESHOLD, _LARGEST),
+        "MALLOC_TRIM_THRESHOLD_": (_TRIM_THRESHOLD, _LARGEST),
+        "MALLOC_ARENA_MAX": (_ARENA_MAX, 1),
     }
-    for variable, parameter in chosen.items():
+    for variable, (parameter, value) in chosen.items():
         if mallopt is not None and variable not in os.environ:
-            mallopt(parameter, _LARGEST)
+            mallopt(parameter, value)

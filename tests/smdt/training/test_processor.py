@@ -7,25 +7,33 @@ import pytest
 
 PAGES = """
 import resource
+from threading import Thread
 import torch
 from smdt.training.processor import keep_freed_memory
 {call}
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def allocate():
+    if not {threads}:
+        torch.ones(2**24)
+        return
+    thread = Thread(target=lambda: torch.ones(2**24))
+    thread.start()
+    thread.join()
 for _ in range(10):  # the heap grows to what is needed
-    torch.ones(2**24)
+    allocate()
 before = faults()
 for _ in range(5):
-    torch.ones(2**24)
+    allocate()
 print(faults() - before)
 """
 TENSOR = 2**24 * 4 // os.sysconf("SC_PAGE_SIZE")
 """Pages of one tensor."""
 
 
-def faults(call: str, **variables: str) -> int:
-    """Page faults of five large tensors after each other."""
-    script = PAGES.format(call=call)
+def faults(call: str, threads: bool = False, **variables: str) -> int:
+    """Page faults of five large tensors after each other, each in a thread of its own or not."""
+    script = PAGES.format(call=call, threads=threads)
     environment = {**os.environ, **variables}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
@@ -38,5 +46,7 @@ def faults(call: str, **variables: str) -> int:
 def test_freed_tensors_are_used_again_unless_told_otherwise():
     assert faults("") > 3 * TENSOR
     assert faults("keep_freed_memory()") < TENSOR
+    assert faults("keep_freed_memory()", threads=True) < TENSOR
+    assert faults("keep_freed_memory()", threads=True, MALLOC_ARENA_MAX="8") > 3 * TENSOR
     told = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
     assert faults("keep_freed_memory()", **told) > 3 * TENSOR
