@@ -24,7 +24,6 @@ from data_shards.errors import InputError
 from data_shards.executor import Advance
 from data_shards.manifest import Manifest
 from data_shards.progress import Watcher, Work
-from data_shards.sources.source import JSON
 from data_shards.stats import SplitStats
 from data_shards.verify import Verification
 
@@ -193,8 +192,8 @@ def show_verification(result: Verification) -> None:
         console.print(f"... and {len(result.damages) - LISTED_DAMAGES} more: all with --json FILE.")
 
 
-def write_json(path: Path | None, value: JSON) -> None:
-    """Write what a table shows to the file of `--json`, if there is one.
+def write_json(path: Path | None, value: object) -> None:
+    """Write what a table shows, in JSON values, to the file of `--json`, if there is one.
 
     Raises:
         InputError: the file can't be written.

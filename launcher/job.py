@@ -9,6 +9,7 @@ import torch
 from launcher.command import train_arguments
 from smdt import config as configuration
 from smdt.config import Config
+from smdt.stages.aligned import pinned
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.train import open_loader
 from smdt.training.run_folder import RunFolder
@@ -51,6 +52,7 @@ def open_job(
     config = configuration.load(file, overrides)
     configuration.load_deepspeed(deepspeed_file)
     configuration.check_ranks(config, ranks)
+    pinned(config)
     folder = RunFolder(config.run.out)
     metrics = TrainingMetrics(config.run.name, config.stage, 0)
     open_loader(config, folder, metrics, 0, ranks, torch.device("cpu"))

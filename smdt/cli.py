@@ -1,6 +1,5 @@
 """The umbrella command `smdt`."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +8,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from data_shards.atomic import write_atomic
 from data_shards.build import stop_signals
 from data_shards.cli import app as shards_app
 from data_shards.console import show_build, write_json
@@ -89,19 +87,35 @@ def evaluate(
     panogan_compat: Annotated[
         bool, typer.Option("--panogan-compat", help="SSIM, PSNR and SD as papers publish them.")
     ] = False,
+    alignment: Annotated[
+        Path | None,
+        typer.Option(help="Run or checkpoint that makes aligned images, if it is elsewhere now."),
+    ] = None,
+    references_file: Annotated[
+        Path | None,
+        typer.Option("--references", help="Measure what the scores are worth; write it here."),
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Scores of a trained model on a split, such as the recall of retrieval."""
     from smdt.evaluation.score import score_text
-    from smdt.stages.trained import evaluate_trained
+    from smdt.stages.references import references
+    from smdt.stages.trained import evaluate_trained, load_config
+    from smdt.stages.weights import find_weights
 
-    evaluation = evaluate_trained(trained, shards, split, max_missing, panogan_compat)
-    table = Table("protocol", *evaluation.scores, title=f"{trained} on {shards}")
-    table.add_row(evaluation.protocol, *(score_text(*score) for score in evaluation.scores.items()))
+    evaluation = evaluate_trained(trained, shards, split, max_missing, panogan_compat, alignment)
+    rows = {evaluation.protocol: dict(evaluation.scores)}
+    if references_file is not None:
+        compared = references(load_config(find_weights(trained), alignment), shards, split)
+        write_json(references_file, compared)
+        rows |= compared
+    table = Table("", *evaluation.scores, title=f"{trained} on {shards}")
+    for name, scores in rows.items():
+        known = (score_text(k, scores[k]) if k in scores else "" for k in evaluation.scores)
+        table.add_row(name, *known)
     Console().print(table)
     if json_file is not None:
-        content = {"scores": dict(evaluation.scores), **evaluation.details}
-        write_atomic(json_file, (json.dumps(content, indent=2) + "\n").encode())
+        write_json(json_file, {"scores": dict(evaluation.scores), **evaluation.details})
 
 
 @app.command()

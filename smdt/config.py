@@ -12,10 +12,11 @@ from typing import Any, Literal, get_args
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError, field_validator
+from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator
 from yaml import YAMLError
 
 from data_shards.errors import InputError
+from smdt.geometry.aerial import Aerial, AlignmentSourceConfig, RetrievalGeometryConfig
 from smdt.geometry.augment import AugmentConfig
 from smdt.geometry.mapping import GeometryConfig
 from smdt.losses import AlignmentLossConfig, LossConfig
@@ -49,11 +50,54 @@ class RetrievalConfig(Config):
     """A run of the retrieval stage."""
 
     stage: Literal["retrieval"]
-    geometry: GeometryConfig = GeometryConfig()
+    aerial: Aerial = "mixed"
+    """What the aerial tower sees: the tile as it is, a mapping of it (`docs/mapping.md`), or what
+    an alignment makes of it (`docs/alignment.md`)."""
+    alignment: AlignmentSourceConfig = AlignmentSourceConfig()
+    geometry: RetrievalGeometryConfig = RetrievalGeometryConfig()
     augment: AugmentConfig = AugmentConfig()
     semantics: SemanticsConfig = SemanticsConfig()
     model: TwoTowerConfig = TwoTowerConfig()
     loss: LossConfig = LossConfig()
+
+    @property
+    def aerial_size(self) -> tuple[int, int]:
+        """Rows and columns of what the aerial tower sees."""
+        side = self.geometry.tile_side
+        return (side, side) if self.aerial == "raw" else self.geometry.panorama_size
+
+    @field_validator("alignment")
+    @classmethod
+    def _is_looked_at(
+        cls, alignment: AlignmentSourceConfig, others: ValidationInfo
+    ) -> AlignmentSourceConfig:
+        aerial = others.data.get("aerial", "aligned")
+        if alignment != AlignmentSourceConfig() and aerial != "aligned":
+            raise ValueError(
+                f"the aerial tower sees no aligned images, since aerial is {aerial}: set "
+                "aerial=aligned, or leave `alignment` away"
+            )
+        return alignment
+
+    @field_validator("augment")
+    @classmethod
+    def _can_be_done_to_tiles(cls, augment: AugmentConfig, others: ValidationInfo) -> AugmentConfig:
+        if others.data.get("aerial") == "raw" and augment.turn is True:
+            raise ValueError(
+                "a raw tile can follow no turn of its panorama but quarter turns: set "
+                "augment.turn=quarters, or another `aerial`"
+            )
+        return augment
+
+    @field_validator("model")
+    @classmethod
+    def _can_be_shared(cls, model: TwoTowerConfig, others: ValidationInfo) -> TwoTowerConfig:
+        if others.data.get("aerial") == "raw" and model.shared:
+            raise ValueError(
+                "one tower can't see square tiles and panoramas: set model.shared=false, or "
+                "another `aerial`"
+            )
+        return model
 
 
 class SegmentationConfig(Config):

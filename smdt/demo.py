@@ -1,21 +1,18 @@
-"""From nothing to a recall on an unseen city: the README's own commands, one after the other."""
+"""From nothing to recalls on an unseen city: the README's own commands, one after the other."""
 
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from data_shards.errors import UserError
-from smdt.report.page import read_json, write_report
-from smdt.stages.references import write_references
-from smdt.training.run_folder import RunFolder
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+WORLD = ("--seed", "0", "--difficulty", "normal", "--ground-size", "64x256", "--aerial-size", "192")
 
 
 @dataclass(frozen=True)
@@ -25,60 +22,78 @@ class Budget:
     Attributes:
         train: pairs of the training cities.
         val: pairs of the unseen city.
-        length: of the training.
+        retrieval: length of the training on mapped aerial images.
+        segmentation: of the network that makes class maps.
+        alignment: of the generators and discriminators.
+        aligned_retrieval: of the training on aligned images.
     """
 
     train: int
     val: int
-    length: str
+    retrieval: str
+    segmentation: str
+    alignment: str
+    aligned_retrieval: str
 
 
-FULL = Budget(train=2500, val=500, length="24 epochs")
-QUICK = Budget(train=600, val=200, length="14 epochs")
+FULL = Budget(2500, 500, "24 epochs", "1 epoch", "1 epoch", "12 epochs")
+QUICK = Budget(500, 100, "8 epochs", "1 epoch", "1 epoch", "4 epochs")
 
 
 def run_demo(out: Path, quick: bool) -> None:
-    """Make a world, shard it, train on two ranks, evaluate on an unseen city, write the report.
+    """Make a world and go through the whole method on it; write the reports.
 
     What is there already is kept: a demo that was stopped goes on.
 
     Raises:
         UserError: one of the commands failed.
     """
-    budget = QUICK if quick else FULL
-    out = out / "quick" if quick else out
-    shards, run = out / "shards", RunFolder(out / "run")
     console, start = Console(), time.monotonic()
-    _smdt(
-        console,
-        ["shards", "world", "--out", f"{shards}", "--seed", "0", "--difficulty", "normal"],
-        ["--train", f"{budget.train}", "--val", f"{budget.val}"],
-        ["--ground-size", "64x256", "--aerial-size", "192"],
-    )
-    _smdt(
-        console,
-        ["train", "--config", f"{CONFIGS / 'world' / 'retrieval.yaml'}"],
-        ["--deepspeed_config", f"{CONFIGS / 'deepspeed' / 'zero2.json'}", "--ranks", "2"],
-        [f"data.shards={shards}", f"run.out={run.root}", f"schedule.length={budget.length}"],
-    )
-    _smdt(
-        console,
-        ["evaluate", f"{run.root}", "--shards", f"{shards}"],
-        ["--json", f"{run.evaluation}"],
-    )
-    scores = {"this run": read_json(run.evaluation)["scores"], **write_references(run)}
-    page = write_report(run.root)
-    table = Table("", *scores["this run"], title=f"Recall on {budget.val} unseen pairs")
-    for name, recalls in scores.items():
-        table.add_row(name, *(f"{recall:.1%}" for recall in recalls.values()))
-    console.print(table)
-    console.print(f"{page}  ({(time.monotonic() - start) / 60:.1f} minutes)")
+    out = out / "quick" if quick else out
+    for command in commands(out, QUICK if quick else FULL):
+        _smdt(console, command)
+    console.print(f"{out}/*/report.html  ({(time.monotonic() - start) / 60:.1f} minutes)")
 
 
-def _smdt(console: Console, *parts: Sequence[str]) -> None:
+def commands(out: Path, budget: Budget) -> Iterator[Sequence[str]]:
+    """Yield what follows `smdt` in each command of the demo."""
+    world, segmented, aligned = (f"{out / name}" for name in ("shards", "segmented", "aligned"))
+    mixed, segmenter, generators, retrieval = (
+        f"{out / name}" for name in ("run", "segmentation", "alignment", "aligned-run")
+    )
+    size = ("--train", f"{budget.train}", "--val", f"{budget.val}")
+    yield ("shards", "world", "--out", world, *size, *WORLD)
+    # Retrieval on the mapping alone.
+    yield _train("retrieval", mixed, world, budget.retrieval)
+    yield _evaluate(mixed, world)
+    yield ("report", mixed)
+    # The whole method: class maps, the dual conditional GAN, retrieval on what it makes.
+    yield _train("segmentation", segmenter, world, budget.segmentation)
+    yield ("segment", "--shards", world, "--out", segmented, "--checkpoint", segmenter)
+    yield _train("alignment", generators, segmented, budget.alignment)
+    yield _evaluate(generators, world)  # whose class maps are the true ones
+    yield ("report", generators)
+    yield ("align", "--shards", segmented, "--out", aligned, "--checkpoint", generators)
+    yield _train("retrieval", retrieval, aligned, budget.aligned_retrieval, "aerial=aligned")
+    yield _evaluate(retrieval, aligned)
+    yield ("report", retrieval)
+
+
+def _train(stage: str, run: str, shards: str, length: str, *overrides: str) -> Sequence[str]:
+    configuration = ("--config", f"{CONFIGS / 'world' / stage}.yaml")
+    deepspeed = ("--deepspeed_config", f"{CONFIGS / 'deepspeed' / 'zero2.json'}", "--ranks", "2")
+    own = (f"data.shards={shards}", f"run.out={run}", f"schedule.length={length}")
+    return ("train", *configuration, *deepspeed, *own, *overrides)
+
+
+def _evaluate(run: str, shards: str) -> Sequence[str]:
+    files = ("--json", f"{run}/evaluation.json", "--references", f"{run}/references.json")
+    return ("evaluate", run, "--shards", shards, *files)
+
+
+def _smdt(console: Console, command: Sequence[str]) -> None:
     """Run one `smdt` command and show it as the user would type it."""
-    arguments = [argument for part in parts for argument in part]
-    console.rule("smdt " + " ".join(arguments), style="dim", align="left")
-    done = subprocess.run([sys.executable, "-m", "smdt.cli", *arguments], check=False)
+    console.rule("smdt " + " ".join(command), style="dim", align="left")
+    done = subprocess.run([sys.executable, "-m", "smdt.cli", *command], check=False)
     if done.returncode != 0:
-        raise UserError(f"`smdt {arguments[0]}` ended with exit code {done.returncode}")
+        raise UserError(f"`smdt {command[0]}` ended with exit code {done.returncode}")

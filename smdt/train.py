@@ -23,6 +23,7 @@ from smdt.config import Config
 from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
 from smdt.stages import make_stage, training_views
+from smdt.stages.aligned import pinned
 from smdt.telemetry.console import Display, ProgressBar
 from smdt.telemetry.exporter import Exporter
 from smdt.telemetry.metrics import TrainingMetrics
@@ -110,6 +111,7 @@ def run_stage(
     """Do what `train_rank` does, in a process group that is there."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     resumed = find_checkpoint(folder, resume)
+    config = pinned(config, resumed)
 
     metrics = TrainingMetrics(config.run.name, config.stage, rank)
     torch.manual_seed(config.run.seed)

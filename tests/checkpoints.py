@@ -1,12 +1,14 @@
 """Checkpoints of stages that were not trained."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from smdt.config import Config
+from smdt.config import AlignmentConfig, Config
 from smdt.stages import make_stage
+from smdt.stages.alignment import AlignmentStage
 from smdt.training import checkpoint
 from smdt.training.stage import Stage
 
@@ -25,3 +27,31 @@ def save_untrained(folder: Path, config: Config, seed: int = 0) -> Stage:
     (folder / checkpoint.CONFIG).write_text(config.to_yaml())
     checkpoint._seal(folder)
     return stage
+
+
+@dataclass(frozen=True)
+class UntrainedAlignment:
+    """A checkpoint of the alignment stage, and what it holds."""
+
+    folder: Path
+    config: AlignmentConfig
+    stage: AlignmentStage
+    size: tuple[int, int]
+
+    @classmethod
+    def save(cls, shards: Path, root: Path, seed: int = 1) -> "UntrainedAlignment":
+        """Write one below `root`, with feedback, of images half as wide as the small world's."""
+        size = (32, 64)
+        config = AlignmentConfig.model_validate(
+            {
+                "stage": "alignment",
+                "run": {"name": "test", "out": str(root / "run")},
+                "data": {"shards": str(shards)},
+                "geometry": {"panorama_size": size, "elevation_deg": (-30, 30)},
+                "model": {"generator_width": 4, "discriminator_width": 2, "feedback_loops": 2},
+            }
+        )
+        folder = root / "run" / "checkpoints" / "step-00000001"
+        stage = save_untrained(folder, config, seed)
+        assert isinstance(stage, AlignmentStage)
+        return cls(folder, config, stage, size)

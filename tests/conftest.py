@@ -62,6 +62,30 @@ def write_config(world, tmp_path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def alignment(world, tmp_path_factory):
+    """An alignment that was not trained, of another size than the world's panoramas."""
+    from tests.checkpoints import UntrainedAlignment
+
+    return UntrainedAlignment.save(world, tmp_path_factory.mktemp("alignment"))
+
+
+@pytest.fixture(scope="session")
+def aligned_world(world, alignment, tmp_path_factory) -> Path:
+    """The small world with what that alignment makes of it."""
+    import torch
+
+    from smdt.inference.align import open_alignment
+    from smdt.inference.annotate import Annotation, annotate, finish
+
+    out = tmp_path_factory.mktemp("aligned") / "shards"
+    job = Annotation(str(world), str(out), batch=16, max_missing=0)
+    device = torch.device("cpu")
+    annotate(job, open_alignment(alignment.folder, device), device, 0, 1, lambda samples: None)
+    finish(job)
+    return out
+
+
+@pytest.fixture(scope="session")
 def s3_proxy() -> Iterator[Proxy]:
     """An S3 on loopback, made for the first test that wants it."""
     with s3_store() as proxy:

@@ -4,7 +4,7 @@ import hashlib
 import mmap
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from data_shards import layout, manifest
 from data_shards.errors import ShardError
 from data_shards.index import ABSENT, open_table, read_table
 from data_shards.sample import PARTS
+from data_shards.sources.source import JSON
 from data_shards.store import Location, location, size, sizes
 from smdt.data.errors import DataError, DataInputError
 from smdt.data.shard_cache import GIGABYTE, CacheConfig, ShardCache
@@ -39,6 +40,7 @@ class Split:
         kind: "pairs", "aerial" (a gallery) or "ground" (queries).
         manifest_hash: SHA-256 of the manifest, hexadecimal.
         shards: the manifest's entries by number.
+        made: by part, the model that made it from the other parts.
         cache: of a split that is in a store.
     """
 
@@ -47,12 +49,14 @@ class Split:
         root: Location,
         name: str,
         entry: manifest.SplitEntry,
+        made: Mapping[str, Mapping[str, JSON]],
         manifest_hash: str,
         table: pa.Table,
         cache: ShardCache | None,
     ) -> None:
         self.root = root
         self.name = name
+        self.made = made
         self.kind = entry.kind
         self.manifest_hash = manifest_hash
         self.shards = {shard.shard: shard for shard in entry.shards}
@@ -99,7 +103,7 @@ class Split:
                 f"The index of split {name!r} in {root} has {len(table)} samples, its manifest "
                 f"says {entry.samples}: run `smdt shards finalize {root}`."
             )
-        return cls(root, name, entry, manifest_hash, table, cache)
+        return cls(root, name, entry, described.made, manifest_hash, table, cache)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

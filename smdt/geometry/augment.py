@@ -1,12 +1,16 @@
 """Random headings and mirror images, the same for both views of a pair.
 
+A panorama turns by rolling its columns, a raw tile by rotating: exact for quarter turns alone, any
+other would bring in corners that nobody photographed.
+
 Drawn from (seed, epoch, sample id) alone: a resumed run, or another number of ranks, draws
 the same.
 
-B batch, C channels, H rows, W columns.
+B batch, C channels, H rows, W columns, S side of a tile.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,16 +20,18 @@ from torch import Tensor
 
 from smdt.geometry.view import turn
 
+QUARTER_DEG = 90.0
+
 
 class AugmentConfig(BaseModel):
     """What is drawn anew for each pair in each epoch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    turn: bool = False
-    """Turn both panoramas by one heading, uniform over the circle."""
+    turn: bool | Literal["quarters"] = False
+    """Turn both views by one heading, uniform over the circle or over its four quarters."""
     mirror: bool = False
-    """Mirror both panoramas, one time in two."""
+    """Mirror both views, one time in two."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,28 @@ class Draw:
     def apply(self, panoramas: Tensor) -> Tensor:
         """Turn, then mirror panoramas [B, C, H, W]."""
         turned = turn(panoramas, self.clockwise_deg)
-        mirrored_B111 = torch.from_numpy(self.mirrored).to(panoramas.device).view(-1, 1, 1, 1)
-        return torch.where(mirrored_B111, turned.flip(3), turned)
+        # About the middle column, which stays: with `flip` alone north would move by a column.
+        return self._mirror(turned, turned.flip(3).roll(1, 3))
+
+    def apply_to_tiles(self, tiles: Tensor) -> Tensor:
+        """Turn and mirror tiles [B, C, S, S], north up, as `apply` does their panoramas.
+
+        Quarter turns only: the heading that a panorama's centre looks to is up in its tile.
+        """
+        quarters, rest = np.divmod(self.clockwise_deg, QUARTER_DEG)
+        assert not rest.any(), "the configuration allows raw tiles quarter turns only"
+        # A tile turns the other way round: what was clockwise of north comes up.
+        turned = torch.stack(
+            [
+                tile.rot90(int(count), dims=(1, 2))
+                for tile, count in zip(tiles, quarters, strict=True)
+            ]
+        )
+        return self._mirror(turned, turned.flip(3))
+
+    def _mirror(self, images: Tensor, flipped: Tensor) -> Tensor:
+        mirrored_B111 = torch.from_numpy(self.mirrored).to(images.device).view(-1, 1, 1, 1)
+        return torch.where(mirrored_B111, flipped, images)
 
 
 def draw(config: AugmentConfig, seeds: list[int]) -> Draw:
@@ -55,7 +81,10 @@ def draw(config: AugmentConfig, seeds: list[int]) -> Draw:
         seeds: of the samples, from `smdt.data.randomness.sample_seed`.
     """
     numbers = np.array([np.random.default_rng(seed).random(2) for seed in seeds]).reshape(-1, 2)
+    clockwise_deg = 360.0 * numbers[:, 0] * bool(config.turn)
+    if config.turn == "quarters":
+        clockwise_deg = QUARTER_DEG * (clockwise_deg // QUARTER_DEG)
     return Draw(
-        clockwise_deg=360.0 * numbers[:, 0] * config.turn,
+        clockwise_deg=clockwise_deg,
         mirrored=(numbers[:, 1] < 0.5) & config.mirror,
     )

@@ -29,13 +29,11 @@ class GeometryError(UserError, ValueError):
     exit_code = 2
 
 
-class GeometryConfig(BaseModel):
-    """How aerial images become panoramas."""
+class PanoramaConfig(BaseModel):
+    """How large a panorama is, and how its camera stood above the tile."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mapping: Mapping = "mixed"
-    """Polar (SAFA), perspective, or mixed: polar far away, perspective near the camera (SMDT)."""
     panorama_size: tuple[int, int] = (128, 512)
     """Rows and columns of both views' panoramas."""
     camera_height_m: float = Field(default=2.0, gt=0)
@@ -45,7 +43,7 @@ class GeometryConfig(BaseModel):
     elevation_deg: tuple[float, float] | None = None
     """Elevation of a panorama's lower and upper edge, where the data does not say it."""
     supersample: int = Field(default=1, ge=1, le=8)
-    """A pixel averages this number squared of samples; 1 is the published way."""
+    """A pixel of a mapped image averages this number squared of samples; 1 is the published way."""
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
@@ -54,6 +52,13 @@ class GeometryConfig(BaseModel):
         if self.elevation_deg is not None:
             _check_elevation(self.elevation_deg)
         return self
+
+
+class GeometryConfig(PanoramaConfig):
+    """How aerial images become panoramas."""
+
+    mapping: Mapping = "mixed"
+    """Polar (SAFA), perspective, or mixed: polar far away, perspective near the camera (SMDT)."""
 
 
 @lru_cache(maxsize=CACHED_GRIDS)
@@ -143,7 +148,7 @@ class PanoramaMapping(nn.Module):
     def _unknown(self, field: str) -> GeometryError:
         return GeometryError(
             f"the {self.config.mapping} mapping needs {field}, which the shards do not say: "
-            f"set geometry.{field}, or use geometry.mapping=polar"
+            f"set geometry.{field}, or choose the polar mapping"
         )
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from smdt.geometry.view import normalise
+from smdt.geometry.view import normalise, to_levels
 from smdt.report.pictures import Pictures, tensor_uri
+from smdt.stages.aligned import mapped
 from smdt.stages.alignment import AlignmentStage
 from smdt.stages.trained import load_stage
 
@@ -20,15 +21,17 @@ def alignments(pictures: Pictures, run: Path, sample_ids: Sequence[int]) -> list
     _, stage = load_stage(run)
     assert isinstance(stage, AlignmentStage)
     rows = []
-    for sample_id in sample_ids:
-        segmentation, ground = stage.align(normalise(pictures.panorama(sample_id)))
+    batches = pictures.batches(sample_ids, "aerial")
+    for sample_id, batch in zip(sample_ids, batches, strict=True):
+        aerial = mapped(stage.mapping, batch, slice(0, 1))
+        segmentation, ground = stage.align(normalise(aerial))
         rows.append(
             {
                 "name": pictures.name(sample_id),
                 "aerial": pictures.source(sample_id, "aerial"),
-                "mapped": pictures.mapped(sample_id),
-                "generated_segmentation": tensor_uri((segmentation[0] + 1) * 127.5),
-                "generated_ground": tensor_uri((ground[0] + 1) * 127.5),
+                "mapped": tensor_uri(aerial[0]),
+                "generated_segmentation": tensor_uri(to_levels(segmentation[0])),
+                "generated_ground": tensor_uri(to_levels(ground[0])),
                 "segmentation": pictures.class_map(sample_id),
                 "ground": pictures.source(sample_id, "ground"),
             }

@@ -15,12 +15,13 @@ from smdt.data.split import Split
 from smdt.evaluation.score import score_text
 from smdt.report.alignments import alignments
 from smdt.report.chart import line_chart, thin
-from smdt.report.pictures import Pictures
+from smdt.report.pictures import Pictures, tensor_uri
+from smdt.stages.aerial import aerial_images, aerial_view
 from smdt.training import checkpoint
 from smdt.training.run_folder import RunFolder
 
-MAPPINGS = 4
-"""Pairs whose mapping is shown."""
+AERIAL_INPUTS = 4
+"""Pairs of which it is shown what the towers see."""
 ALIGNMENTS = 8
 """Held-out pairs whose alignment is shown."""
 RETRIEVALS = 8
@@ -41,14 +42,15 @@ def write_report(root: Path) -> Path:
     steps = [record for record in records if "losses" in record]
     evaluation = read_json(folder.evaluation)
     state = folder.read_state() or {}
-    pictures: dict[str, Any] = {"retrievals": {}, "mappings": [], "alignments": []}
+    pictures: dict[str, Any] = {"retrievals": {}, "aerial_inputs": [], "alignments": []}
     if evaluation and isinstance(config, RetrievalConfig | AlignmentConfig):
         split = Split.open(evaluation["shards"], evaluation["protocol"], config.data.cache)
-        shown = Pictures(split, config.geometry)
+        shown = Pictures(split)
         if isinstance(config, RetrievalConfig):
             found = evaluation["retrievals"]
             pictures["retrievals"] = retrievals(shown, split, found)
-            pictures["mappings"] = mappings(shown, [row["query"] for row in found[:MAPPINGS]])
+            queries = [row["query"] for row in found[:AERIAL_INPUTS]]
+            pictures["aerial_inputs"] = aerial_inputs(shown, config, queries)
         elif checkpoint.published(folder.checkpoints):
             pictures["alignments"] = alignments(shown, root, spread(len(split), ALIGNMENTS))
     page = Environment(loader=PackageLoader("smdt.report", "."), autoescape=select_autoescape())
@@ -68,6 +70,7 @@ def write_report(root: Path) -> Path:
         charts=charts(steps, records),
         times=times(steps),
         quarantined=count_lines(folder.quarantine),
+        aerial=config.aerial if isinstance(config, RetrievalConfig) else "",
         config=config.to_yaml(),
         **pictures,
     )
@@ -165,15 +168,19 @@ def _tile(pictures: Pictures, split: Split, tile: int, score: float, query: int)
     }
 
 
-def mappings(pictures: Pictures, sample_ids: Sequence[int]) -> list[dict[str, str]]:
-    """Return aerial image, its mapping and the ground panorama of some samples."""
+def aerial_inputs(
+    pictures: Pictures, config: RetrievalConfig, sample_ids: Sequence[int]
+) -> list[dict[str, str]]:
+    """Return aerial image, what the aerial tower sees of it, and the panorama of some samples."""
+    aerial = aerial_images(config)
+    batches = pictures.batches(sample_ids, aerial_view(config))
     return [
         {
             "aerial": pictures.source(sample_id, "aerial"),
-            "mapped": pictures.mapped(sample_id),
+            "input": tensor_uri(aerial(batch, slice(0, 1))[0]),
             "ground": pictures.source(sample_id, "ground"),
         }
-        for sample_id in sample_ids
+        for sample_id, batch in zip(sample_ids, batches, strict=True)
     ]
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterator, Sequence
 from threading import Event
 
 import numpy as np
@@ -11,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from data_shards.classes import PALETTE
+from smdt.data.batch import Batch, BatchMaker, EncodedSample
+from smdt.data.order import DataState
 from smdt.data.reader import Reader
 from smdt.data.split import Split
-from smdt.geometry.mapping import GeometryConfig, PanoramaMapping
 from smdt.telemetry.metrics import TrainingMetrics
 
 LARGEST = 512
@@ -26,13 +28,11 @@ class Pictures:
 
     Args:
         split: where the samples are.
-        geometry: how aerial images are unrolled.
     """
 
-    def __init__(self, split: Split, geometry: GeometryConfig) -> None:
+    def __init__(self, split: Split) -> None:
         self._split = split
         self._reader = Reader(split, TrainingMetrics("report", "report", 0), Event())
-        self._mapping = PanoramaMapping(geometry, *geometry.panorama_size)
 
     def name(self, sample_id: int) -> str:
         """Return what a sample was called where it came from."""
@@ -42,24 +42,18 @@ class Pictures:
         """Return an image of a sample as a `data:` URI."""
         return data_uri(self._image(sample_id, view))
 
-    def mapped(self, sample_id: int) -> str:
-        """Return a sample's aerial image, unrolled to a panorama, as a `data:` URI."""
-        return tensor_uri(self.panorama(sample_id)[0])
-
     def class_map(self, sample_id: int) -> str:
         """Return a sample's class map in the palette's colours as a `data:` URI."""
         ids = np.array(self._image(sample_id, "seg"))[..., 0]
         return data_uri(Image.fromarray(PALETTE[ids]))
 
-    def panorama(self, sample_id: int) -> Tensor:
-        """Return a sample's aerial image unrolled: float32 [1, 3, H, W], values 0 to 255."""
-        aerial = torch.from_numpy(np.array(self._image(sample_id, "aerial")))
-        row = slice(sample_id, sample_id + 1)
-        columns = (self._split.column(f"elevation_{end}")[row] for end in ("min", "max"))
-        unrolled: Tensor = self._mapping(
-            [aerial], self._split.column("extent_m")[row], np.stack(list(columns), axis=1)
-        )
-        return unrolled
+    def batches(self, sample_ids: Sequence[int], view: str) -> Iterator[Batch]:
+        """Yield each sample as a batch of its own with one view, as a stage sees it."""
+        device = torch.device("cpu")
+        maker = BatchMaker(self._split, (view,), 1, device, threads=1)
+        state = DataState(self._split.manifest_hash, 0, 0, 0)
+        for sample_id in sample_ids:
+            yield maker.make([EncodedSample.read(self._reader, sample_id, (view,))], 0, state)
 
     def _image(self, sample_id: int, view: str) -> Image.Image:
         return Image.open(io.BytesIO(self._reader.read(sample_id, view))).convert("RGB")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from smdt.config import AlignmentConfig, Config, RetrievalConfig, SegmentationConfig
+from smdt.stages.aerial import aerial_view
 from smdt.stages.alignment import AlignmentStage
 from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.segmentation import SegmentationStage
@@ -27,6 +28,7 @@ def make_stage(config: Config) -> Stage:
 
 def training_views(config: Config) -> tuple[str, ...]:
     """Return the views that a run's training batches hold."""
-    views = STAGES[config.stage].views
-    paints = isinstance(config, RetrievalConfig) and config.semantics.needs_classes
-    return (*views, "seg") if paints else views
+    if not isinstance(config, RetrievalConfig):
+        return STAGES[config.stage].views
+    views = ("ground", aerial_view(config))
+    return (*views, "seg") if config.semantics.needs_classes else views

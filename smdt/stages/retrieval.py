@@ -24,11 +24,11 @@ from smdt.data.randomness import chunk_seed, sample_seed
 from smdt.data.split import Split
 from smdt.evaluation.recall import nearest, nearest_elsewhere, recalls, true_ranks
 from smdt.geometry.augment import draw
-from smdt.geometry.mapping import PanoramaMapping
 from smdt.geometry.view import normalise, resize, resize_classes
 from smdt.losses import soft_margin_rows
 from smdt.models.two_tower import TwoTower
 from smdt.semantics.augment import draw_semantics
+from smdt.stages.aerial import aerial_images, aerial_view
 from smdt.stages.chunks import equal_slices
 from smdt.stages.held_out import loader_of_rank, missing_samples, open_held_out
 from smdt.training.engine import Engine
@@ -41,35 +41,33 @@ SHOWN = 12
 
 
 class RetrievalStage(Stage):
-    """Ground panorama and mapped aerial image to one descriptor space."""
+    """Ground panorama and aerial image to one descriptor space."""
 
     name = "retrieval"
-    views = ("ground", "aerial")
 
     def __init__(self, config: RetrievalConfig) -> None:
         self._config = config
-        size = config.geometry.panorama_size
-        self.mapping = PanoramaMapping(config.geometry, *size)
-        self.towers = TwoTower(config.model, size, size)
+        self.views = ("ground", aerial_view(config))
+        self.towers = TwoTower(config.model, config.geometry.panorama_size, config.aerial_size)
+        # After the towers, whose first weights are then the same whatever they see.
+        self._aerial = aerial_images(config)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Return both towers as one module."""
         return {ENGINE: self.towers}
 
-    def panoramas(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
-        """Return some rows of a batch as panoramas of one size.
+    def images(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return what the towers see of some rows of a batch.
 
         Returns:
-            Ground (uint8) and mapped aerial images (float32), [rows, 3, H, W], values 0 to 255.
+            Ground and aerial images, [rows, 3, H, W] each, values 0 to 255, uint8 or float32.
         """
         ground = resize(batch.images["ground"][rows], self._config.geometry.panorama_size)
-        elevation = np.stack([batch.elevation_min[rows], batch.elevation_max[rows]], axis=1)
-        aerial = self.mapping(batch.images["aerial"][rows], batch.extent_m[rows], elevation)
-        return ground, aerial
+        return ground, self._aerial(batch, rows)
 
     def inputs(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
-        """Return the towers' inputs for some rows: panoramas as float32 in [-1, 1]."""
-        ground, aerial = self.panoramas(batch, rows)
+        """Return the towers' inputs for some rows: `images` as float32 in [-1, 1]."""
+        ground, aerial = self.images(batch, rows)
         return normalise(ground), normalise(aerial)
 
     def augmented(self, batch: Batch, rows: slice, seed: int) -> tuple[Tensor, Tensor]:
@@ -77,12 +75,12 @@ class RetrievalStage(Stage):
         ids = batch.sample_ids[rows]
         seeds = [sample_seed(seed, batch.epoch, int(i)) for i in ids]
         drawn = draw(self._config.augment, seeds)
-        ground, aerial = self.panoramas(batch, rows)
+        ground, aerial = self.images(batch, rows)
         if "seg" in batch.images:
             classes = resize_classes(batch.images["seg"][rows], self._config.geometry.panorama_size)
             painted = draw_semantics(self._config.semantics, seed, batch.epoch, ids)
             ground = painted.apply(ground, classes)
-        return drawn.apply(normalise(ground)), drawn.apply(normalise(aerial))
+        return drawn.apply(normalise(ground)), self._aerial.moved(normalise(aerial), drawn)
 
     def step(
         self, engines: Mapping[str, Engine], batch: Batch, context: StepContext
@@ -133,6 +131,7 @@ class RetrievalStage(Stage):
     def evaluate(self, context: StepContext, data: EvaluationData) -> Evaluation:
         """Find each ground panorama's aerial image among all of the split's."""
         split, loader = open_held_out(self.views, context, data)
+        self._aerial.require(split)
         found = self.embed(loader, context)
         count = len(found.sample_ids)
         missing = missing_samples(split, count, data.max_missing)
@@ -178,10 +177,10 @@ class RetrievalStage(Stage):
             views.append(self.towers(*self.inputs(batch, everything)))
             ids.append(batch.sample_ids)
         # Under ZeRO 3 a forward is a collective: ranks with fewer batches join in empty-handed.
-        height, width = self._config.geometry.panorama_size
-        blank = torch.zeros(1, 3, height, width, device=context.device)
+        sizes = (self._config.geometry.panorama_size, self._config.aerial_size)
+        blanks = [torch.zeros(1, 3, *size, device=context.device) for size in sizes]
         for _ in range(loader.longest - len(views)):
-            self.towers(blank, blank)
+            self.towers(*blanks)
         nothing = torch.empty(0, self.towers.descriptor_dim, device=context.device)
         return Descriptors(
             sample_ids=gather_ragged(

@@ -6,7 +6,7 @@ import torch
 
 from data_shards.errors import InputError
 from smdt import config as configuration
-from smdt.config import Config
+from smdt.config import Config, RetrievalConfig
 from smdt.stages import make_stage
 from smdt.stages.alignment import AlignmentStage
 from smdt.stages.weights import find_weights, load_weights
@@ -14,28 +14,53 @@ from smdt.training import checkpoint
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
 
 
-def load_stage(trained: Path) -> tuple[Config, Stage]:
+def load_config(folder: Path, alignment: Path | None = None) -> Config:
+    """Return the configuration of a checkpoint.
+
+    Args:
+        folder: the checkpoint.
+        alignment: where the generators of its aligned images are; None: where its run had them.
+
+    Raises:
+        InputError: there is an `alignment`, and its towers see no aligned images.
+    """
+    config = configuration.load(folder / checkpoint.CONFIG)
+    if alignment is None:
+        return config
+    if not isinstance(config, RetrievalConfig) or config.aerial != "aligned":
+        raise InputError(f"--alignment: {folder} sees no aligned images; leave it away")
+    moved = config.alignment.model_copy(update={"checkpoint": str(alignment)})
+    return config.model_copy(update={"alignment": moved})
+
+
+def load_stage(trained: Path, alignment: Path | None = None) -> tuple[Config, Stage]:
     """Return the configuration and the stage of a checkpoint or run, weights loaded, fp32.
 
     Raises:
-        InputError: no checkpoint, or one whose weights do not fit its configuration.
+        InputError: no checkpoint, or one whose weights do not fit its configuration; no alignment,
+            or one of other weights.
     """
     folder = find_weights(trained)
-    config = configuration.load(folder / checkpoint.CONFIG)
+    config = load_config(folder, alignment)
     stage = make_stage(config)
     load_weights(stage, folder)
     return config, stage
 
 
 def evaluate_trained(
-    trained: Path, shards: str, split: str, max_missing: int, panogan_compat: bool = False
+    trained: Path,
+    shards: str,
+    split: str,
+    max_missing: int,
+    panogan_compat: bool = False,
+    alignment: Path | None = None,
 ) -> Evaluation:
     """Evaluate a checkpoint or run on a split, in this process alone.
 
     Raises:
-        InputError: no checkpoint; or `panogan_compat` for a stage that makes no images.
+        InputError: as `load_stage`; or `panogan_compat` for a stage that makes no images.
     """
-    config, stage = load_stage(trained)
+    config, stage = load_stage(trained, alignment)
     if panogan_compat and stage.name != AlignmentStage.name:
         raise InputError(
             f"--panogan-compat is about generated images, and {trained} is of stage {stage.name!r}"

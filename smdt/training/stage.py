@@ -81,7 +81,7 @@ class Stage(ABC):
     """One stage: its modules, its optimisation step, its evaluation."""
 
     name: ClassVar[str]
-    views: ClassVar[tuple[str, ...]]
+    views: tuple[str, ...]
     """Views that a batch must hold, in the data plane's names."""
 
     @abstractmethod

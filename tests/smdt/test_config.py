@@ -91,3 +91,24 @@ def test_ranks_times_chunks_must_divide_the_batch(minimal, ranks, good):
     else:
         with pytest.raises(InputError, match="8 or 16"):
             check_ranks(config, ranks)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["geometry.mapping=polar"], "geometry: `mapping` .* write aerial=polar"),
+        (["aerial=raw", "augment.turn=true"], "augment: .* set augment.turn=quarters"),
+        (["aerial=raw", "model.shared=true"], "model: .* set model.shared=false"),
+        (["alignment.checkpoint=runs/a"], "alignment: .* aerial is mixed: set aerial=aligned"),
+        (["aerial=panoramic"], "aerial: .*'raw', 'polar', 'perspective', 'mixed' or 'aligned'"),
+    ],
+)
+def test_what_the_aerial_tower_cannot_see_is_refused(minimal, overrides, sentence):
+    with pytest.raises(InputError, match=sentence):
+        configuration.load(minimal, overrides)
+
+
+@pytest.mark.parametrize("aerial", ["raw", "polar", "perspective", "mixed", "aligned"])
+def test_what_the_aerial_tower_sees_is_one_override(minimal, aerial):
+    config = configuration.load(minimal, [f"aerial={aerial}", "augment.turn=quarters"])
+    assert config.aerial_size == ((256, 256) if aerial == "raw" else (128, 512))

@@ -21,44 +21,9 @@ from smdt.cli import app
 from smdt.data.split import Split
 from smdt.geometry.mapping import PanoramaMapping
 from smdt.inference.align import open_alignment
-from smdt.stages.alignment import AlignmentStage
 from tests.checkpoints import save_untrained
 
 CPU = torch.device("cpu")
-SIZE = (32, 64)
-
-
-@pytest.fixture(scope="module")
-def config(world, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alignment")
-    path = folder / "run.yaml"
-    path.write_text(
-        f"""
-        stage: alignment
-        run: {{name: test, out: {folder / "run"}}}
-        data: {{shards: {world}}}
-        geometry: {{panorama_size: {list(SIZE)}, elevation_deg: [-30, 30]}}
-        model: {{generator_width: 8, discriminator_width: 2, feedback_loops: 2}}
-        """
-    )
-    return configuration.load(path)
-
-
-@pytest.fixture(scope="module")
-def saved(config, tmp_path_factory):
-    """A checkpoint of an alignment that was not trained; and its stage."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "step-00000001"
-    stage = save_untrained(folder, config, seed=1)
-    assert isinstance(stage, AlignmentStage)
-    return folder, stage
-
-
-@pytest.fixture(scope="module")
-def aligned(world, saved, tmp_path_factory):
-    """The world with aligned images."""
-    out = tmp_path_factory.mktemp("aligned") / "out"
-    assert align("--shards", world, "--out", out, "--checkpoint", saved[0]) == 0
-    return out
 
 
 def align(*arguments):
@@ -76,11 +41,11 @@ def tars(root, split="val"):
     return sorted(str(path) for path in (root / split).glob("*.tar"))
 
 
-def test_each_image_is_what_the_generators_make_of_the_mapped_tile(config, saved, aligned):
-    _, stage = saved
-    mapping = PanoramaMapping(config.geometry, *SIZE)
-    split = Split.open(aligned, "val")
-    for path in tars(aligned):
+def test_each_image_is_what_the_generators_make_of_the_mapped_tile(alignment, aligned_world):
+    config, stage = alignment.config, alignment.stage
+    mapping = PanoramaMapping(config.geometry, *alignment.size)
+    split = Split.open(aligned_world, "val")
+    for path in tars(aligned_world):
         for name, data in members(path).items():
             if not name.endswith("aligned.jpg"):
                 continue
@@ -98,14 +63,14 @@ def test_each_image_is_what_the_generators_make_of_the_mapped_tile(config, saved
                 _, expected = stage.generators(panorama, *seen)
             levels = (255 * (expected[0].permute(1, 2, 0) + 1) / 2).numpy()
             made = np.array(Image.open(io.BytesIO(data)))
-            assert made.shape == (*SIZE, 3)
+            assert made.shape == (*alignment.size, 3)
             assert np.abs(made - levels).mean() < 4  # what JPEG does to noise
             assert np.corrcoef(made.ravel(), levels.ravel())[0, 1] > 0.99
 
 
-def test_all_else_of_the_shards_is_as_it_was(world, aligned):
+def test_all_else_of_the_shards_is_as_it_was(world, aligned_world):
     for split in ("train", "val"):
-        for before, after in zip(tars(world, split), tars(aligned, split), strict=True):
+        for before, after in zip(tars(world, split), tars(aligned_world, split), strict=True):
             old, new = members(before), members(after)
             made = new.keys() - old.keys()
             assert len(made) == len({name.split(".")[0] for name in old})
@@ -113,17 +78,17 @@ def test_all_else_of_the_shards_is_as_it_was(world, aligned):
             assert {name: new[name] for name in old} == old
 
 
-def test_index_manifest_and_statistics_know_the_part(world, saved, aligned):
-    assert verify(aligned, workers=1).damages == []
-    manifest = load(aligned)
+def test_index_manifest_and_statistics_know_the_part(world, alignment, aligned_world):
+    assert verify(aligned_world, workers=1).damages == []
+    manifest = load(aligned_world)
     made = manifest.made["aligned"]
     assert made["arrangement"] == "chain"
     assert made["mapping"] == "mixed"
-    assert made["image_size"] == list(SIZE)
+    assert made["image_size"] == list(alignment.size)
     assert "quality 95, 4:4:4" in made["encoder"]
     assert set(made["sha256"]) == {"weights.safetensors", "config.yaml"}
     sums = PixelSums()
-    for path in tars(aligned):
+    for path in tars(aligned_world):
         for name, data in members(path).items():
             if name.endswith("aligned.jpg"):
                 pixels = np.array(Image.open(io.BytesIO(data)))
@@ -131,25 +96,27 @@ def test_index_manifest_and_statistics_know_the_part(world, saved, aligned):
     before = load(world).splits["val"]
     assert manifest.splits["val"].views == {**before.views, "aligned": sums.statistics()}
     assert manifest.splits["val"].duplicates == before.duplicates
-    assert str(stats(aligned)["val"].sizes["aligned"]) == "32 x 64"
-    assert stats(aligned)["val"].sizes["aligned"].images == 24
+    assert str(stats(aligned_world)["val"].sizes["aligned"]) == "32 x 64"
+    assert stats(aligned_world)["val"].sizes["aligned"].images == 24
 
 
-def test_stock_readers_read_the_part(aligned):
+def test_stock_readers_read_the_part(aligned_world):
     expected = [
         np.array(Image.open(io.BytesIO(data)))
-        for path in tars(aligned)
+        for path in tars(aligned_world)
         for name, data in members(path).items()
         if name.endswith("aligned.jpg")
     ]
-    samples = list(wds.WebDataset(tars(aligned), shardshuffle=False).decode("rgb8"))
+    samples = list(wds.WebDataset(tars(aligned_world), shardshuffle=False).decode("rgb8"))
     for sample, image in zip(samples, expected, strict=True):
         np.testing.assert_array_equal(sample["aligned.jpg"], image)
 
     @pipeline_def(batch_size=len(expected), num_threads=1, device_id=None)
     def reader():
-        idx = [path.replace(".tar", ".idx") for path in tars(aligned)]
-        encoded = fn.readers.webdataset(paths=tars(aligned), index_paths=idx, ext=["aligned.jpg"])
+        idx = [path.replace(".tar", ".idx") for path in tars(aligned_world)]
+        encoded = fn.readers.webdataset(
+            paths=tars(aligned_world), index_paths=idx, ext=["aligned.jpg"]
+        )
         return fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
 
     pipeline = reader()
@@ -159,12 +126,12 @@ def test_stock_readers_read_the_part(aligned):
         np.testing.assert_array_equal(np.array(images[position]), image)
 
 
-def test_no_byte_depends_on_the_batch(world, saved, aligned, tmp_path):
+def test_no_byte_depends_on_the_batch(world, alignment, aligned_world, tmp_path):
     out = tmp_path / "out"
-    arguments = ("--shards", world, "--out", out, "--checkpoint", saved[0], "--batch", 3)
+    arguments = ("--shards", world, "--out", out, "--checkpoint", alignment.folder, "--batch", 3)
     assert align(*arguments) == 0
     for split in ("train", "val"):
-        for one, other in zip(tars(aligned, split), tars(out, split), strict=True):
+        for one, other in zip(tars(aligned_world, split), tars(out, split), strict=True):
             assert members(one) == members(other)
 
 
@@ -183,14 +150,14 @@ class Gallery(WorldSource):
         return sample
 
 
-def test_the_tiles_of_a_gallery_are_aligned_too(saved, tmp_path):
+def test_the_tiles_of_a_gallery_are_aligned_too(alignment, tmp_path):
     root, out = tmp_path / "gallery", tmp_path / "out"
     build(Gallery(0, 8, 8, "easy", (32, 128), 96), root, BuildOptions(), workers=1)
-    assert align("--shards", root, "--out", out, "--checkpoint", saved[0]) == 0
+    assert align("--shards", root, "--out", out, "--checkpoint", alignment.folder) == 0
     assert stats(out)["val"].sizes.keys() == {"aerial", "aligned"}
 
 
-def test_what_cannot_align_is_refused(config, world, tmp_path, capsys):
+def test_what_cannot_align_is_refused(world, tmp_path, capsys):
     path = tmp_path / "run.yaml"
     path.write_text(
         f"""

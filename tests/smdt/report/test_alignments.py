@@ -61,7 +61,7 @@ def decoded(uri: str) -> np.ndarray:
 def test_a_pair_is_shown_with_what_was_made_of_it_and_what_is_true(run):
     config = configuration.load(run.config)
     split = Split.open(config.data.shards, "val")
-    (row,) = alignments(Pictures(split, config.geometry), run.root, [5])
+    (row,) = alignments(Pictures(split), run.root, [5])
     assert row.pop("name") == split.source_id(5)
     shapes = {name: decoded(uri).shape for name, uri in row.items()}
     assert shapes.pop("aerial") == (96, 96, 3)

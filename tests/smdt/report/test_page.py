@@ -10,7 +10,7 @@ from PIL import Image
 
 from smdt import config as configuration
 from smdt.report.page import write_report
-from smdt.stages.references import write_references
+from smdt.stages.references import references
 from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.trained import evaluate_stage
 from smdt.training.run_folder import RunFolder, write_json
@@ -48,7 +48,7 @@ def run(world, tmp_path) -> RunFolder:
         )
     run.append_metrics({"step": 30, "scores": scores})
     run.write_state("done", 30)
-    write_references(run)
+    write_json(run.references, references(config, str(world), "val"))
     return run
 
 
@@ -76,7 +76,7 @@ def test_the_page_shows_everything_and_needs_no_network(run):
     elements.feed(page)
     assert elements.headings == [
         *("scores", "curves", "time", "best-retrievals", "worst-retrievals"),
-        *("mapping", "data", "configuration"),
+        *("inputs", "data", "configuration"),
     ]
     assert all(source.startswith("data:image/jpeg;base64,") for source in elements.sources)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)

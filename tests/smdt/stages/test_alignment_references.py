@@ -4,10 +4,8 @@ import torch
 
 from data_shards.classes import VOID
 from smdt.config import AlignmentConfig
-from smdt.stages.alignment import Views
 from smdt.stages.alignment_references import averages
-from smdt.stages.references import write_references
-from smdt.training.run_folder import RunFolder
+from smdt.stages.references import references
 
 
 def test_averages_are_those_of_all_batches():
@@ -18,7 +16,7 @@ def test_averages_are_those_of_all_batches():
     ids[:, 1, 1] = [2, 2, 2, 4, 4, VOID, VOID]
     maps = torch.from_numpy(ids)
     cuts = (slice(0, 3), slice(3, 7))
-    mean, classes = averages(Views(ground[c], ground[c], maps[c]) for c in cuts)
+    mean, classes = averages((ground[c], maps[c]) for c in cuts)
     np.testing.assert_allclose(mean, ground.numpy().mean(axis=0), atol=1e-6)
     assert classes.dtype == torch.uint8
     for i, j in np.ndindex(4, 5):
@@ -39,17 +37,14 @@ def test_the_references_of_an_alignment_are_images_and_class_maps_without_learni
             "model": {"generator_width": 2, "discriminator_width": 2},
         }
     )
-    run = RunFolder(config.run.out)
-    run.create()
-    run.config.write_text(config.to_yaml())
-    references = write_references(run)
-    assert {name: sorted(scores) for name, scores in references.items()} == {
+    compared = references(config, str(world), "val")
+    assert {name: sorted(scores) for name, scores in compared.items()} == {
         "the model before training": ["PSNR", "SD", "SSIM", "deviation", "mIoU"],
         "mapped aerial image": ["PSNR", "SD", "SSIM"],
         "mean training image": ["PSNR", "SD", "SSIM"],
         "most common class of each pixel": ["mIoU"],
     }
     # A blurred mean is nearer to the held-out images, pixel by pixel, than a view from above.
-    mean, mapped = references["mean training image"], references["mapped aerial image"]
+    mean, mapped = compared["mean training image"], compared["mapped aerial image"]
     assert mean["PSNR"] > mapped["PSNR"]
-    assert 0.2 < references["most common class of each pixel"]["mIoU"] < 0.9
+    assert 0.2 < compared["most common class of each pixel"]["mIoU"] < 0.9

@@ -17,7 +17,7 @@ from smdt.data.split import Split
 from smdt.geometry.view import normalise, resize_classes
 from smdt.semantics.augment import SemanticsConfig, draw_semantics
 from smdt.stages import training_views
-from smdt.stages.references import unlearned, write_references
+from smdt.stages.references import references, unlearned
 from smdt.stages.retrieval import Descriptors, RetrievalStage, retrievals
 from smdt.stages.trained import evaluate_stage
 from smdt.telemetry.metrics import TrainingMetrics
@@ -150,14 +150,13 @@ def test_retrievals_keep_the_best_and_the_worst():
 
 
 def test_references_say_what_a_recall_is_worth(config):
-    run = RunFolder(config.run.out)
-    run.create()
-    run.config.write_text(config.to_yaml())
-    references = write_references(run)
-    assert references["chance"]["R@1"] == pytest.approx(1 / 24)
+    compared = references(config, config.data.shards, "val")
+    assert compared["chance"]["R@1"] == pytest.approx(1 / 24)
     split = Split.open(config.data.shards, "val")
-    assert references["nearest mean colours"] == unlearned(config, split)
-    assert run.references.is_file()
+    assert compared["nearest mean colours"] == unlearned(config, split)
+    torch.manual_seed(config.run.seed)
+    before = evaluate_stage(config, RetrievalStage(config), config.data.shards, "val")
+    assert compared["the model before training"] == before.scores
 
 
 def test_neighbours_are_the_aerial_images_that_each_panorama_is_most_like(config, alone):
@@ -201,7 +200,7 @@ def test_keep_and_remove_paint_the_ground_image_alone(config):
     batch = first_batch(config)
     stage = RetrievalStage(config)
     ground, aerial = stage.augmented(batch, slice(2, 8), seed=3)
-    plain_ground, plain_aerial = stage.panoramas(batch, slice(2, 8))
+    plain_ground, plain_aerial = stage.images(batch, slice(2, 8))
     drawn = draw_semantics(painting, 3, 0, batch.sample_ids[2:8])
     classes = resize_classes(batch.images["seg"][2:8], (32, 128))
     assert drawn.removed.any()
