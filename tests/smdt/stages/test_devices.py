@@ -30,7 +30,7 @@ SHARE, RANKS = 4, 2
 SECTIONS = {
     "retrieval": {
         "geometry": {"panorama_size": SIZE},
-        "augment": {"turn": True, "mirror": True},
+        "augment": {"turn": "quarters", "mirror": True},
         "semantics": {"keep": {"road": 0.5}, "remove": {"vehicle": 0.5}},
     },
     "segmentation": {
@@ -81,9 +81,9 @@ def clear_caches() -> None:
             cached.cache_clear()
 
 
-def config_of(stage: str) -> Config:
+def config_of(stage: str, **sections: object) -> Config:
     content = {"stage": stage, "run": {"name": "t", "out": "none"}, "data": {"shards": "none"}}
-    return SCHEMAS[stage].model_validate(content | SECTIONS[stage])
+    return SCHEMAS[stage].model_validate(content | SECTIONS[stage] | sections)
 
 
 def fake_stage(config: Config) -> Stage:
@@ -100,7 +100,7 @@ def fake_batch(config: Config, same_size: bool) -> Batch:
         made = [torch.empty(*size, channels, dtype=torch.uint8, device=GPU) for size in sizes]
         return torch.stack(made) if same_size else made
 
-    views = {"ground": (3, False), "aerial": (3, True), "seg": (1, False)}
+    views = {"ground": (3, False), "aligned": (3, False), "aerial": (3, True), "seg": (1, False)}
     return Batch(
         epoch=0,
         index=0,
@@ -114,9 +114,10 @@ def fake_batch(config: Config, same_size: bool) -> Batch:
     )
 
 
+@pytest.mark.parametrize("aerial", ["raw", "mixed", "aligned"])
 @pytest.mark.parametrize("same_size", [True, False])
-def test_towers_and_their_loss(on_gpu, same_size):
-    config = config_of("retrieval")
+def test_towers_and_their_loss(on_gpu, same_size, aerial):
+    config = config_of("retrieval", aerial=aerial)
     stage = fake_stage(config)
     inputs = stage.augmented(fake_batch(config, same_size), slice(1, 3), seed=0)
     ground, aerial = stage.towers(*inputs)
