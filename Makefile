@@ -13,7 +13,7 @@ test test-full check: export CUDA_VISIBLE_DEVICES :=
 export PYTHONHASHSEED := 0
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-full check bench lock clean
+.PHONY: demo test test-full gpu-check check bench lock clean
 
 demo: $(STAMP)
 	$(BIN)/smdt demo
@@ -25,6 +25,9 @@ test: $(STAMP)
 test-full: $(STAMP) check
 	$(PYTEST_2) -m "not gpu and not distributed"
 	$(BIN)/python -m pytest tests -m "distributed and not gpu"
+
+gpu-check: $(STAMP)
+	$(BIN)/python -m pytest tests -m gpu
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -146,9 +146,17 @@ def build(
     metrics_address: Annotated[
         str, typer.Option(help="Address to serve metrics on.")
     ] = "127.0.0.1",
+    metrics_tls: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CERT,KEY[,CA]",
+            help="Serve metrics over HTTPS with these PEM files; with CA to its clients alone.",
+        ),
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Build shards from raw data, or go on with a build that was interrupted."""
+    from data_shards.exporter import Endpoint, Tls
     from data_shards.job import Job
 
     options = BuildOptions(
@@ -162,6 +170,7 @@ def build(
     )
     if address is not None and executor == "local":
         raise InputError("--address is for --executor ray.")
+    tls = None if metrics_tls is None else Tls.parse(metrics_tls)
     job = Job(
         workers=workers,
         max_rejected=max_rejected,
@@ -169,7 +178,7 @@ def build(
         on_ray=executor == "ray",
         task=None if task is None else parse_task(task, os.environ),
         metrics_targets=metrics_targets,
-        metrics_address=metrics_address,
+        metrics=Endpoint(0, metrics_address, tls),
     )
     job.run(_source(layout, root, exclude, area), out, options, json_file)
 

@@ -9,7 +9,7 @@ from data_shards.build import build_share, finish, stop_signals
 from data_shards.console import Bar, show_build, show_left, show_run, write_json
 from data_shards.errors import InputError
 from data_shards.executor import Executor, run_tasks
-from data_shards.exporter import Exporter
+from data_shards.exporter import LOOPBACK, Endpoint, Exporter
 from data_shards.job_array import WHOLE, ArrayTask
 from data_shards.metrics import ShardMetrics
 from data_shards.plan import BuildOptions
@@ -29,7 +29,7 @@ class Job:
         ray_address: HOST:PORT of its head; None is the cluster that this machine is a node of.
         task: of a job array; None builds everything and finalizes it.
         metrics_targets: folder of the discovery entry; None serves no metrics.
-        metrics_address: address to serve them on.
+        metrics: where they are served.
     """
 
     workers: int | None = None
@@ -38,7 +38,7 @@ class Job:
     ray_address: str | None = None
     task: ArrayTask | None = None
     metrics_targets: Path | None = None
-    metrics_address: str = "127.0.0.1"
+    metrics: Endpoint = LOOPBACK
 
     def run(self, source: Source, out: str, options: BuildOptions, json_file: Path | None) -> None:
         """Build, show the tables and write them as JSON."""
@@ -76,10 +76,10 @@ class Job:
         metrics = ShardMetrics(run, rank)
         target = self.metrics_targets / f"{run}-shards-{rank:05d}.json"
         try:
-            exporter = Exporter(metrics.registry, 0, self.metrics_address, target)
+            exporter = Exporter(metrics.registry, self.metrics, target, metrics.labels)
         except OSError as error:
             raise InputError(
-                f"The metrics can't be served at {self.metrics_address} with an entry in "
+                f"The metrics can't be served at {self.metrics.address} with an entry in "
                 f"{self.metrics_targets}: {error.strerror}."
             ) from None
         with exporter:

@@ -22,6 +22,7 @@ class ShardMetrics(Watcher):
     def __init__(self, run: str, rank: int, host: str | None = None) -> None:
         self.registry = CollectorRegistry()
         self._values = (run, STAGE, str(rank), host or socket.gethostname())
+        self.labels = dict(zip(LABELS, self._values, strict=True))
         self.samples = self._counter("smdt_shards_samples", "Samples in shards that were finished")
         self.bytes = self._counter("smdt_shards_bytes", "Bytes of the tars that were finished")
         self._rejected = Counter(

@@ -3,7 +3,7 @@
 import json
 import os
 import shlex
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -176,7 +176,10 @@ def targets(
             f"configuration {config}: telemetry.metrics_address is {telemetry.metrics_address}, "
             "which no other host reaches; set 0.0.0.0 or an address of your network"
         )
-    content = entries(hosts, telemetry.metrics_port, loaded.run.name)
+    labels = {"run": loaded.run.name, "stage": loaded.stage}
+    if telemetry.tls is not None:
+        labels["__scheme__"] = "https"
+    content = entries(hosts, telemetry.metrics_port, labels)
     write_atomic(out, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -268,12 +271,10 @@ def k8s(
 
 def exporter(job: "Job", metrics: "LauncherMetrics") -> AbstractContextManager[object]:
     """Return the launcher's metrics endpoint, one port below the ranks'."""
-    from smdt.telemetry.exporter import Exporter
-
-    telemetry = job.config.telemetry
-    if telemetry.metrics_port is None:
-        return nullcontext()
-    port = telemetry.metrics_port - 1 if telemetry.metrics_port else 0
-    folder = Path(telemetry.metrics_targets or job.folder.targets)
-    target = folder / f"{job.config.run.name}-launcher.json"
-    return Exporter(metrics.registry, port, telemetry.metrics_address, target)
+    return job.config.telemetry.serve(
+        metrics.registry,
+        metrics.labels,
+        entry=f"{job.config.run.name}-launcher",
+        run_targets=job.folder.targets,
+        port_offset=-1,
+    )

@@ -53,6 +53,7 @@ def open_job(
     configuration.load_deepspeed(deepspeed_file)
     configuration.check_ranks(config, ranks)
     pinned(config)
+    config.telemetry.check()
     folder = RunFolder(config.run.out)
     metrics = TrainingMetrics(config.run.name, config.stage, 0)
     open_loader(config, folder, metrics, 0, ranks, torch.device("cpu"))

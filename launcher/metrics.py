@@ -21,6 +21,7 @@ class LauncherMetrics:
     def __init__(self, run: str, host: str | None = None) -> None:
         self.registry = CollectorRegistry()
         self._values = (run, STAGE, "0", host or socket.gethostname())
+        self.labels = dict(zip(LABELS, self._values, strict=True))
         self.restarts = Counter(
             "smdt_launcher_restarts",
             "Attempts after the first",

@@ -2,15 +2,11 @@
 
 import logging
 import os
-import platform
-import socket
-import subprocess
-import sys
+import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from importlib.metadata import version
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -25,18 +21,23 @@ from smdt.data.split import Split
 from smdt.stages import make_stage, training_views
 from smdt.stages.aligned import pinned
 from smdt.telemetry.console import Display, ProgressBar
-from smdt.telemetry.exporter import Exporter
+from smdt.telemetry.memory import memory_readers
 from smdt.telemetry.metrics import TrainingMetrics
+from smdt.telemetry.tensorboard import Events, TensorBoard
 from smdt.training import checkpoint
 from smdt.training.checkpoint import Progress
+from smdt.training.collectives import Collectives
 from smdt.training.control import Control
 from smdt.training.engine import Engine, deepspeed_settings, init_distributed
+from smdt.training.environment import environment, run_info
 from smdt.training.lease import ATTEMPT, LeaseWatch
 from smdt.training.processor import keep_freed_memory, share_cores
 from smdt.training.run_folder import RunFolder, write_json
 from smdt.training.stage import Stage, StepContext
+from smdt.training.step_watch import StepWatch
 from smdt.training.stopping import StopRequest, die_with_parent
 from smdt.training.trainer import Trainer
+from smdt.training.utilization import ideal_step_seconds
 
 _log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -85,16 +86,22 @@ def train_rank(
     stop.listen()
     share_cores()
     keep_freed_memory()
+    collectives = Collectives()
+    collectives.watch()
     device = init_distributed(config.run.timeout_seconds)
     log_to(folder.logs / f"rank-{dist.get_rank():05d}.log")
     try:
-        progress, total = run_stage(config, user_settings, folder, resume, device, stop)
+        progress, total = run_stage(
+            config, user_settings, folder, resume, device, stop, collectives
+        )
     except Exception as error:
         _log.exception("rank %d failed", dist.get_rank())
         record_failure(folder, error)
         raise
     if dist.get_rank() == 0:
-        folder.write_state("done" if progress.step >= total else "preempted", progress.step)
+        end: Literal["done", "preempted"] = "done" if progress.step >= total else "preempted"
+        folder.note(end, step=progress.step)
+        folder.write_state(end, progress.step)
     dist.barrier()
     dist.destroy_process_group()
     return progress, total
@@ -107,8 +114,10 @@ def run_stage(
     resume: str,
     device: torch.device,
     stop: StopRequest,
+    collectives: Collectives,
 ) -> tuple[Progress, int]:
     """Do what `train_rank` does, in a process group that is there."""
+    config.telemetry.check()
     rank, world_size = dist.get_rank(), dist.get_world_size()
     resumed = find_checkpoint(folder, resume)
     config = pinned(config, resumed)
@@ -117,6 +126,8 @@ def run_stage(
     torch.manual_seed(config.run.seed)
     stage = make_stage(config)
     loader = open_loader(config, folder, metrics, rank, world_size, device)
+    context = StepContext(0, config.run.seed, rank, world_size, config.batch.chunks, device)
+    ideal_seconds = ideal_seconds_of(config, stage, context)
     engines = open_engines(config, user_settings, stage, world_size)
     progress = Progress(0, 0, world_size, loader.start)
     if resumed is not None:
@@ -125,26 +136,71 @@ def run_stage(
 
     total = config.schedule.length.steps(loader.steps_per_epoch)
     display = ProgressBar(total, config.run.name) if rank == 0 else Display()
+    wants_events = rank == 0 and config.telemetry.tensorboard
+    events = TensorBoard(folder.tensorboard, progress.step) if wants_events else Events()
     trainer = Trainer(
         config,
         stage,
         engines,
         loader,
-        context=StepContext(0, config.run.seed, rank, world_size, config.batch.chunks, device),
+        context=context,
         folder=folder,
-        control=Control(metrics),
+        control=Control(),
         stop=stop,
+        watch=StepWatch(
+            engines,
+            collectives,
+            metrics,
+            context=context,
+            global_batch=config.batch.global_batch,
+            ideal_step_seconds=ideal_seconds,
+        ),
         metrics=metrics,
         display=display,
+        events=events,
         config_yaml=config.to_yaml(),
     )
     if rank == 0:
         open_run(folder, config, progress.step)
         loader.rewind_quarantine(progress.data)
     dist.barrier()
-    with exporter(config, metrics, folder, rank), display:
+    describe_run(config, metrics, user_settings, device, resumed)
+    served = config.telemetry.serve(
+        metrics.registry,
+        metrics.labels,
+        entry=f"{config.run.name}-rank-{rank:05d}",
+        run_targets=folder.targets,
+        port_offset=int(os.environ.get("LOCAL_RANK", "0")),
+    )
+    with served, display, closing(events):
         progress = trainer.run(progress)
     return progress, total
+
+
+def ideal_seconds_of(config: Config, stage: Stage, context: StepContext) -> float | None:
+    """Return how long a step would take at the device's peak; None where that is unknown."""
+    samples = config.batch.global_batch / context.world_size
+    return ideal_step_seconds(
+        lambda: samples * stage.flops_per_sample(),
+        context.device,
+        config.precision,
+        config.telemetry.device_tflops,
+    )
+
+
+def describe_run(
+    config: Config,
+    metrics: TrainingMetrics,
+    user_settings: Mapping[str, Any],
+    device: torch.device,
+    resumed: Path | None,
+) -> None:
+    """Set the metrics that hold for all of the run, or from its start on."""
+    metrics.read_device_memory(memory_readers(device))
+    saved = time.time() if resumed is None else (resumed / checkpoint.FILES).stat().st_mtime
+    metrics.checkpoint_last_success_timestamp_seconds.set(saved)
+    zero_stage = user_settings.get("zero_optimization", {}).get("stage", 0)
+    metrics.run_info(run_info(device, config.precision, zero_stage, config.batch.global_batch))
 
 
 def record_failure(folder: RunFolder, error: Exception) -> None:
@@ -163,6 +219,7 @@ def record_failure(folder: RunFolder, error: Exception) -> None:
     try:
         wrong_input = isinstance(error, UserError) and error.exit_code == InputError.exit_code
         reason = str(error) or type(error).__name__
+        folder.note("failed", reason=reason)
         folder.write_state("failed", reason=reason, retry=not wrong_input)
     except OSError:
         _log.exception("state.json could not be written")
@@ -258,43 +315,8 @@ def open_run(folder: RunFolder, config: Config, step: int) -> None:
     folder.rewind_metrics(step)
     write_atomic(folder.config, config.to_yaml().encode())
     write_json(folder.environment, environment())
+    folder.note("started", step=step, ranks=dist.get_world_size())
     folder.write_state("running", step)
-
-
-def environment() -> dict[str, Any]:
-    """Return what the run depends on beside its configuration: versions, commit, host."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    packages = ("smdt", "torch", "deepspeed", "nvidia-dali-cuda130", "webdataset", "numpy")
-    return {
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        "commit": commit.stdout.strip() or os.environ.get("SMDT_COMMIT") or None,
-        "host": socket.gethostname(),
-        "world_size": dist.get_world_size(),
-        "threads": torch.get_num_threads(),
-        "command": sys.argv,
-    }
-
-
-def exporter(
-    config: Config, metrics: TrainingMetrics, folder: RunFolder, rank: int
-) -> AbstractContextManager[object]:
-    """Return this rank's metrics endpoint, or nothing where the configuration wants none."""
-    telemetry = config.telemetry
-    if telemetry.metrics_port is None:
-        return nullcontext()
-    port = telemetry.metrics_port
-    if port:
-        port += int(os.environ.get("LOCAL_RANK", "0"))
-    targets = Path(telemetry.metrics_targets or folder.targets)
-    target = targets / f"{config.run.name}-rank-{rank:05d}.json"
-    return Exporter(metrics.registry, port, telemetry.metrics_address, target)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from smdt.stages.chunks import equal_slices
 from smdt.stages.held_out import missing_samples, open_held_out
 from smdt.training.engine import Engine
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
+from smdt.training.utilization import forward_flops
 
 GENERATORS = "generators"
 DISCRIMINATORS = "discriminators"
@@ -77,6 +78,23 @@ class AlignmentStage(Stage):
     def modules(self) -> Mapping[str, nn.Module]:
         """Return both generators as one module, both discriminators as another."""
         return {GENERATORS: self.generators, DISCRIMINATORS: self.discriminators}
+
+    def flops_per_sample(self) -> float:
+        """Count the generators' and the discriminators' work in both steps of every loop.
+
+        The generators go forward and backward. So do the discriminators in their own step; in the
+        generators' they go forward, and back to the generated half of their inputs alone. With
+        feedback the generators run once more, and the generated half is looked at in each step
+        before all loops but the first.
+        """
+        blank = torch.zeros(1, 3, *self._config.geometry.panorama_size)
+        features = self.discriminators.feedback(blank, blank, blank) if self._loops > 1 else ()
+        first = forward_flops(lambda: self.generators(blank))
+        later = forward_flops(lambda: self.generators(blank, *features))
+        generators = first + (self._loops - 1) * later
+        discriminators = forward_flops(lambda: self.discriminators(*[blank] * 5))
+        again = 0.0 if self._loops == 1 else generators + (self._loops - 1) * discriminators
+        return 3.0 * generators + (3.0 + 1.5) * self._loops * discriminators + again
 
     def _panoramas(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Return some rows of a batch as panoramas of one size.

@@ -34,6 +34,7 @@ from smdt.stages.held_out import loader_of_rank, missing_samples, open_held_out
 from smdt.training.engine import Engine
 from smdt.training.gathering import gather_ragged
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
+from smdt.training.utilization import forward_flops
 
 ENGINE = "two_tower"
 SHOWN = 12
@@ -55,6 +56,13 @@ class RetrievalStage(Stage):
     def modules(self) -> Mapping[str, nn.Module]:
         """Return both towers as one module."""
         return {ENGINE: self.towers}
+
+    def flops_per_sample(self) -> float:
+        """Count both towers, forward and backward, but no frozen generators before them."""
+        self.towers.eval()
+        ground = torch.zeros(1, 3, *self._config.geometry.panorama_size)
+        aerial = torch.zeros(1, 3, *self._config.aerial_size)
+        return 3.0 * forward_flops(lambda: self.towers(ground, aerial))
 
     def images(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
         """Return what the towers see of some rows of a batch.

@@ -28,6 +28,7 @@ from smdt.stages.chunks import equal_slices
 from smdt.stages.held_out import missing_samples, open_held_out
 from smdt.training.engine import Engine
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
+from smdt.training.utilization import forward_flops
 
 ENGINE = "segmenter"
 
@@ -46,6 +47,12 @@ class SegmentationStage(Stage):
     def modules(self) -> Mapping[str, nn.Module]:
         """Return the one network."""
         return {ENGINE: self.segmenter}
+
+    def flops_per_sample(self) -> float:
+        """Count the network, forward and backward."""
+        self.segmenter.eval()
+        blank = torch.zeros(1, 3, *self.image_size, dtype=torch.uint8)
+        return 3.0 * forward_flops(lambda: self.segmenter(blank))
 
     def augmented(self, batch: Batch, rows: slice, seed: int) -> tuple[Tensor, Tensor]:
         """Return panoramas and class maps, turned and mirrored alike as drawn in this epoch.

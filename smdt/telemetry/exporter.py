@@ -1,10 +1,27 @@
-"""The configuration of a run's metrics endpoints."""
+"""The configuration of a run's metrics, and the endpoint that each of its processes serves."""
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_shards.exporter import Exporter
+from data_shards.exporter import Endpoint, Exporter, Tls
+from smdt.telemetry.tensorboard import require_tensorboard
 
-__all__ = ["Exporter", "TelemetryConfig"]
+
+class TlsConfig(BaseModel):
+    """Files in PEM form with which every endpoint of the run speaks HTTPS."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    certificate: Path
+    """Certificate of the hosts, with what is between it and its authority."""
+    key: Path
+    """Private key of the certificate."""
+    client_ca: Path | None = None
+    """Authority whose clients alone are answered; null answers everybody."""
 
 
 class TelemetryConfig(BaseModel):
@@ -18,3 +35,54 @@ class TelemetryConfig(BaseModel):
     """Address to bind; anything but loopback shows the metrics to the network."""
     metrics_targets: str | None = None
     """Folder of the discovery entries; `<run>/targets` if null."""
+    tls: TlsConfig | None = None
+    """Certificates of the endpoints; null speaks plain HTTP."""
+    tensorboard: bool = False
+    """Also write TensorBoard's event files, to `<run>/tensorboard`."""
+    device_tflops: float | None = Field(None, gt=0)
+    """What a device can do at most in the run's precision, TFLOP/s without sparsity; null takes
+    what is known of the GPU, and does not export the utilization where nothing is."""
+
+    def check(self) -> None:
+        """Check what can be checked before anything starts.
+
+        Raises:
+            InputError: the TLS files are wrong, or a package is missing.
+        """
+        if self.tensorboard:
+            require_tensorboard()
+        tls = self._tls()
+        if tls is not None and self.metrics_port is not None:
+            tls.check()
+
+    def _tls(self) -> Tls | None:
+        files = self.tls
+        return None if files is None else Tls(files.certificate, files.key, files.client_ca)
+
+    def serve(
+        self,
+        registry: CollectorRegistry,
+        labels: Mapping[str, str],
+        *,
+        entry: str,
+        run_targets: Path,
+        port_offset: int,
+    ) -> AbstractContextManager[object]:
+        """Return the endpoint of a process of the run, or nothing if none is wanted.
+
+        Args:
+            registry: what to serve.
+            labels: of the process.
+            entry: name of its discovery entry, without suffix.
+            run_targets: folder of the entries, where the configuration names none.
+            port_offset: of the process, from local rank 0.
+
+        Raises:
+            InputError: the TLS files are wrong.
+        """
+        if self.metrics_port is None:
+            return nullcontext()
+        port = self.metrics_port + port_offset if self.metrics_port else 0
+        targets = Path(self.metrics_targets or run_targets)
+        endpoint = Endpoint(port, self.metrics_address, self._tls())
+        return Exporter(registry, endpoint, targets / f"{entry}.json", labels)

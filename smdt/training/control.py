@@ -1,7 +1,9 @@
 """What the ranks agree on at each step: one small all-reduce on the CPU, read one step late.
 
-A rank enters it when its device work for the step is done. It carries whether anybody was asked
-to stop, whether anybody saw a NaN, and each rank's share of the loss terms.
+A rank enters it when its device work for the step is done: at once where the device is the CPU,
+else when the next step has been handed to the device, so that nobody waits for it. It carries
+whether anybody was asked to stop, whether anybody saw a NaN, and each rank's share of the loss
+terms.
 """
 
 import math
@@ -11,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
-from smdt.telemetry.metrics import TrainingMetrics, added_seconds
+from smdt.training.device_work import Scalars
 
 
 @dataclass(frozen=True)
@@ -25,46 +27,61 @@ class Agreement:
 
 
 class Control:
-    """The ranks' agreement about the step before, over a gloo group of its own.
+    """The ranks' agreement about the step before, over a gloo group of its own."""
 
-    Args:
-        metrics: where the time blocked in the all-reduce is counted.
-    """
-
-    def __init__(self, metrics: TrainingMetrics) -> None:
+    def __init__(self) -> None:
         group = dist.new_group(backend="gloo")
         assert isinstance(group, dist.ProcessGroup), "every rank is in it"
         self._group = group
-        self._metrics = metrics
-        self._pending: tuple[int, list[str], torch.Tensor, dist.Work] | None = None
+        self._pending: _Ballot | None = None
 
-    def post(self, step: int, losses: Mapping[str, torch.Tensor], stop: bool) -> Agreement | None:
+    def post(self, step: int, losses: Scalars, stop: bool) -> Agreement | None:
         """Say what this rank saw in `step`; return what all ranks saw in the step before.
 
         Args:
-            step: the step that this rank has finished.
+            step: the step that this rank has made, or has its device making.
             losses: this rank's shares, scalars that add up to the global terms over all ranks.
             stop: whether this rank was asked to stop.
         """
         previous = self.collect()
-        terms = sorted(losses)
-        shares = [float(losses[term]) for term in terms]
-        finite = all(math.isfinite(share) for share in shares)
-        # A NaN share would hide the other ranks' flags from nobody but the loss itself.
-        vector = torch.tensor([float(stop), float(not finite), *shares], dtype=torch.float64)
-        work = dist.all_reduce(vector, group=self._group, async_op=True)
-        assert work is not None
-        self._pending = (step, terms, vector, work)
+        self._pending = _Ballot(self._group, step, losses, stop)
+        if losses.are_here:
+            self._pending.cast()
         return previous
 
     def collect(self) -> Agreement | None:
         """Return the agreement about the last posted step, None if it was collected already."""
-        if self._pending is None:
-            return None
-        step, terms, vector, work = self._pending
-        self._pending = None
-        with added_seconds(self._metrics.collective_wait_seconds):
-            work.wait()
+        pending, self._pending = self._pending, None
+        return None if pending is None else pending.count()
+
+
+class _Ballot:
+    """What a rank says of one step, and then what all say."""
+
+    def __init__(self, group: dist.ProcessGroup, step: int, losses: Scalars, stop: bool) -> None:
+        self._group = group
+        self._step = step
+        self._losses = losses
+        self._stop = stop
+        self._cast: tuple[torch.Tensor, dist.Work] | None = None
+
+    def cast(self) -> tuple[torch.Tensor, dist.Work]:
+        """Enter the all-reduce, once the device is done with the step."""
+        if self._cast is None:
+            shares = [share for _, share in sorted(self._losses.values().items())]
+            finite = all(math.isfinite(share) for share in shares)
+            # A NaN share would hide the other ranks' flags from nobody but the loss itself.
+            flags = [float(self._stop), float(not finite)]
+            vector = torch.tensor([*flags, *shares], dtype=torch.float64)
+            work = dist.all_reduce(vector, group=self._group, async_op=True)
+            assert work is not None
+            self._cast = vector, work
+        return self._cast
+
+    def count(self) -> Agreement:
+        """Wait until all ranks have entered; return what they agree on."""
+        vector, work = self.cast()
+        work.wait()
         stop, not_finite, *sums = vector.tolist()
-        losses = dict(zip(terms, sums, strict=True))
-        return Agreement(step, stop=stop > 0, finite=not_finite == 0, losses=losses)
+        losses = dict(zip(sorted(self._losses.values()), sums, strict=True))
+        return Agreement(self._step, stop=stop > 0, finite=not_finite == 0, losses=losses)

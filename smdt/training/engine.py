@@ -207,10 +207,13 @@ class Engine:
         self._engine.step()
 
     @property
-    def gradient_norm(self) -> float:
-        """Norm of the global gradient before clipping in the last step, NaN if unknown."""
-        norm = self._engine.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
+    def gradient_norm(self) -> torch.Tensor | float:
+        """Norm of the global gradient before clipping in the last step, NaN if unknown.
+
+        A tensor is still on its device: to read it at once would wait for all of the step.
+        """
+        norm: torch.Tensor | float | None = self._engine.get_global_grad_norm()
+        return float("nan") if norm is None else norm
 
     @property
     def skipped_steps(self) -> int:

@@ -6,7 +6,9 @@ dies sees the old or the new, never half.
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from data_shards.errors import InputError
 from smdt.training.lease import ATTEMPT
 
 Status = Literal["running", "done", "preempted", "failed"]
+Event = Literal["started", "saved", "done", "preempted", "failed"]
 
 
 class RunFolder:
@@ -26,6 +29,7 @@ class RunFolder:
         self.environment = self.root / "environment.json"
         self.state = self.root / "state.json"
         self.metrics = self.root / "metrics.jsonl"
+        self.history = self.root / "history.jsonl"
         self.quarantine = self.root / "quarantine.jsonl"
         self.evaluation = self.root / "evaluation.json"
         self.references = self.root / "references.json"
@@ -36,6 +40,7 @@ class RunFolder:
         self.neighbours = self.root / "neighbours"
         self.logs = self.root / "logs"
         self.targets = self.root / "targets"
+        self.tensorboard = self.root / "tensorboard"
 
     def create(self) -> None:
         """Make the folders that ranks write into.
@@ -75,24 +80,43 @@ class RunFolder:
         state: dict[str, Any] = json.loads(self.state.read_text())
         return state
 
+    def note(self, event: Event, **facts: object) -> None:
+        """Append one line to `history.jsonl`: what happened to the run, and when."""
+        line = json.dumps({"time": time.time(), "event": event, **facts}).encode()
+        with self.history.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # the piece of a line that was cut short ends here
+                    file.write(b"\n")
+            file.write(line + b"\n")
+
+    def read_history(self) -> Iterator[dict[str, Any]]:
+        """Yield what happened to the run, the oldest first."""
+        return _whole_lines(self.history)
+
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
         with self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """Yield the records of `metrics.jsonl`; a line that a kill cut short is left out."""
-        if not self.metrics.exists():
-            return
-        with self.metrics.open() as file:
-            for line in file:
-                if line.endswith("\n"):
-                    yield json.loads(line)
+        """Yield the records of `metrics.jsonl`."""
+        return _whole_lines(self.metrics)
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the records after `step`: a resumed run writes them again."""
         kept = [record for record in self.read_metrics() if record["step"] <= step]
         write_atomic(self.metrics, b"".join(json.dumps(r).encode() + b"\n" for r in kept))
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a file of JSON lines; one that was cut short is left out."""
+    if not path.exists():
+        return
+    with path.open() as file:
+        for line in file:
+            with suppress(json.JSONDecodeError):
+                yield json.loads(line)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -100,6 +100,13 @@ class Stage(ABC):
         """
 
     @abstractmethod
+    def flops_per_sample(self) -> float:
+        """Count the floating-point operations that one sample of an optimisation step asks for.
+
+        Before the modules are under DeepSpeed; a backward counts as two forwards.
+        """
+
+    @abstractmethod
     def evaluate(self, context: StepContext, data: EvaluationData) -> Evaluation:
         """Evaluate the modules as they are; every rank calls it and gets the same answer.
 

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,14 +19,17 @@ from data_shards.errors import UserError
 from smdt.data.loader import Batch, DataConfig, TrainLoader
 from smdt.telemetry.console import Display
 from smdt.telemetry.metrics import TrainingMetrics
+from smdt.telemetry.tensorboard import Events
 from smdt.training import checkpoint
 from smdt.training.checkpoint import CheckpointConfig, Progress
 from smdt.training.control import Agreement, Control
+from smdt.training.device_work import Scalars
 from smdt.training.engine import Engine
 from smdt.training.mining import Mining
 from smdt.training.run_folder import RunFolder, write_json
 from smdt.training.schedule import Length, ScheduleConfig, Span, learning_rate_factor
 from smdt.training.stage import BatchConfig, EvaluationData, Stage, StepContext
+from smdt.training.step_watch import StepWatch
 from smdt.training.stopping import StopRequest
 
 _log = logging.getLogger(__name__)
@@ -78,19 +81,6 @@ class TrainerConfig(BaseModel):
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
-@dataclass(frozen=True)
-class StepRecord:
-    """What one step measured on this rank."""
-
-    step: int
-    epoch: int
-    step_seconds: float
-    data_wait_seconds: float
-    compute_seconds: float
-    learning_rate: Mapping[str, float]
-    gradient_norm: Mapping[str, float]
-
-
 class Trainer:
     """Runs a stage from where its progress stands to the end of the schedule.
 
@@ -103,8 +93,10 @@ class Trainer:
         folder: the run folder.
         control: the ranks' agreement.
         stop: whether this rank was asked to stop.
+        watch: what measures the steps.
         metrics: this rank's metrics.
         display: what a person sees.
+        events: where curves go beside `metrics.jsonl`, from rank 0.
         config_yaml: the resolved configuration, saved with each checkpoint.
     """
 
@@ -119,8 +111,10 @@ class Trainer:
         folder: RunFolder,
         control: Control,
         stop: StopRequest,
+        watch: StepWatch,
         metrics: TrainingMetrics,
         display: Display,
+        events: Events,
         config_yaml: str,
     ) -> None:
         self._config = config
@@ -131,13 +125,13 @@ class Trainer:
         self._folder = folder
         self._control = control
         self._stop = stop
+        self._watch = watch
         self._metrics = metrics
         self._display = display
+        self._events = events
         self._config_yaml = config_yaml
         self._mining = Mining(config.data.order, loader, stage, context, folder.neighbours)
         self._steps_per_epoch = loader.steps_per_epoch
-        self._unreported: dict[int, StepRecord] = {}
-        self._skipped_steps: dict[str, int] = {}
 
     def run(self, progress: Progress) -> Progress:
         """Train until the schedule or a stop request ends the run, then save.
@@ -151,6 +145,7 @@ class Trainer:
         total = self._config.schedule.length.steps(self._steps_per_epoch)
         epochs = -(-total // self._steps_per_epoch)
         self._display.step(progress.step, {})
+        self._watch.open(progress.step, total)
         stopped = False
         while progress.step < total and not stopped:
             period = self._mining.period(progress.data, epochs)
@@ -185,23 +180,13 @@ class Trainer:
         self, stream: Iterator[Batch], progress: Progress, total: int
     ) -> tuple[Progress, Mapping[str, torch.Tensor]]:
         """Make one optimisation step; return the new progress and this rank's loss shares."""
-        start = time.perf_counter()
+        self._watch.begin()
         batch = next(stream)
-        ready = time.perf_counter()
+        step = progress.step + 1
         factor = learning_rate_factor(progress.step, total, self._config.schedule)
         context = replace(self._context, step=progress.step, rate_factor=factor)
-        losses = self._stage.step(self._engines, batch, context)
-        end = time.perf_counter()
-        step = progress.step + 1
-        self._unreported[step] = StepRecord(
-            step=step,
-            epoch=batch.epoch,
-            step_seconds=end - start,
-            data_wait_seconds=ready - start,
-            compute_seconds=end - ready,
-            learning_rate={name: engine.learning_rate for name, engine in self._engines.items()},
-            gradient_norm={name: engine.gradient_norm for name, engine in self._engines.items()},
-        )
+        with self._watch.computing(step, batch.epoch):
+            losses = self._stage.step(self._engines, batch, context)
         samples = progress.samples + self._config.batch.global_batch
         return replace(progress, step=step, samples=samples, data=batch.state), losses
 
@@ -211,53 +196,31 @@ class Trainer:
         Returns:
             Whether any rank was asked to stop.
         """
-        stop = self._report(self._control.post(step, losses, bool(self._stop)))
-        if settle or stop:
-            stop = self._report(self._control.collect()) or stop
-        return stop
+        agreed = [self._control.post(step, Scalars(losses), bool(self._stop))]
+        if settle or any(each is not None and each.stop for each in agreed):
+            agreed.append(self._control.collect())
+        self._watch.end(step)
+        known = [each for each in agreed if each is not None]
+        for each in known:
+            self._report(each)
+        return any(each.stop for each in known)
 
-    def _report(self, agreement: Agreement | None) -> bool:
-        """Publish a step that all ranks have agreed about; return whether to stop."""
-        if agreement is None:
-            return False
-        record = self._unreported.pop(agreement.step)
+    def _report(self, agreement: Agreement) -> None:
+        """Publish a step that all ranks have agreed about."""
+        record = self._watch.tell(agreement)
         if not agreement.finite:
             raise UserError(
                 f"step {agreement.step}: the loss is not finite ({dict(agreement.losses)}); "
                 "lower optimizer.learning_rate or raise schedule.warmup_steps, "
                 "then start again from the last checkpoint"
             )
-        samples = self._config.batch.global_batch
-        self._measure(record, agreement, samples // self._context.world_size)
-        shown = {
-            "loss": agreement.losses["loss"],
-            "samples/s": samples / record.step_seconds,
-        }
-        self._display.step(agreement.step, shown)
+        rate = self._config.batch.global_batch / record.step_seconds
+        self._display.step(agreement.step, {"loss": agreement.losses["loss"], "samples/s": rate})
         if self._context.rank == 0:
             self._folder.append_metrics(
                 {"time": time.time(), **asdict(record), "losses": dict(agreement.losses)}
             )
-        return agreement.stop
-
-    def _measure(self, record: StepRecord, agreement: Agreement, samples: int) -> None:
-        metrics = self._metrics
-        metrics.steps.inc()
-        metrics.samples.inc(samples)
-        metrics.step_seconds.observe(record.step_seconds)
-        metrics.data_wait_seconds.inc(record.data_wait_seconds)
-        metrics.compute_seconds.inc(record.compute_seconds)
-        metrics.last_step_timestamp_seconds.set_to_current_time()
-        metrics.epoch.set(record.epoch)
-        for term, value in agreement.losses.items():
-            metrics.loss(term).set(value)
-        for name, engine in self._engines.items():
-            metrics.learning_rate(name).set(record.learning_rate[name])
-            metrics.gradient_norm(name).set(record.gradient_norm[name])
-            metrics.loss_scale(name).set(engine.loss_scale)
-            skipped = metrics.skipped_steps(name)
-            skipped.inc(max(0, engine.skipped_steps - self._skipped_steps.get(name, 0)))
-            self._skipped_steps[name] = engine.skipped_steps
+            self._events.step(agreement.step, {"loss": agreement.losses, **record.groups()})
 
     def _evaluate(self, progress: Progress) -> Progress:
         """Evaluate the stage and remember its best score."""
@@ -280,6 +243,7 @@ class Trainer:
             self._folder.append_metrics(
                 {"time": time.time(), "step": progress.step, "scores": scores}
             )
+            self._events.step(progress.step, {"score": scores})
             write_json(
                 self._folder.evaluation,
                 {"step": progress.step, "scores": scores, **evaluation.details},
@@ -311,6 +275,9 @@ class Trainer:
             kept = checkpoint.published(self._folder.checkpoints)
             states = [checkpoint.load_progress(saved).data for saved in kept]
             self._mining.prune([progress.data, *states])
-        self._metrics.checkpoint_seconds.set(time.perf_counter() - start)
-        self._metrics.checkpoint_bytes.set(size)
+        seconds = time.perf_counter() - start
+        self._metrics.checkpoint_seconds.set(seconds)
+        if self._context.rank == 0:
+            self._folder.note("saved", step=progress.step, seconds=seconds, bytes=size)
+            self._metrics.checkpoint_bytes.set(size)
         self._metrics.checkpoint_last_success_timestamp_seconds.set_to_current_time()

@@ -1,27 +1,48 @@
 import json
 import socket
+import ssl
+import subprocess
+import threading
+import time
+from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from data_shards.exporter import Exporter
+from data_shards.errors import InputError, Stopped, UserError
+from data_shards.exporter import LOOPBACK, Endpoint, Exporter, Tls
+
+LABELS = {"run": "a-run", "rank": "3"}
 
 
 @pytest.fixture
-def registry():
+def turns():
+    return Counter("turns", "Turns", ("who",), registry=CollectorRegistry())
+
+
+@pytest.fixture
+def registry(turns):
     registry = CollectorRegistry()
-    Counter("turns", "Turns", ("who",), registry=registry).labels("me").inc(5)
+    registry.register(turns)
+    turns.labels("me").inc(5)
     return registry
+
+
+def read(exporter, scheme="http", context=None):
+    url = f"{scheme}://127.0.0.1:{exporter.port}/metrics"
+    with urlopen(url, context=context, timeout=10) as answer:
+        return answer.read().decode()
 
 
 def test_an_endpoint_serves_its_registry_and_says_where(registry, tmp_path):
     target = tmp_path / "targets" / "rank.json"
-    with Exporter(registry, 0, "127.0.0.1", target) as exporter:
+    with Exporter(registry, LOOPBACK, target, LABELS) as exporter:
         (entry,) = json.loads(target.read_text())
-        assert entry["targets"] == [f"127.0.0.1:{exporter.port}"]
-        with urlopen(f"http://{entry['targets'][0]}/metrics") as answer:
-            assert 'turns_total{who="me"} 5.0' in answer.read().decode()
+        assert entry == {"targets": [f"127.0.0.1:{exporter.port}"], "labels": LABELS}
+        text = read(exporter)
+        assert 'turns_total{who="me"} 5.0' in text
+        assert "_created" not in text
     assert not target.exists()
 
 
@@ -30,6 +51,119 @@ def test_a_port_that_is_taken_ends_nothing(registry, tmp_path):
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = other.getsockname()[1]
-        with Exporter(registry, taken, "127.0.0.1", tmp_path / "rank.json") as exporter:
+        with Exporter(registry, Endpoint(taken), tmp_path / "rank.json", LABELS) as exporter:
             assert exporter.port != taken
             assert f":{exporter.port}" in (tmp_path / "rank.json").read_text()
+
+
+def test_an_endpoint_on_every_address_is_found_by_name(registry, tmp_path):
+    target = tmp_path / "rank.json"
+    with Exporter(registry, Endpoint(0, "0.0.0.0"), target, LABELS) as exporter:
+        assert json.loads(target.read_text())[0]["targets"] == [
+            f"{socket.gethostname()}:{exporter.port}"
+        ]
+
+
+def test_what_failed_is_still_read_before_the_endpoint_closes(turns, registry, tmp_path):
+    seen = []
+
+    def prometheus(exporter):
+        time.sleep(1.0)
+        seen.append(read(exporter))
+
+    def fail():
+        with Exporter(registry, LOOPBACK, tmp_path / "r", {}) as exporter:
+            read(exporter)
+            threading.Thread(target=prometheus, args=(exporter,)).start()
+            turns.labels("me").inc()
+            raise UserError("the loss is not finite")
+
+    with pytest.raises(UserError, match="not finite"):
+        fail()
+    assert 'turns_total{who="me"} 6.0' in seen[0]
+
+
+@pytest.mark.parametrize(("scraped", "error"), [(False, UserError("a")), (True, Stopped("b"))])
+def test_nobody_waits_where_nobody_reads_or_nothing_failed(registry, tmp_path, scraped, error):
+    start = time.monotonic()
+
+    def leave():
+        with Exporter(registry, LOOPBACK, tmp_path / "r", {}) as exporter:
+            if scraped:
+                read(exporter)
+            raise error
+
+    with pytest.raises(type(error)):
+        leave()
+    assert time.monotonic() - start < 5
+
+
+def openssl(*words):
+    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory):
+    """An authority, a server and a client that it has signed, and a client of nobody."""
+    folder = tmp_path_factory.mktemp("pki")
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    for name in ("ca", "stranger"):
+        files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem"]
+        openssl("req", "-x509", *curve, "-subj", f"/CN={name}", *files)
+    signer = ["-CA", folder / "ca.pem", "-CAkey", folder / "ca.key"]
+    for name in ("server", "client"):
+        files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem"]
+        address = ["-addext", "subjectAltName=IP:127.0.0.1"]
+        openssl("req", "-x509", *curve, *signer, "-subj", f"/CN={name}", *address, *files)
+    return folder
+
+
+def client(pki, name=None):
+    context = ssl.create_default_context(cafile=pki / "ca.pem")
+    if name is not None:
+        context.load_cert_chain(pki / f"{name}.pem", pki / f"{name}.key")
+    return context
+
+
+def test_an_endpoint_speaks_https_and_prometheus_is_told(pki, registry, tmp_path):
+    tls = Tls.parse(f"{pki}/server.pem,{pki}/server.key")
+    target = tmp_path / "rank.json"
+    with Exporter(registry, Endpoint(tls=tls), target, LABELS) as exporter:
+        assert json.loads(target.read_text())[0]["labels"]["__scheme__"] == "https"
+        assert "turns_total" in read(exporter, "https", client(pki))
+        with pytest.raises(ConnectionError):
+            read(exporter, "http")
+        with pytest.raises(URLError, match="CERTIFICATE_VERIFY_FAILED"):
+            read(exporter, "https", ssl.create_default_context())
+
+
+def test_only_clients_of_the_authority_are_answered(pki, registry, tmp_path):
+    tls = Tls.parse(f"{pki}/server.pem,{pki}/server.key,{pki}/ca.pem")
+    with Exporter(registry, Endpoint(tls=tls), tmp_path / "rank.json", LABELS) as exporter:
+        assert "turns_total" in read(exporter, "https", client(pki, "client"))
+        for name in (None, "stranger"):
+            with pytest.raises((ConnectionError, ssl.SSLError, URLError)):
+                read(exporter, "https", client(pki, name))
+
+
+def test_a_client_that_says_nothing_keeps_nobody_waiting(pki, registry, tmp_path):
+    tls = Tls(pki / "server.pem", pki / "server.key")
+    with (
+        Exporter(registry, Endpoint(tls=tls), tmp_path / "rank.json", LABELS) as exporter,
+        socket.create_connection(("127.0.0.1", exporter.port)),
+    ):
+        assert "turns_total" in read(exporter, "https", client(pki))
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ("server.pem,none.key", "there is no file"),
+        ("server.pem,client.key", "must be a certificate, its key"),
+        ("server.pem,server.key,client.key", "must be a certificate, its key"),
+    ],
+)
+def test_wrong_files_are_said_in_one_sentence(pki, registry, tmp_path, files, sentence):
+    tls = Tls.parse(",".join(f"{pki}/{name}" for name in files.split(",")))
+    with pytest.raises(InputError, match=sentence):
+        Exporter(registry, Endpoint(tls=tls), tmp_path / "rank.json", LABELS)

@@ -1,5 +1,6 @@
 """What ranks exchange besides gradients, on real processes."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from smdt.telemetry.metrics import TrainingMetrics
+from smdt.training.collectives import Collectives
 from smdt.training.control import Control
+from smdt.training.device_work import Scalars
 from smdt.training.gathering import gather_ragged
 
 RANKS = 3
@@ -26,21 +28,41 @@ def rank_main(rank: int, folder: Path) -> None:
     expected = torch.cat([torch.full((n, 2), float(r)) for r, n in enumerate(counts)])
     assert torch.equal(gather_ragged(rows), expected)
 
-    metrics = TrainingMetrics("test", "retrieval", rank)
-    control = Control(metrics)
-    share = {"loss": torch.tensor(float(rank + 1))}
+    control = Control()
+    share = Scalars({"loss": torch.tensor(float(rank + 1))})
     assert control.post(1, share, stop=False) is None, "the step before the first"
     first = control.post(2, share, stop=rank == 1)
     assert (first.step, first.stop, first.finite) == (1, False, True)
     assert first.losses == {"loss": 6.0}
-    broken = {"loss": torch.tensor(float("nan") if rank == 2 else 1.0)}
+    broken = Scalars({"loss": torch.tensor(float("nan") if rank == 2 else 1.0)})
     second = control.post(3, broken, stop=False)
     assert (second.step, second.stop, second.finite) == (2, True, True)
     third = control.collect()
     assert (third.step, third.stop, third.finite) == (3, False, False)
     assert control.collect() is None, "each agreement is read once"
+    check_waits(rank)
     dist.barrier()
     dist.destroy_process_group()
+
+
+def check_waits(rank: int) -> None:
+    """The rank that comes late waits least, in whatever collective ranks meet."""
+    collectives = Collectives()
+    collectives.watch()
+    collectives.take()
+    late = rank == 1
+    for meet in (
+        lambda: dist.all_reduce(torch.ones(1)),
+        lambda: dist.all_gather([torch.ones(1) for _ in range(RANKS)], torch.ones(1)),
+        lambda: dist.all_reduce(torch.ones(1), async_op=True).wait(),
+        dist.barrier,
+    ):
+        dist.barrier()
+        collectives.take()
+        time.sleep(0.3 if late else 0.0)
+        meet()
+        waited = sum(watch.seconds() for watch in collectives.take())
+        assert waited < 0.15 if late else waited > 0.25, (meet, waited)
 
 
 @pytest.mark.timeout(180)

@@ -54,15 +54,25 @@ def test_training_goes_on_over_a_damaged_sample_and_tells_of_it(
 ):
     run = RunFolder(tmp_path / "run")
     data = {"shards": str(damaged_world), "decode_threads": 1, "read_threads": 1}
-    process = start_training(
-        write_config(run.root, data=data, schedule={"length": "10 epochs", "warmup_steps": 4})
-    )
+    sections = {
+        "data": data,
+        "schedule": {"length": "10 epochs", "warmup_steps": 4},
+        "telemetry": {"metrics_port": 0, "device_tflops": 0.01},
+    }
+    process = start_training(write_config(run.root, **sections))
     targets = [run.targets / f"test-rank-{rank:05d}.json" for rank in (0, 1)]
     wait_for(lambda: all(target.exists() for target in targets), process)
     seen = wait_for(
         lambda: [c for c in map(counters, targets) if c.get("smdt_steps_total", 0) >= 2], process
     )
-    assert all(values["smdt_read_bytes_total"] > 0 for values in seen)
+    for values in seen:
+        assert values["smdt_read_bytes_total"] > 0
+        assert values["smdt_device_memory_bytes"] > 1e8
+        assert values["smdt_run_info"] == 1
+        assert 0 < values["smdt_model_flops_utilization"] < 1
+        parts = values["smdt_data_wait_seconds_total"] + values["smdt_compute_seconds_total"]
+        assert parts <= values["smdt_step_seconds_sum"]
+        assert 0 < values["smdt_collective_wait_seconds_total"] < values["smdt_step_seconds_sum"]
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
 

@@ -25,6 +25,9 @@ def launcher(*words, **options):
     return subprocess.run(command, **settings)
 
 
+LABELS = {"run": "test", "stage": "retrieval"}
+
+
 @pytest.fixture
 def config(tmp_path):
     """A configuration for commands that open no data set."""
@@ -91,7 +94,8 @@ def test_targets_are_prometheus_entries(config, hostfile, tmp_path):
     entries = json.loads(out.read_text())
     addresses = [address for entry in entries for address in entry["targets"]]
     assert addresses == ["a:9400", "a:9401", "b:9400", "b:9401"]
-    assert all(entry["labels"] == {"run": "test"} for entry in entries)
+    assert all(entry["labels"].items() >= LABELS.items() for entry in entries)
+    assert [entry["labels"]["rank"] for entry in entries] == [str(n) for n in range(len(entries))]
     loopback = launcher(*words, "telemetry.metrics_address=127.0.0.1")
     assert loopback.returncode == 2
     assert "which no other host reaches" in loopback.stderr

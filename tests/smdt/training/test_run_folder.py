@@ -30,6 +30,20 @@ def test_a_line_that_a_kill_cut_short_is_left_out(folder):
     assert [record["step"] for record in folder.read_metrics()] == [1, 2]
 
 
+def test_what_happened_is_kept_in_order_and_survives_a_cut(folder):
+    folder.note("started", step=0, ranks=2)
+    with folder.history.open("a") as file:
+        file.write('{"time": 17')
+    folder.note("saved", step=4, bytes=10)
+    folder.note("failed", reason="disk full")
+    lines = [{**line, "time": None} for line in folder.read_history()]
+    assert lines == [
+        {"time": None, "event": "started", "step": 0, "ranks": 2},
+        {"time": None, "event": "saved", "step": 4, "bytes": 10},
+        {"time": None, "event": "failed", "reason": "disk full"},
+    ]
+
+
 def test_a_failure_keeps_the_step_that_was_reached(folder):
     folder.write_state("running", 7)
     folder.write_state("failed", reason="disk full")

@@ -1,0 +1,60 @@
+"""A run's curves as TensorBoard's event files, for those who look there."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from data_shards.errors import InputError
+
+
+class Events:
+    """Where curves go; this one, of a run that wants no event files, forgets them."""
+
+    def step(self, step: int, groups: Mapping[str, Mapping[str, float]]) -> None:
+        """Take what a step measured: values by name, by group."""
+
+    def close(self) -> None:
+        """Take no more."""
+
+
+class TensorBoard(Events):
+    """Writes a scalar `group/name` for each value.
+
+    Args:
+        folder: of the event files.
+        step: of the run when it starts or goes on; what an earlier process wrote after it is
+            hidden, since it will be written again.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        require_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def step(self, step: int, groups: Mapping[str, Mapping[str, float]]) -> None:
+        """Write the values of a step."""
+        for group, values in groups.items():
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", value, step)
+
+    def close(self) -> None:
+        """Write what has not been written yet."""
+        self._writer.close()
+
+
+def require_tensorboard() -> None:
+    """Check that event files can be written.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    try:
+        import torch.utils.tensorboard  # noqa: F401 (only whether it can be)
+    except ImportError:
+        raise InputError(
+            "telemetry.tensorboard is true and the package tensorboard is not installed: "
+            "pip install 'smdt[tensorboard]', or set it to false"
+        ) from None

@@ -1,0 +1,50 @@
+"""What a run depends on beside its configuration: versions, commit, machine, ranks."""
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from smdt.training.engine import Precision
+
+
+def environment() -> dict[str, Any]:
+    """Return what the run depends on beside its configuration: versions, commit, host."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    packages = ("smdt", "torch", "deepspeed", "nvidia-dali-cuda130", "webdataset", "numpy")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "commit": commit.stdout.strip() or os.environ.get("SMDT_COMMIT") or None,
+        "host": socket.gethostname(),
+        "world_size": dist.get_world_size(),
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+    }
+
+
+def run_info(
+    device: torch.device, precision: Precision, zero_stage: int, global_batch: int
+) -> dict[str, str]:
+    """Return what metrics say of a run, nothing of it secret."""
+    return {
+        **{name: version(name) for name in ("smdt", "torch", "deepspeed")},
+        "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "precision": precision,
+        "zero": str(zero_stage),
+        "world_size": str(dist.get_world_size()),
+        "global_batch": str(global_batch),
+    }
