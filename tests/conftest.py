@@ -1,6 +1,8 @@
 """A small world that every test of the whole system shares."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hypothesis import settings
 
 from data_shards.build import BuildOptions, build
 from data_shards.world.source import WorldSource
+from tests.distributed.runs import DEEPSPEED_FILES, ROOT, kill, processes_of
 from tests.store import S3, Proxy, environment, s3_store
 
 # The machine is shared: a slow moment is no failure.
@@ -59,6 +62,46 @@ def write_config(world, tmp_path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def start_training() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `smdt train` on two ranks; what is left of it is killed after the test."""
+    started: list[tuple[Path, subprocess.Popen[str]]] = []
+
+    def start(config: Path, *overrides: str, ranks: int = 2, zero: int = 2) -> subprocess.Popen:
+        settings = DEEPSPEED_FILES / f"zero{zero}.json"
+        command = [sys.executable, "-m", "smdt.cli", "train", "--config", str(config)]
+        command += ["--deepspeed_config", str(settings), "--ranks", str(ranks), *overrides]
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append((config, process))
+        return process
+
+    yield start
+    for config, process in started:
+        if process.poll() is None:
+            kill(processes_of(config))  # its launchers and ranks too: they outlive it
+            process.communicate()
+
+
+@pytest.fixture
+def train_to_end(start_training) -> Callable[..., str]:
+    """Run `smdt train` until it ends; return what it printed."""
+
+    def run(*arguments: object, exit_code: int = 0, **options: int) -> str:
+        process = start_training(*arguments, **options)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == exit_code, output
+        return output
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""What operators see: rules and dashboards, written to `configs/monitoring`."""

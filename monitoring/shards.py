@@ -1,0 +1,60 @@
+"""Shard jobs: how much is done, how fast, what was rejected."""
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from monitoring.panels import Panel, Query, lines, numbers, page, ranking, variable
+
+HERE = 'run=~"$set"'
+TASK = "{{run}} task {{rank}}"
+WINDOW = "$__rate_interval"
+
+
+def shards() -> Dashboard:
+    """Return the dashboard."""
+    sets = "label_values(smdt_shards_planned, run)"
+    variables = [variable("set", "Data set", sets, several=True)]
+    about = "Jobs of `smdt shards build --metrics-targets`."
+    return page("SMDT: shard jobs", "smdt-shards", about, {"Jobs": jobs()}, variables)
+
+
+def jobs() -> list[Panel]:
+    """Return the panels."""
+    done, planned = f"smdt_shards_done{{{HERE}}}", f"smdt_shards_planned{{{HERE}}}"
+    samples = f"rate(smdt_shards_samples_total{{{HERE}}}[{WINDOW}])"
+    return [
+        numbers("Shards done", "short", Query(f"sum({done})", ""), width=6),
+        numbers("Shards planned", "short", Query(f"sum({planned})", ""), width=6),
+        numbers(
+            "Samples written",
+            "short",
+            Query(f"sum(smdt_shards_samples_total{{{HERE}}})", ""),
+            width=6,
+        ),
+        numbers(
+            "Rows rejected",
+            "short",
+            Query(f"sum(smdt_shards_rejected_total{{{HERE}}}) or vector(0)", ""),
+            width=6,
+        ),
+        ranking(
+            "Part that is done",
+            "percentunit",
+            Query(f"sort({done} / {planned})", TASK),
+            about="The task that is furthest behind comes first.",
+        ),
+        lines("Samples a second", "short", Query(samples, TASK)),
+        lines(
+            "Bytes of tars a second",
+            "Bps",
+            Query(f"rate(smdt_shards_bytes_total{{{HERE}}}[{WINDOW}])", TASK),
+        ),
+        lines(
+            "Rejected rows",
+            "short",
+            Query(
+                f"sum by (run, reason) (smdt_shards_rejected_total{{{HERE}}})",
+                "{{run}} {{reason}}",
+            ),
+            about="rejected.jsonl of the data set lists them.",
+        ),
+    ]
