@@ -7,7 +7,7 @@ STAMP := .venv/.complete
 # Two test processes on two cores: threads of their own would only wait for each other.
 PYTEST_2 := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2
 
-# The tests are exact, which a GPU is not.
+# The tests are exact, which a GPU is not; what only a GPU can show is gpu-check's.
 test test-full check: export CUDA_VISIBLE_DEVICES :=
 
 export PYTHONHASHSEED := 0
@@ -26,9 +26,6 @@ test-full: $(STAMP) check
 	$(PYTEST_2) -m "not gpu and not distributed"
 	$(BIN)/python -m pytest tests -m "distributed and not gpu"
 
-gpu-check: $(STAMP)
-	$(BIN)/python -m pytest tests -m gpu
-
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,6 +33,9 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 	$(PYTEST_2) -q -m "not slow and not full and not gpu and not distributed"
+
+gpu-check: $(STAMP)
+	$(BIN)/python -m benchmarks.gpu
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.mapping
