@@ -84,7 +84,7 @@ def test_queries_are_promql_about_metrics_that_are_declared():
 
 
 def test_what_the_configuration_names_is_there():
-    compose = yaml.safe_load((FOLDER / "compose.yml").read_text())
+    compose = yaml.safe_load((FOLDER / "compose.yaml").read_text())
     for service in compose["services"].values():
         for volume in service["volumes"]:
             source = volume.split(":")[0]
