@@ -78,6 +78,7 @@ def make_batch(count: int) -> Batch:
         epoch=0,
         index=0,
         sample_ids=np.arange(count),
+        shown=np.arange(count)[:, None],
         images={"aerial": images(SIDE, SIDE), "ground": images(HEIGHT, WIDTH), "seg": classes},
         heading_deg=np.zeros(count),
         extent_m=np.full(count, 172.0),

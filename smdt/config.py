@@ -19,7 +19,7 @@ from data_shards.errors import InputError
 from smdt.geometry.aerial import Aerial, AlignmentSourceConfig, RetrievalGeometryConfig
 from smdt.geometry.augment import AugmentConfig
 from smdt.geometry.mapping import GeometryConfig
-from smdt.losses import AlignmentLossConfig, LossConfig
+from smdt.losses import AlignmentLossConfig, LossConfig, SoftMarginConfig
 from smdt.models.dual_cgan import DualCganConfig
 from smdt.models.segmenter import SegmenterConfig
 from smdt.models.two_tower import TwoTowerConfig
@@ -58,7 +58,7 @@ class RetrievalConfig(Config):
     augment: AugmentConfig = AugmentConfig()
     semantics: SemanticsConfig = SemanticsConfig()
     model: TwoTowerConfig = TwoTowerConfig()
-    loss: LossConfig = LossConfig()
+    loss: LossConfig = SoftMarginConfig()
 
     @property
     def aerial_size(self) -> tuple[int, int]:

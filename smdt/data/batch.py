@@ -26,6 +26,9 @@ class Batch:
     """Number of the global batch in the epoch."""
     sample_ids: Ids
     """int64 [B], what was read: stand-ins included."""
+    shown: Ids
+    """int64 [B, S], places that each sample belongs to, its own first; -1 is none
+    (`Split.shown`)."""
     images: Mapping[str, Images]
     """By view: uint8 [B, H, W, 3] on the device, or B of [H, W, 3] where sizes differ; `seg` has
     one channel."""
@@ -110,6 +113,7 @@ class BatchMaker:
             epoch=state.epoch,
             index=index,
             sample_ids=ids,
+            shown=self._split.shown(ids),
             images=images,
             heading_deg=self._split.column("heading")[ids],
             extent_m=self._split.column("extent_m")[ids],

@@ -78,7 +78,8 @@ def on_the_map(split: Split, count: int, rows: range) -> Neighbours:
     """The nearest samples of other places by position, int32 [len(rows), K].
 
     By great-circle distance where the split has latitudes, else by UTM position (of one zone).
-    A near place is represented by one of its samples, another one for each sample that asks.
+    A near place is represented by one of its samples, another one for each sample that asks. A
+    place that the asking sample belongs to as well (VIGOR's semi-positives) is no neighbour.
 
     Args:
         split: its index has the positions.
@@ -102,16 +103,23 @@ def on_the_map(split: Split, count: int, rows: range) -> Neighbours:
     number_of_place[split.places[by_place[first]]] = np.arange(len(first))
 
     table = np.full((len(rows), count), NO_NEIGHBOUR, dtype=np.int32)
-    found = min(count + 1, len(first))  # the nearest place is its own
+    own_places = split.shown(np.asarray(rows[:1], dtype=np.int64)).shape[1]
+    found = min(count + own_places, len(first))  # the nearest ones are its own
+    kept = min(count, len(first) - 1)
     for start in range(0, len(rows), QUERIES_AT_ONCE):
         asking = np.asarray(rows[start : start + QUERIES_AT_ONCE])
         asking = asking[~np.isnan(positions[asking]).any(axis=1)]
         near = tree.query(positions[asking], found, workers=-1)[1].reshape(len(asking), found)
-        own = near == number_of_place[split.places[asking]][:, None]
-        own[~own.any(axis=1), -1] = True  # a twin crowded it out: the farthest goes instead
-        others = near[~own].reshape(len(asking), found - 1)
+        own = np.zeros(near.shape, dtype=bool)
+        for place in split.shown(asking).T:
+            known = np.where(place < 0, NO_NEIGHBOUR, number_of_place[place])
+            own |= near == known[:, None]
+        others_first = np.argsort(own, axis=1, kind="stable")[:, :kept]
+        others = np.take_along_axis(near, others_first, axis=1)
         member = asking[:, None] % size[others]
-        table[asking - rows.start, : found - 1] = by_place[first[others] + member]
+        samples = by_place[first[others] + member]
+        samples[np.take_along_axis(own, others_first, axis=1)] = NO_NEIGHBOUR
+        table[asking - rows.start, :kept] = samples
     return table
 
 

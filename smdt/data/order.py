@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from smdt.data.ahead import one_ahead
 from smdt.data.distinct_places import Ids, global_batches
@@ -34,9 +34,20 @@ class HardConfig(BaseModel):
     """Samples of other places that the neighbour table holds of each sample, nearest first."""
     group: int = Field(16, ge=2)
     """Samples that stand together in the order: one and its neighbours."""
+    random_epochs: NonNegativeInt = 0
+    """Epochs of plain shuffle before there is any table."""
+    map_epochs: NonNegativeInt | None = None
+    """Epochs after those with neighbours on the map. None: as many as `refresh`, or all."""
     refresh: PositiveInt | None = None
-    """Epochs after which the table is made anew from the model's embeddings. Until the first time
-    neighbours are those on the map. None stays with the map."""
+    """Then tables are made from the model's embeddings, one for so many epochs. None: never."""
+
+    @model_validator(mode="after")
+    def _map_leads_somewhere(self) -> Self:
+        if self.map_epochs is not None and self.refresh is None:
+            raise ValueError(
+                "map_epochs ends where tables by embedding begin: set refresh, or leave it away"
+            )
+        return self
 
 
 class OrderConfig(BaseModel):

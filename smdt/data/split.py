@@ -5,6 +5,7 @@ import mmap
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from upath import UPath
 
 from data_shards import layout, manifest
 from data_shards.errors import ShardError
-from data_shards.index import ABSENT, open_table, read_table
+from data_shards.index import ABSENT, TILES, open_table, read_table
 from data_shards.sample import PARTS
 from data_shards.sources.source import JSON
 from data_shards.store import Location, location, size, sizes
@@ -135,6 +136,31 @@ class Split:
     def places(self) -> NDArray[np.int64]:
         """Numbers that samples of one place share (`data_shards.places`), int64 [N], from 0."""
         return self.column("place")
+
+    def shown(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Places that samples belong to: first their own, then those of semi-positive tiles.
+
+        Returns:
+            int64 [n, S]; -1 is none. S is 1 where the split knows no tiles.
+        """
+        own = self.places[sample_ids]
+        tiles, place_of_tile = self._tiles
+        if len(tiles) == 0:
+            return own[:, None]
+        columns = [own]
+        for name in TILES[1:]:
+            tile = self.column(name)[sample_ids]
+            at = np.searchsorted(tiles, tile).clip(max=len(tiles) - 1)
+            columns.append(np.where(tiles[at] == tile, place_of_tile[at], ABSENT))
+        return np.stack(columns, axis=1)
+
+    @cached_property
+    def _tiles(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tiles that are the positive of a sample, ascending, and the place of each."""
+        positive = self.column("positive")
+        with_tile = np.flatnonzero(positive != ABSENT)
+        tiles, first = np.unique(positive[with_tile], return_index=True)
+        return tiles, self.places[with_tile[first]]
 
     def require_views(self, views: Sequence[str]) -> None:
         """Check that every sample has every view.

@@ -77,7 +77,7 @@ def nearest(query: Tensor, gallery: Tensor, k: int, block: int = BLOCK) -> tuple
 def nearest_elsewhere(
     query: Tensor,
     gallery: Tensor,
-    query_place: Tensor,
+    query_shown: Tensor,
     gallery_place: Tensor,
     k: int,
     block: int = BLOCK,
@@ -87,8 +87,8 @@ def nearest_elsewhere(
     Args:
         query: [Q, D].
         gallery: [G, D], on the same device.
-        query_place: int64 [Q].
-        gallery_place: int64 [G].
+        query_shown: int64 [Q, S], the places that each query belongs to; negative is none.
+        gallery_place: int64 [G], not negative.
         k: items of each query.
         block: queries scored at a time.
 
@@ -102,7 +102,8 @@ def nearest_elsewhere(
     _norms(gallery, "gallery")
     found = torch.full((len(query), k), -1, dtype=torch.int64, device=query.device)
     for rows, scores_QG in _score_blocks(query, gallery, block):
-        scores_QG.masked_fill_(query_place[rows].unsqueeze(1) == gallery_place, -math.inf)
+        for place_Q in query_shown[rows].unbind(1):
+            scores_QG.masked_fill_(place_Q.unsqueeze(1) == gallery_place, -math.inf)
         top = scores_QG.topk(min(k, len(gallery)))
         found[rows, : top.indices.shape[1]] = top.indices.masked_fill(top.values == -math.inf, -1)
     return found

@@ -3,6 +3,9 @@
 B batch, C channels, H rows, W columns, D descriptor.
 """
 
+import math
+
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -80,10 +83,24 @@ class Tower(nn.Module):
 
 
 class TwoTower(nn.Module):
-    """A ground and an aerial tower with a common descriptor space."""
+    """A ground and an aerial tower with a common descriptor space.
+
+    Args:
+        config: their sizes.
+        ground_size: rows and columns of ground panoramas.
+        aerial_size: of aerial images.
+        temperature: of the loss before it is learned; None: the loss learns none.
+
+    Attributes:
+        log_scale: [1], logarithm of what the loss multiplies cosines by, or None.
+    """
 
     def __init__(
-        self, config: TwoTowerConfig, ground_size: tuple[int, int], aerial_size: tuple[int, int]
+        self,
+        config: TwoTowerConfig,
+        ground_size: tuple[int, int],
+        aerial_size: tuple[int, int],
+        temperature: float | None = None,
     ) -> None:
         super().__init__()
         if config.shared and ground_size != aerial_size:
@@ -94,6 +111,10 @@ class TwoTower(nn.Module):
         self.descriptor_dim = config.width
         self.ground = Tower(config, ground_size)
         self.aerial = self.ground if config.shared else Tower(config, aerial_size)
+        self.log_scale: nn.Parameter | None = None
+        if temperature is not None:
+            # DeepSpeed takes no parameter without dimensions.
+            self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)]))
 
     def embed_ground(self, ground: Tensor) -> Tensor:
         """Descriptors [B, D] of ground panoramas [B, 3, H, W]."""
@@ -105,6 +126,9 @@ class TwoTower(nn.Module):
         descriptors: Tensor = self.aerial(aerial)
         return descriptors
 
-    def forward(self, ground: Tensor, aerial: Tensor) -> tuple[Tensor, Tensor]:
-        """L2-normalised fp32 descriptors [B, D] of both views."""
-        return self.embed_ground(ground), self.embed_aerial(aerial)
+    def forward(self, ground: Tensor, aerial: Tensor) -> tuple[Tensor, ...]:
+        """L2-normalised fp32 descriptors [B, D] of both views; a learned scale [1] with them."""
+        descriptors = self.embed_ground(ground), self.embed_aerial(aerial)
+        if self.log_scale is None:
+            return descriptors
+        return (*descriptors, self.log_scale.float().exp())

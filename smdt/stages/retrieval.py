@@ -8,12 +8,11 @@ to its own descriptors is carried through the towers chunk by chunk (gradient ca
 B samples of the global batch, b of this rank's share, D descriptor.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from smdt.config import RetrievalConfig
@@ -25,11 +24,12 @@ from smdt.data.split import Split
 from smdt.evaluation.recall import nearest, nearest_elsewhere, recalls, true_ranks
 from smdt.geometry.augment import draw
 from smdt.geometry.view import normalise, resize, resize_classes
-from smdt.losses import soft_margin_rows
+from smdt.losses import InfoNceConfig
 from smdt.models.two_tower import TwoTower
 from smdt.semantics.augment import draw_semantics
 from smdt.stages.aerial import aerial_images, aerial_view
 from smdt.stages.chunks import equal_slices
+from smdt.stages.global_loss import loss_over_ranks
 from smdt.stages.held_out import loader_of_rank, missing_samples, open_held_out
 from smdt.training.engine import Engine
 from smdt.training.gathering import gather_ragged
@@ -49,7 +49,10 @@ class RetrievalStage(Stage):
     def __init__(self, config: RetrievalConfig) -> None:
         self._config = config
         self.views = ("ground", aerial_view(config))
-        self.towers = TwoTower(config.model, config.geometry.panorama_size, config.aerial_size)
+        loss = config.loss
+        temperature = loss.temperature if isinstance(loss, InfoNceConfig) else None
+        sizes = config.geometry.panorama_size, config.aerial_size
+        self.towers = TwoTower(config.model, *sizes, temperature)
         # After the towers, whose first weights are then the same whatever they see.
         self._aerial = aerial_images(config)
 
@@ -99,41 +102,20 @@ class RetrievalStage(Stage):
         rows = equal_slices(len(batch.sample_ids), context.chunks)
         chunks = [self.augmented(batch, part, context.seed) for part in rows]
 
-        def embed(chunk: int) -> tuple[Tensor, Tensor]:
+        def embed(chunk: int) -> tuple[Tensor, ...]:
             seed = chunk_seed(context.seed, context.step, context.rank, chunk)
             torch.manual_seed(seed)
-            ground, aerial = engine.forward(*chunks[chunk])
-            return ground, aerial
+            return engine.forward(*chunks[chunk])
 
         # One chunk keeps its graph; more are embedded again, one graph at a time.
         with torch.set_grad_enabled(context.chunks == 1):
             embedded = [embed(chunk) for chunk in range(context.chunks)]
-        share, gradients = self._loss(embedded)
+        share, gradient = loss_over_ranks(self._config.loss, embedded, batch.shown)
         for chunk, part in enumerate(rows):
-            ground, aerial = embedded[0] if context.chunks == 1 else embed(chunk)
-            surrogate = (ground * gradients[0][part]).sum() + (aerial * gradients[1][part]).sum()
-            engine.backward(surrogate)
+            outputs = embedded[0] if context.chunks == 1 else embed(chunk)
+            engine.backward(gradient.surrogate(outputs, part))
         engine.step(context.rate_factor)
         return {"loss": share}
-
-    def _loss(self, embedded: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, list[Tensor]]:
-        """Take this rank's rows of the global loss.
-
-        Returns:
-            The rows' share of the loss, and the whole loss's gradient with respect to this rank's
-            ground and aerial descriptors, each [b, D].
-        """
-        own = [torch.cat([views[side].detach() for views in embedded]) for side in (0, 1)]
-        everyone = [gather_ragged(descriptors).requires_grad_() for descriptors in own]
-        ground, aerial = everyone
-        count = len(own[0])
-        rows = slice(dist.get_rank() * count, (dist.get_rank() + 1) * count)
-        share = soft_margin_rows(ground, aerial, rows, self._config.loss.gamma)
-        gradients = []
-        for gradient in torch.autograd.grad(share, everyone):
-            dist.all_reduce(gradient)
-            gradients.append(gradient[rows])
-        return share.detach(), gradients
 
     @torch.no_grad()
     def evaluate(self, context: StepContext, data: EvaluationData) -> Evaluation:
@@ -166,8 +148,10 @@ class RetrievalStage(Stage):
         found = self.embed(loader, context)
         own = evaluation_slice(len(split), context.rank, context.world_size)
         asking = (found.sample_ids >= own.start) & (found.sample_ids < own.stop)
-        place = torch.from_numpy(split.places[found.sample_ids]).to(found.ground.device)
-        near = nearest_elsewhere(found.ground[asking], found.aerial, place[asking], place, count)
+        shown = torch.from_numpy(split.shown(found.sample_ids.numpy())).to(found.ground.device)
+        near = nearest_elsewhere(
+            found.ground[asking], found.aerial, shown[asking], shown[:, 0], count
+        )
         near = near.cpu()
         # What could not be read has no neighbours and is none.
         table = torch.full((len(own), count), NO_NEIGHBOUR, dtype=torch.int32)
@@ -182,7 +166,8 @@ class RetrievalStage(Stage):
         ids: list[np.ndarray] = []
         for batch in loader:
             everything = slice(0, len(batch.sample_ids))
-            views.append(self.towers(*self.inputs(batch, everything)))
+            ground, aerial, *_ = self.towers(*self.inputs(batch, everything))
+            views.append((ground, aerial))
             ids.append(batch.sample_ids)
         # Under ZeRO 3 a forward is a collective: ranks with fewer batches join in empty-handed.
         sizes = (self._config.geometry.panorama_size, self._config.aerial_size)

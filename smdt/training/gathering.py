@@ -5,6 +5,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def gather_equal(own: Tensor) -> Tensor:
+    """Concatenate every rank's rows, of which all have as many; all ranks call it. No gradient.
+
+    Args:
+        own: this rank's rows [n, ...], the same shape on all ranks.
+
+    Returns:
+        [W n, ...], the rows of rank 0 first. A copy of `own` without a process group.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return own.clone()
+    gathered = own.new_empty(dist.get_world_size() * len(own), *own.shape[1:])
+    dist.all_gather_single(gathered, own.contiguous())
+    return gathered
+
+
 def gather_ragged(own: Tensor) -> Tensor:
     """Concatenate every rank's rows; all ranks call it and get the same. No gradient passes.
 

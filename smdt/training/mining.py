@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -16,12 +17,37 @@ import torch.distributed as dist
 from smdt.data import neighbours
 from smdt.data.loader import TrainLoader
 from smdt.data.neighbours import NeighbourTable, on_the_map
-from smdt.data.order import DataState, OrderConfig, evaluation_slice
+from smdt.data.order import DataState, HardConfig, OrderConfig, evaluation_slice
 from smdt.data.split import DataError
 from smdt.training.gathering import gather_ragged
 from smdt.training.stage import Stage, StepContext
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs whose order has one table, `begin` up to `end`, and what the table is made of."""
+
+    kind: Literal["random", "map", "embeddings"]
+    begin: int
+    end: int | None
+    """None: the run's."""
+
+
+def phase_of(config: HardConfig, epoch: int) -> Phase:
+    """Say which phase of the curriculum an epoch is in (pure)."""
+    on_the_map = config.random_epochs
+    if epoch < on_the_map:
+        return Phase("random", 0, on_the_map)
+    if config.refresh is None:
+        return Phase("map", on_the_map, None)
+    length = config.refresh if config.map_epochs is None else config.map_epochs
+    embedded = on_the_map + length
+    if epoch < embedded:
+        return Phase("map", on_the_map, embedded)
+    begin = epoch - (epoch - embedded) % config.refresh
+    return Phase("embeddings", begin, begin + config.refresh)
 
 
 @dataclass(frozen=True)
@@ -69,16 +95,23 @@ class Mining:
         """
         if self._config.policy != "hard":
             return Period(None, epochs)
-        refresh = self._config.hard.refresh
         epoch, begins = self._loader.next_epoch(state)
-        end = epochs if refresh is None else min(epochs, (epoch // refresh + 1) * refresh)
-        if begins and epoch == 0:
-            return Period(self._from_positions(), end)
-        if begins and refresh is not None and epoch % refresh == 0:
-            return Period(self._from_embeddings(), end)
+        phase = phase_of(self._config.hard, epoch)
+        end = epochs if phase.end is None else min(epochs, phase.end)
+        if begins and epoch == phase.begin:
+            return Period(self._make(phase), end)
         if not state.table_hash:
             return Period(None, end)
         return Period(NeighbourTable.load(self._folder, state.table_hash), end)
+
+    def _make(self, phase: Phase) -> NeighbourTable | None:
+        match phase.kind:
+            case "random":
+                return None
+            case "map":
+                return self._from_positions()
+            case "embeddings":
+                return self._from_embeddings()
 
     def prune(self, needed: Iterable[DataState]) -> None:
         """Delete the tables that none of the states names."""

@@ -15,12 +15,16 @@ class Positions:
 
     name, root = "train", "nowhere"
 
-    def __init__(self, lat, lon, utm_e, utm_n, places):
+    def __init__(self, lat, lon, utm_e, utm_n, places, also=None):
         self.places = np.asarray(places)
+        self._also = np.empty((len(self.places), 0), dtype=np.int64) if also is None else also
         self._columns = {"lat": lat, "lon": lon, "utm_e": utm_e, "utm_n": utm_n}
 
     def column(self, name: str) -> np.ndarray:
         return np.asarray(self._columns[name], dtype=float)
+
+    def shown(self, sample_ids) -> np.ndarray:
+        return np.concatenate([self.places[:, None], self._also], axis=1)[sample_ids]
 
 
 def on_the_globe(lat, lon, places=None) -> Positions:
@@ -67,6 +71,32 @@ def test_samples_of_one_place_are_no_neighbours_and_take_turns_as_such():
     assert table[0].tolist() == [3, 4, -1, -1]
     assert table[3].tolist() == [0, 4, -1, -1]
     assert table[4].tolist() == [3, 1, -1, -1]
+
+
+def test_places_that_a_sample_belongs_to_as_well_are_no_neighbours():
+    lat, nothing = np.array([10.0, 10.1, 10.3, 10.7]), np.full(4, np.nan)
+    also = np.array([[1, -1], [0, 2], [-1, -1], [2, 7]])
+    split = Positions(lat, np.zeros(4), nothing, nothing, [0, 1, 2, 3], np.minimum(also, 3))
+    table = on_the_map(split, 2, range(4))
+    assert table.tolist() == [[2, 3], [3, -1], [1, 0], [1, 0]]
+
+
+@given(st.integers(0, 1000), st.integers(2, 30), st.integers(1, 12))
+def test_the_nearest_of_the_others_whatever_is_left_out(seed, count, k):
+    rng = np.random.default_rng(seed)
+    lat, lon = rng.uniform(-90, 90, count), rng.uniform(-180, 180, count)
+    nothing = np.full(count, np.nan)
+    also = rng.integers(-1, count, (count, 3))
+    table = on_the_map(
+        Positions(lat, lon, nothing, nothing, np.arange(count), also), k, range(count)
+    )
+    distance = kilometres(lat, lon)
+    for row in range(count):
+        left = [j for j in range(count) if j != row and j not in also[row]]
+        found = [j for j in table[row].tolist() if j >= 0]
+        assert set(found) <= set(left)
+        expected = sorted(distance[row, left])[:k]
+        np.testing.assert_allclose(distance[row, found], expected, rtol=1e-6)
 
 
 def test_samples_without_a_position_have_no_neighbours_and_are_none():

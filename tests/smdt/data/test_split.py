@@ -2,11 +2,17 @@
 
 import json
 import shutil
+from io import BytesIO
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_shards import layout
+from data_shards.build import BuildOptions, build
+from data_shards.sample import Meta, Sample
+from data_shards.sources.source import SplitPlan
 from smdt.data.split import DataError, DataInputError, Split
 
 
@@ -45,6 +51,42 @@ def test_places_are_shared_by_equal_coordinates_only(built):
         for j, b in enumerate(coordinates):
             same = i == j or a == b  # NaN equals nothing
             assert (split.places[i] == split.places[j]) == same
+
+
+def test_a_sample_of_a_data_set_without_tiles_shows_its_own_place_alone(built):
+    split = Split.open(built, "train")
+    ids = np.array([5, 0, 59])
+    assert split.shown(ids).tolist() == [[split.places[i]] for i in ids]
+
+
+class Overlapping:
+    """Pairs whose panoramas belong to neighbouring tiles too; tile 100 is nobody's positive."""
+
+    name = "overlapping"
+    splits: ClassVar = {"train": SplitPlan("pairs", 6)}
+    tiles: ClassVar = [(7, 9, 100), (9,), (7, 3), (3, 100, 9, 7), (), (20, 21)]
+
+    def sample(self, split: str, row: int) -> Sample:
+        picture = BytesIO()
+        Image.new("RGB", (16, 16), (row, 0, 0)).save(picture, "JPEG")
+        positive = self.tiles[row][0] if self.tiles[row] else None
+        meta = Meta(f"{row}", positive=positive, semi_positives=self.tiles[row][1:])
+        return Sample(meta, {"ground.jpg": picture.getvalue(), "aerial.jpg": picture.getvalue()})
+
+    def options(self) -> dict[str, object]:
+        return {}
+
+
+def test_a_sample_shows_the_places_of_its_semi_positive_tiles(tmp_path):
+    build(Overlapping(), tmp_path / "overlapping", BuildOptions(), workers=1)
+    split = Split.open(tmp_path / "overlapping", "train")
+    place_of_tile = {
+        tiles[0]: int(split.places[i]) for i, tiles in enumerate(Overlapping.tiles) if tiles
+    }
+    for sample, (own, *others) in enumerate(split.shown(np.arange(6)).tolist()):
+        assert own == split.places[sample]
+        expected = {place_of_tile.get(tile, -1) for tile in Overlapping.tiles[sample][1:]}
+        assert {place for place in others if place >= 0} == expected - {-1}
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from smdt.stages.trained import evaluate_stage
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.training.run_folder import RunFolder, write_json
 from smdt.training.stage import StepContext
+from tests.plain_engine import PlainEngine
 
 CPU = torch.device("cpu")
 CONTEXT = StepContext(0, 0, 0, 1, 2, CPU, 1.0)
@@ -81,28 +82,13 @@ def first_batch(config):
         return next(stream)
 
 
-class PlainEngine:
-    """What a stage needs of an engine, without DeepSpeed."""
-
-    def __init__(self, module):
-        self.module = module
-
-    def forward(self, *inputs):
-        return self.module(*inputs)
-
-    def backward(self, share):
-        share.backward()
-
-    def step(self, rate_factor):
-        assert all(p.grad is not None for p in self.module.parameters())
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_steps_mines_evaluates_and_reports(make_config, kind, alone):
     config = make_config(kind)
     torch.manual_seed(0)
     stage = RetrievalStage(config)
     losses = stage.step({"two_tower": PlainEngine(stage.towers)}, first_batch(config), CONTEXT)
+    assert all(p.grad is not None for p in stage.towers.parameters())
     assert 0 < float(losses["loss"]) < 100
     split = Split.open(config.data.shards, "train")
     near = stage.neighbours(CONTEXT, split, 3)

@@ -17,6 +17,7 @@ from smdt.stages.alignment import DISCRIMINATORS, GENERATORS, TERMS, AlignmentSt
 from smdt.stages.trained import evaluate_stage
 from smdt.training.stage import StepContext
 from tests.gan_batches import training_batches
+from tests.plain_engine import PlainEngine
 
 MODELS = [
     {"arrangement": "chain"},
@@ -45,33 +46,16 @@ def make_config(world, tmp_path):
     return make
 
 
-class PlainEngine:
-    """What a stage needs of an engine, without DeepSpeed."""
-
-    def __init__(self, module: torch.nn.Module, config: configuration.AlignmentConfig) -> None:
-        self.module = module
-        adam = config.optimizer
-        self._adam = torch.optim.AdamW(
-            module.parameters(),
-            adam.learning_rate,
-            betas=adam.betas,
-            eps=adam.epsilon,
-            weight_decay=adam.weight_decay,
-        )
-
-    def forward(self, *inputs):
-        return self.module(*inputs)
-
-    def backward(self, share):
-        share.backward()
-
-    def step(self, rate_factor):
-        self._adam.step()
-        self._adam.zero_grad()
-
-
 def engines_of(stage: AlignmentStage, config) -> dict[str, PlainEngine]:
-    return {name: PlainEngine(module, config) for name, module in stage.modules().items()}
+    adam = config.optimizer
+    settings = {"lr": adam.learning_rate, "betas": adam.betas, "eps": adam.epsilon}
+    return {
+        name: PlainEngine(
+            module,
+            torch.optim.AdamW(module.parameters(), weight_decay=adam.weight_decay, **settings),
+        )
+        for name, module in stage.modules().items()
+    }
 
 
 def context(chunks: int = 1) -> StepContext:

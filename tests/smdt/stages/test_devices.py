@@ -18,8 +18,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from smdt.config import SCHEMAS, Config
 from smdt.data.batch import Batch
 from smdt.data.order import DataState
-from smdt.losses import soft_margin_rows
+from smdt.losses import InfoNceConfig, SoftMarginConfig, wrong_rows
 from smdt.stages import make_stage, training_views
+from smdt.stages.global_loss import share_of_rows
 from smdt.training.stage import Stage, StepContext
 
 pytestmark = pytest.mark.slow
@@ -105,6 +106,7 @@ def fake_batch(config: Config, same_size: bool) -> Batch:
         epoch=0,
         index=0,
         sample_ids=np.arange(SHARE),
+        shown=np.arange(SHARE)[:, None],
         images={view: images(*views[view]) for view in training_views(config)},
         heading_deg=np.zeros(SHARE),
         extent_m=np.full(SHARE, 100.0),
@@ -116,13 +118,24 @@ def fake_batch(config: Config, same_size: bool) -> Batch:
 
 @pytest.mark.parametrize("aerial", ["raw", "mixed", "aligned"])
 @pytest.mark.parametrize("same_size", [True, False])
-def test_towers_and_their_loss(on_gpu, same_size, aerial):
+def test_towers(on_gpu, same_size, aerial):
     config = config_of("retrieval", aerial=aerial)
     stage = fake_stage(config)
     inputs = stage.augmented(fake_batch(config, same_size), slice(1, 3), seed=0)
-    ground, aerial = stage.towers(*inputs)
-    assert all(tensor.device == GPU for tensor in (*inputs, ground, aerial))
-    assert soft_margin_rows(ground, aerial, slice(0, 1), gamma=10.0).device == GPU
+    assert all(tensor.device == GPU for tensor in (*inputs, *stage.towers(*inputs)))
+
+
+@pytest.mark.parametrize("loss", [SoftMarginConfig(), InfoNceConfig(name="info_nce")])
+def test_the_loss_of_towers(on_gpu, loss):
+    config = config_of("retrieval").model_copy(update={"loss": loss})
+    stage = fake_stage(config)
+    inputs = stage.inputs(fake_batch(config, same_size=True), slice(1, 3))
+    ground, aerial, *scalars = stage.towers(*inputs)
+    assert all(tensor.device == GPU for tensor in (ground, aerial, *scalars))
+    rows = slice(0, 1)
+    wrong = wrong_rows(torch.arange(2, device=GPU).unsqueeze(1), rows)
+    share = share_of_rows(config.loss, (ground, aerial), rows, wrong, scalars)
+    assert share.device == GPU
 
 
 @pytest.mark.parametrize("same_size", [True, False])

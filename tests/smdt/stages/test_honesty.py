@@ -11,7 +11,7 @@ from data_shards.world.source import WorldSource
 from smdt import config as configuration
 from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
-from smdt.losses import soft_margin_rows
+from smdt.losses import soft_margin_rows, wrong_rows
 from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.trained import evaluate_stage
 from smdt.telemetry.metrics import TrainingMetrics
@@ -61,6 +61,8 @@ def recall_at_10(shards, folder, *, shuffled: bool) -> float:
     optimizer = torch.optim.AdamW(stage.towers.parameters(), lr=1e-3, eps=1e-6)
     steps = EPOCHS * loader.steps_per_epoch
     partner = np.random.default_rng(0).permutation(BATCH)
+    whole = slice(0, BATCH)
+    wrong = wrong_rows(torch.arange(BATCH).unsqueeze(1), whole)
     with closing(loader.stream(loader.start, EPOCHS)) as stream:
         for step, batch in enumerate(stream):
             for group in optimizer.param_groups:
@@ -68,7 +70,7 @@ def recall_at_10(shards, folder, *, shuffled: bool) -> float:
             ground, aerial = stage.augmented(batch, slice(0, BATCH), 0)
             if shuffled:
                 aerial = aerial[partner]
-            loss = soft_margin_rows(*stage.towers(ground, aerial), slice(0, BATCH), 10.0)
+            loss = soft_margin_rows(*stage.towers(ground, aerial), whole, wrong, 10.0)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(stage.towers.parameters(), 1.0)

@@ -15,6 +15,7 @@ from smdt.data.errors import DataInputError
 from smdt.data.loader import EvaluationLoader, TrainLoader
 from smdt.data.split import Split
 from smdt.geometry.view import normalise, resize_classes
+from smdt.losses import InfoNceConfig, SoftMarginConfig
 from smdt.semantics.augment import SemanticsConfig, draw_semantics
 from smdt.stages import training_views
 from smdt.stages.references import references, unlearned
@@ -23,6 +24,8 @@ from smdt.stages.trained import evaluate_stage
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.training.run_folder import RunFolder
 from smdt.training.stage import StepContext
+from tests.plain_engine import PlainEngine
+from tests.plain_losses import PLAIN_LOSSES
 
 
 @pytest.fixture
@@ -71,39 +74,13 @@ def first_batch(config):
         return next(stream)
 
 
-class PlainEngine:
-    """What a stage needs of an engine, without DeepSpeed: gradients pile up in the module."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.module = module
-        self.stepped = 0
-
-    def forward(self, *inputs):
-        return self.module(*inputs)
-
-    def backward(self, share):
-        share.backward()
-
-    def step(self, rate_factor):
-        self.stepped += 1
-
-
-def plain_loss(ground: torch.Tensor, aerial: torch.Tensor, gamma: float) -> torch.Tensor:
-    """The soft-margin loss of the whole batch in plain loops, float64."""
-    count = len(ground)
-    distance = 2 - 2 * ground.double() @ aerial.double().T
-    total = torch.zeros((), dtype=torch.float64)
-    for i in range(count):
-        for j in range(count):
-            if i != j:
-                total = total + F.softplus(gamma * (distance[i, i] - distance[i, j]))
-                total = total + F.softplus(gamma * (distance[i, i] - distance[j, i]))
-    return total / (2 * count * (count - 1))
-
-
 @pytest.mark.parametrize("chunks", [1, 2, 4])
-def test_a_chunked_step_has_the_loss_and_gradient_of_the_whole_batch(config, batch, alone, chunks):
+@pytest.mark.parametrize("loss", [SoftMarginConfig(), InfoNceConfig(name="info_nce")])
+def test_a_chunked_step_has_the_loss_and_gradient_of_the_whole_batch(
+    config, batch, alone, loss, chunks
+):
     torch.manual_seed(0)
+    config = config.model_copy(update={"loss": loss})
     stage = RetrievalStage(config)
     engine = PlainEngine(stage.towers)
     context = StepContext(0, 0, 0, 1, chunks, torch.device("cpu"), 1.0)
@@ -111,10 +88,11 @@ def test_a_chunked_step_has_the_loss_and_gradient_of_the_whole_batch(config, bat
     chunked = {name: p.grad.clone() for name, p in stage.towers.named_parameters()}
 
     stage.towers.zero_grad()
-    loss = plain_loss(*stage.towers(*stage.inputs(batch, slice(0, 8))), config.loss.gamma)
-    loss.backward()
+    plain_loss = PLAIN_LOSSES[loss.name](*stage.towers(*stage.inputs(batch, slice(0, 8))))
+    plain_loss.backward()
     assert engine.stepped == 1
-    assert float(losses["loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert ("log_scale" in chunked) == (loss.name == "info_nce")
+    assert float(losses["loss"]) == pytest.approx(float(plain_loss.detach()), rel=1e-5)
     largest = max(p.grad.abs().max() for p in stage.towers.parameters())
     for name, parameter in stage.towers.named_parameters():
         torch.testing.assert_close(chunked[name], parameter.grad, rtol=1e-4, atol=1e-6 * largest)

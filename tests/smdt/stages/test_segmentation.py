@@ -16,6 +16,7 @@ from smdt.stages.trained import evaluate_stage
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.training.run_folder import RunFolder
 from smdt.training.stage import StepContext
+from tests.plain_engine import PlainEngine
 
 pytestmark = pytest.mark.slow  # importing a network of transformers takes seconds
 
@@ -69,25 +70,6 @@ def batches(config, epochs):
     )
     with closing(loader.stream(loader.start, epochs)) as stream:
         yield from stream
-
-
-class PlainEngine:
-    """What a stage needs of an engine, without DeepSpeed."""
-
-    def __init__(self, module, optimizer=None):
-        self.module = module
-        self.optimizer = optimizer
-
-    def forward(self, *inputs):
-        return self.module(*inputs)
-
-    def backward(self, share):
-        share.backward()
-
-    def step(self, rate_factor):
-        if self.optimizer is not None:
-            self.optimizer.step()
-            self.optimizer.zero_grad()
 
 
 def context(chunks=1):

@@ -28,6 +28,9 @@ class FakeSplit:
     def column(self, name):
         return self._columns[name]
 
+    def shown(self, sample_ids):
+        return self.places[sample_ids][:, None]
+
 
 class FakeLoader:
     def __init__(self, positions: bool):
@@ -94,6 +97,44 @@ def test_embeddings_follow_the_map_every_k_epochs(mining):
     assert (second.end_epoch, second.table.samples.tolist()) == (4, [[1, 1, 1]] * SAMPLES)
     third = mine.period(state(3, PER_EPOCH, second.table.sha256), 5)
     assert (third.end_epoch, third.table.samples.tolist()) == (5, [[2, 2, 2]] * SAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("curriculum", "kinds"),
+    [
+        ({}, "mmmmmmmm"),
+        ({"random_epochs": 3}, "rrrmmmmm"),
+        ({"refresh": 3}, "mmmEeeEe"),
+        ({"random_epochs": 2, "map_epochs": 1, "refresh": 2}, "rrmEeEeE"),
+        ({"map_epochs": 0, "refresh": 3}, "EeeEeeEe"),
+        ({"random_epochs": 1, "refresh": 2}, "rmmEeEeE"),
+    ],
+)
+def test_a_curriculum_is_random_then_on_the_map_then_by_embedding(mining, curriculum, kinds):
+    """E is an epoch for which embeddings are made, e one that keeps them."""
+    mine = mining(hard={"neighbours": 3, **curriculum})
+    now, seen, ends = state(0, 0), "", []
+    for epoch in range(8):
+        period = mine.period(now, 8)
+        asked = mine._stage.asked
+        if period.table is None:
+            seen += "r"
+        elif (period.table.samples == asked).all():
+            seen += "e" if seen[-1:] in "Ee" and now.table_hash == period.table.sha256 else "E"
+        else:
+            seen += "m"
+        ends.append(period.end_epoch)
+        now = state(epoch, PER_EPOCH, period.table.sha256 if period.table else "")
+    assert seen == kinds
+    changes = [
+        i for i in range(1, 8) if kinds[i] == "E" or kinds[i].lower() != kinds[i - 1].lower()
+    ]
+    assert ends == [next((c for c in changes if c > epoch), 8) for epoch in range(8)]
+
+
+def test_a_curriculum_that_leads_nowhere_is_a_sentence():
+    with pytest.raises(ValueError, match="set refresh"):
+        OrderConfig.model_validate({"policy": "hard", "hard": {"map_epochs": 2}})
 
 
 def test_in_the_middle_of_an_epoch_the_table_is_never_made_again(mining):
