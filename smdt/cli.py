@@ -82,7 +82,26 @@ def align(
 def evaluate(
     trained: Annotated[Path, typer.Argument(metavar="RUN_OR_CHECKPOINT")],
     shards: Annotated[str, typer.Option(help="Folder or URL of the data set.")],
-    split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
+    split: Annotated[
+        str | None, typer.Option(help="Split of the data set; by default the protocol's.")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="pairs, cvusa, cvact_val, cvact_test, vigor_same, vigor_cross; by default the "
+            "data set's."
+        ),
+    ] = None,
+    fov: Annotated[
+        float | None, typer.Option(help="Degrees of the panoramas that are left; else the run's.")
+    ] = None,
+    unknown_heading: Annotated[
+        bool | None,
+        typer.Option(
+            "--unknown-heading/--known-heading",
+            help="Turn each panorama by a heading that nobody knows; else as the run.",
+        ),
+    ] = None,
     max_missing: Annotated[int, typer.Option(help="Unreadable samples to tolerate.")] = 0,
     panogan_compat: Annotated[
         bool, typer.Option("--panogan-compat", help="SSIM, PSNR and SD as papers publish them.")
@@ -100,13 +119,18 @@ def evaluate(
     """Scores of a trained model on a split, such as the recall of retrieval."""
     from smdt.evaluation.score import score_text
     from smdt.stages.references import references
-    from smdt.stages.trained import evaluate_trained, load_config
+    from smdt.stages.trained import Asked, evaluate_trained, load_config
     from smdt.stages.weights import find_weights
 
-    evaluation = evaluate_trained(trained, shards, split, max_missing, panogan_compat, alignment)
+    asked = Asked(protocol, fov, unknown_heading)
+    split = split or asked.split(shards)
+    evaluation = evaluate_trained(
+        trained, shards, split, max_missing, panogan_compat, alignment, asked
+    )
     rows = {evaluation.protocol: dict(evaluation.scores)}
     if references_file is not None:
-        compared = references(load_config(find_weights(trained), alignment), shards, split)
+        config = asked.apply(load_config(find_weights(trained), alignment))
+        compared = references(config, shards, split)
         write_json(references_file, compared)
         rows |= compared
     table = Table("", *evaluation.scores, title=f"{trained} on {shards}")

@@ -16,8 +16,10 @@ from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator
 from yaml import YAMLError
 
 from data_shards.errors import InputError
+from smdt.evaluation.protocol import ProtocolConfig
 from smdt.geometry.aerial import Aerial, AlignmentSourceConfig, RetrievalGeometryConfig
 from smdt.geometry.augment import AugmentConfig
+from smdt.geometry.look import RetrievalAugmentConfig
 from smdt.geometry.mapping import GeometryConfig
 from smdt.losses import AlignmentLossConfig, LossConfig, SoftMarginConfig
 from smdt.models.dual_cgan import DualCganConfig
@@ -27,7 +29,7 @@ from smdt.models.unet import check_size
 from smdt.semantics.augment import SemanticsConfig
 from smdt.telemetry.exporter import TelemetryConfig
 from smdt.training.engine import AdamConfig, OptimizerConfig, Precision
-from smdt.training.trainer import TrainerConfig
+from smdt.training.trainer import EvaluationConfig, TrainerConfig
 
 
 class Config(TrainerConfig):
@@ -46,6 +48,10 @@ class Config(TrainerConfig):
         return text
 
 
+class RetrievalEvaluationConfig(EvaluationConfig, ProtocolConfig):
+    """When a retrieval evaluates itself, on what, and by which rules."""
+
+
 class RetrievalConfig(Config):
     """A run of the retrieval stage."""
 
@@ -55,10 +61,11 @@ class RetrievalConfig(Config):
     an alignment makes of it (`docs/alignment.md`)."""
     alignment: AlignmentSourceConfig = AlignmentSourceConfig()
     geometry: RetrievalGeometryConfig = RetrievalGeometryConfig()
-    augment: AugmentConfig = AugmentConfig()
+    augment: RetrievalAugmentConfig = RetrievalAugmentConfig()
     semantics: SemanticsConfig = SemanticsConfig()
     model: TwoTowerConfig = TwoTowerConfig()
     loss: LossConfig = SoftMarginConfig()
+    evaluation: RetrievalEvaluationConfig = RetrievalEvaluationConfig()
 
     @property
     def aerial_size(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from smdt.data.ahead import run_ahead
 from smdt.data.batch import Batch, BatchMaker, EncodedSample
-from smdt.data.distinct_places import batches_per_epoch
+from smdt.data.distinct_places import Ids, batches_per_epoch
 from smdt.data.neighbours import NeighbourTable
 from smdt.data.order import (
     DataState,
@@ -231,6 +231,7 @@ class EvaluationLoader:
         world_size: ranks that share the split.
         device: where the images end up; a GPU also decodes them.
         max_missing: samples that may be left out on this rank.
+        sample_ids: what of the split, int64 [n]; None is all of it.
         metrics: what this rank exports; None exports nothing.
         read_threads: that read.
         decode_threads: that decode.
@@ -256,6 +257,7 @@ class EvaluationLoader:
         world_size: int,
         device: torch.device,
         max_missing: int = 0,
+        sample_ids: Ids | None = None,
         metrics: TrainingMetrics | None = None,
         read_threads: int = 4,
         decode_threads: int = 2,
@@ -265,12 +267,13 @@ class EvaluationLoader:
         split.require_tars(max_missing, "max_missing")
         split.require_cache(shuffled=False)
         self.missing: list[Missing] = []
-        slices = [evaluation_slice(len(split), each, world_size) for each in range(world_size)]
+        chosen: range | Ids = range(len(split)) if sample_ids is None else sample_ids
+        slices = [evaluation_slice(len(chosen), each, world_size) for each in range(world_size)]
         self.longest = max(-(-len(part) // batch) for part in slices)
         self._split = split
         self._views = tuple(views)
         self._batch = batch
-        self._own = slices[rank]
+        self._own = chosen[slices[rank].start : slices[rank].stop]
         self._device = device
         self._max_missing = max_missing
         self._metrics = metrics or TrainingMetrics("", "evaluation", rank)
@@ -287,19 +290,20 @@ class EvaluationLoader:
         )
 
         def reads(own: range) -> list[Callable[[], EncodedSample | Missing]]:
-            return [partial(self._read, reader, sample_id) for sample_id in own]
+            return [partial(self._read, reader, int(self._own[row])) for row in own]
 
         def make(
             own: range, samples: list[EncodedSample | Missing]
         ) -> tuple[Batch | None, list[Missing]]:
             whole = [sample for sample in samples if isinstance(sample, EncodedSample)]
             missing = [sample for sample in samples if not isinstance(sample, EncodedSample)]
-            index = (own.start - self._own.start) // self._batch
-            state = DataState(self._split.manifest_hash, 0, 0, own.stop - self._own.start)
+            state = DataState(self._split.manifest_hash, 0, 0, own.stop)
+            index = own.start // self._batch
             return maker.make(whole, index, state) if whole else None, missing
 
+        rows = range(len(self._own))
         batches = run_ahead(
-            (self._own[i : i + self._batch] for i in range(0, len(self._own), self._batch)),
+            (rows[i : i + self._batch] for i in range(0, len(rows), self._batch)),
             reads,
             make,
             threads=self._read_threads,

@@ -13,6 +13,15 @@ def sample_seed(seed: int, epoch: int, sample_id: int) -> int:
     return seed_for("augment", seed, epoch, sample_id)
 
 
+NO_EPOCH = -1
+"""Epoch of what is drawn once and for all, as for evaluation."""
+
+
+def look_seed(seed: int, epoch: int, sample_id: int) -> int:
+    """Seed of where a sample's ground image looks in one epoch, 0 <= seed < 2**63."""
+    return seed_for("look", seed, epoch, sample_id)
+
+
 def chunk_seed(seed: int, step: int, rank: int, chunk: int) -> int:
     """Seed of the dropout of one chunk of one rank's share of a step, 0 <= seed < 2**63."""
     return seed_for("dropout", seed, step, rank, chunk)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,8 @@ class Split:
     Attributes:
         root: the data set's folder or URL.
         name: of the split.
+        data_set: what the manifest calls it, such as "cvusa".
+        source: what its samples depend on, such as the area of VIGOR.
         kind: "pairs", "aerial" (a gallery) or "ground" (queries).
         manifest_hash: SHA-256 of the manifest, hexadecimal.
         shards: the manifest's entries by number.
@@ -49,15 +51,17 @@ class Split:
         self,
         root: Location,
         name: str,
-        entry: manifest.SplitEntry,
-        made: Mapping[str, Mapping[str, JSON]],
+        described: manifest.Manifest,
         manifest_hash: str,
         table: pa.Table,
         cache: ShardCache | None,
     ) -> None:
+        entry = described.splits[name]
         self.root = root
         self.name = name
-        self.made = made
+        self.data_set = described.name
+        self.source: Mapping[str, JSON] = described.source
+        self.made: Mapping[str, Mapping[str, JSON]] = described.made
         self.kind = entry.kind
         self.manifest_hash = manifest_hash
         self.shards = {shard.shard: shard for shard in entry.shards}
@@ -104,7 +108,7 @@ class Split:
                 f"The index of split {name!r} in {root} has {len(table)} samples, its manifest "
                 f"says {entry.samples}: run `smdt shards finalize {root}`."
             )
-        return cls(root, name, entry, described.made, manifest_hash, table, cache)
+        return cls(root, name, described, manifest_hash, table, cache)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -123,6 +127,11 @@ class Split:
     def source_id(self, sample_id: int) -> str:
         """The data set's own name of the sample."""
         return str(self._table["source_id"][int(sample_id)].as_py())
+
+    def names(self, column: Literal["key", "source_id"]) -> list[str]:
+        """The keys or the data set's own names of all samples."""
+        values: list[str] = self._table[column].to_pylist()
+        return values
 
     def tar(self, sample_id: int) -> Location:
         """The tar that holds the sample."""

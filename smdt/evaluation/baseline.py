@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smdt.evaluation.recall import BLOCK, true_ranks
-
 AZIMUTHS = 8
 ELEVATIONS = 4
 
@@ -29,20 +27,18 @@ def colour_band_descriptors(
     return F.adaptive_avg_pool2d(images.double(), (elevations, azimuths)).flatten(1)
 
 
-def baseline_ranks(ground: Tensor, aerial: Tensor, block: int = BLOCK) -> Tensor:
-    """Rank each panorama's own aerial image by the Euclidean distance of their colours.
+def as_query(ground: Tensor) -> Tensor:
+    """Return descriptors [N, 97] whose inner product with `as_gallery` orders as the distance.
+
+    |q - g|^2 = |q|^2 + 2 - 2 (q . g + 1 - |g|^2 / 2): nearest in the Euclidean distance is the
+    largest inner product of these. The 1 keeps a black panorama from being a zero descriptor.
 
     Args:
         ground: [N, 96] of `colour_band_descriptors`.
-        aerial: the same of the mapped aerial images; row i of both is a pair.
-        block: queries scored at a time.
-
-    Returns:
-        float64 [N], as `true_ranks`.
     """
-    # |q - g|^2 = |q|^2 + 2 - 2 (q . g + 1 - |g|^2 / 2): nearest is the largest inner product of
-    # these; the 1 keeps a black panorama from being a zero descriptor
-    query = F.pad(ground, (0, 1), value=1.0)
-    gallery = torch.cat([aerial, 1 - aerial.square().sum(dim=1, keepdim=True) / 2], dim=1)
-    own = torch.arange(len(ground), device=ground.device)
-    return true_ranks(query, gallery, own, block)
+    return F.pad(ground, (0, 1), value=1.0)
+
+
+def as_gallery(aerial: Tensor) -> Tensor:
+    """Return the descriptors [N, 97] of what `as_query` looks for, of [N, 96]."""
+    return torch.cat([aerial, 1 - aerial.square().sum(dim=1, keepdim=True) / 2], dim=1)

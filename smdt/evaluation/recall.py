@@ -1,8 +1,8 @@
-"""How far down its list each query finds the true place, exact, in blocks of queries.
+"""How far down its list each query finds a right place, exact, in blocks of queries.
 
-Q queries, G gallery items, D descriptor. A block of queries is scored against the whole gallery by
-one matrix product, out of which the true score is read too: a score that is computed on its own
-differs from it in the last digits.
+Q queries, G gallery items, D descriptor, R right items of a query, M items that do not count. A
+block of queries is scored against the whole gallery by one matrix product, out of which the true
+score is read too: a score that is computed on its own differs from it in the last digits.
 
 Equal descriptors get scores that differ in the last digits even inside one product (measured: by
 column, by block size, by thread count). Scores within the product's rounding error of the true one
@@ -27,34 +27,43 @@ class EvaluationError(UserError):
     """Descriptors that can't be ranked."""
 
 
-def true_ranks(query: Tensor, gallery: Tensor, true_index: Tensor, block: int = BLOCK) -> Tensor:
-    """Rank the true gallery item of each query by inner product.
+def true_ranks(
+    query: Tensor,
+    gallery: Tensor,
+    right: Tensor,
+    ignored: Tensor | None = None,
+    block: int = BLOCK,
+) -> Tensor:
+    """Rank the nearest right gallery item of each query by inner product.
 
     Args:
         query: [Q, D], fp32 or fp64.
         gallery: [G, D], on the same device.
-        true_index: int64 [Q], the gallery item that is right.
+        right: int64 [Q, R], gallery items that are right; a query with fewer repeats one.
+        ignored: int64 [Q, M], gallery items that are neither right nor wrong, likewise; None is
+            none. An item that is right as well is right.
         block: queries scored at a time.
 
     Returns:
-        float64 [Q]: the number of gallery items that are strictly nearer than the true one, plus
-        half of the ties. 0 is best.
+        float64 [Q]: the number of wrong gallery items that are strictly nearer than the nearest
+        right one, plus half of the ties. 0 is best.
 
     Raises:
         EvaluationError: a descriptor is zero or not finite.
     """
     tolerance_Q = _rounding_error(query, gallery)
-    ranks = []
+    ranks = torch.empty(len(query), dtype=torch.float64, device=query.device)
     for rows, scores_QG in _score_blocks(query, gallery, block):
-        true_Q1 = scores_QG.gather(1, true_index[rows].unsqueeze(1))
+        true_Q1 = scores_QG.gather(1, right[rows]).amax(dim=1, keepdim=True)
+        for uncounted in (right, ignored):
+            if uncounted is not None:
+                scores_QG.scatter_(1, uncounted[rows], -math.inf)
         tolerance_Q1 = tolerance_Q[rows].unsqueeze(1)
-        nearer_QG = scores_QG > true_Q1 + tolerance_Q1
-        not_farther_QG = scores_QG >= true_Q1 - tolerance_Q1
-        # a nearer item counts two halves, a tie one, as the true item itself does; torch adds
-        # bytes five times as fast as booleans
-        halves_QG = nearer_QG.view(torch.uint8) + not_farther_QG.view(torch.uint8)
-        ranks.append((halves_QG.sum(dim=1, dtype=torch.int32) - 1).double() / 2)
-    return torch.cat([torch.empty(0, dtype=torch.float64, device=query.device), *ranks])
+        # a nearer item is two halves, a tie one; torch adds bytes five times as fast as booleans
+        halves_QG = (scores_QG > true_Q1 + tolerance_Q1).view(torch.uint8)
+        halves_QG += (scores_QG >= true_Q1 - tolerance_Q1).view(torch.uint8)
+        ranks[rows] = halves_QG.sum(dim=1, dtype=torch.int32) / 2
+    return ranks
 
 
 def nearest(query: Tensor, gallery: Tensor, k: int, block: int = BLOCK) -> tuple[Tensor, Tensor]:
@@ -134,9 +143,13 @@ def _depths(gallery_size: int) -> dict[str, int]:
 
 
 def _score_blocks(query: Tensor, gallery: Tensor, block: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the scores of a block of queries, which the caller may write to until the next one."""
+    # memory that is new for each block would cost the kernel as much time as the comparisons
+    scores_QG = query.new_empty(min(block, len(query)), len(gallery))
     for start in range(0, len(query), block):
-        rows = slice(start, start + block)
-        yield rows, query[rows] @ gallery.T
+        rows = slice(start, min(start + block, len(query)))
+        count = rows.stop - start
+        yield rows, torch.mm(query[rows], gallery.T, out=scores_QG[:count])
 
 
 def _rounding_error(query: Tensor, gallery: Tensor) -> Tensor:

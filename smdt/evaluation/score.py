@@ -3,7 +3,7 @@
 
 def score_text(name: str, value: float) -> str:
     """Return a recall or an IoU in percent, PSNR and SD in decibels, any other as it is."""
-    if name.startswith("R@") or "IoU" in name:
+    if name.startswith("R@") or "IoU" in name or name == "hit rate":
         return f"{value:.2%}"
     if name in ("PSNR", "SD"):
         return f"{value:.2f} dB"

@@ -69,21 +69,33 @@ def turn(panoramas: Tensor, clockwise_deg: NDArray[np.float64]) -> Tensor:
     return panoramas.gather(3, columns_BW[:, None, None, :].expand_as(panoramas))
 
 
-def crop_field_of_view(panoramas: Tensor, fov_deg: float) -> Tensor:
-    """Keep the middle columns of [B, C, H, W] panoramas, `fov_deg` degrees of 360.
+def north_up(panoramas: Tensor, heading_deg: NDArray[np.float64]) -> Tensor:
+    """Turn panoramas so that their middle column looks north.
 
-    The number of columns is rounded to the nearest, at least one; column W/2 of the input is
-    column W'/2 of the result (both rounded down).
-
-    Raises:
-        ValueError: the field of view is not above 0 and at most 360 degrees.
+    Args:
+        panoramas: [B, C, H, W], all round.
+        heading_deg: [B], of their middle column now; unknown (NaN) is taken for north.
     """
-    if not 0 < fov_deg <= 360:
-        raise ValueError(f"a field of view of {fov_deg} degrees is not above 0 and at most 360")
+    known = np.nan_to_num(heading_deg)
+    return turn(panoramas, -known) if known.any() else panoramas
+
+
+def keep_field_of_view(panoramas: Tensor, fov_deg: NDArray[np.float64]) -> Tensor:
+    """Keep the middle columns of panoramas and make the others black, as what nobody has seen.
+
+    The number of columns is rounded to the nearest, at least one; column W/2 is the middle one of
+    what is kept (rounded down).
+
+    Args:
+        panoramas: [B, C, H, W], values 0 to 255.
+        fov_deg: [B], above 0 and at most 360.
+    """
     width = panoramas.shape[-1]
-    kept = max(round(width * fov_deg / 360), 1)
-    start = width // 2 - kept // 2
-    return panoramas[..., start : start + kept]
+    kept = np.maximum(np.rint(np.asarray(fov_deg) * width / 360).astype(np.int64), 1)
+    first = width // 2 - kept // 2
+    columns = np.arange(width)
+    seen = (columns >= first[:, None]) & (columns < (first + kept)[:, None])  # [B, W]
+    return panoramas * torch.from_numpy(seen).to(panoramas.device)[:, None, None, :]
 
 
 def normalise(

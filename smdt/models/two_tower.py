@@ -126,9 +126,11 @@ class TwoTower(nn.Module):
         descriptors: Tensor = self.aerial(aerial)
         return descriptors
 
-    def forward(self, ground: Tensor, aerial: Tensor) -> tuple[Tensor, ...]:
-        """L2-normalised fp32 descriptors [B, D] of both views; a learned scale [1] with them."""
-        descriptors = self.embed_ground(ground), self.embed_aerial(aerial)
+    def forward(self, ground: Tensor | None, aerial: Tensor | None) -> tuple[Tensor, ...]:
+        """L2-normalised fp32 descriptors [B, D] of each view that there is; a learned scale [1]."""
+        descriptors = [] if ground is None else [self.embed_ground(ground)]
+        if aerial is not None:
+            descriptors.append(self.embed_aerial(aerial))
         if self.log_scale is None:
-            return descriptors
+            return tuple(descriptors)
         return (*descriptors, self.log_scale.float().exp())

@@ -44,13 +44,14 @@ def write_report(root: Path) -> Path:
     state = folder.read_state() or {}
     pictures: dict[str, Any] = {"retrievals": {}, "aerial_inputs": [], "alignments": []}
     if evaluation and isinstance(config, RetrievalConfig | AlignmentConfig):
-        split = Split.open(evaluation["shards"], evaluation["protocol"], config.data.cache)
+        split = Split.open(evaluation["shards"], evaluation["split"], config.data.cache)
         shown = Pictures(split)
         if isinstance(config, RetrievalConfig):
             found = evaluation["retrievals"]
-            pictures["retrievals"] = retrievals(shown, split, found)
-            queries = [row["query"] for row in found[:AERIAL_INPUTS]]
-            pictures["aerial_inputs"] = aerial_inputs(shown, config, queries)
+            gallery = Split.open(evaluation["shards"], evaluation["gallery"], config.data.cache)
+            tiles = Pictures(gallery)
+            pictures["retrievals"] = retrievals(shown, tiles, found)
+            pictures["aerial_inputs"] = aerial_inputs(shown, tiles, config, found[:AERIAL_INPUTS])
         elif checkpoint.published(folder.checkpoints):
             pictures["alignments"] = alignments(shown, root, spread(len(split), ALIGNMENTS))
     page = Environment(loader=PackageLoader("smdt.report", "."), autoescape=select_autoescape())
@@ -61,7 +62,7 @@ def write_report(root: Path) -> Path:
         ranks=read_json(folder.environment).get("world_size", "?"),
         precision=config.precision,
         shards=config.data.shards,
-        protocol=evaluation.get("protocol", ""),
+        protocol=evaluation.get("protocol", evaluation.get("split", "")),
         samples=evaluation.get("queries", evaluation.get("pairs", 0)),
         missing=evaluation.get("missing", 0),
         scores=evaluation.get("scores", {}),
@@ -136,20 +137,28 @@ def times(steps: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def retrievals(
-    pictures: Pictures, split: Split, found: Sequence[Mapping[str, Any]]
+    queries: Pictures, gallery: Pictures, found: Sequence[Mapping[str, Any]]
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the best and the worst queries with the tiles that were nearest, by title."""
 
     def row(entry: Mapping[str, Any]) -> dict[str, Any]:
-        query = entry["query"]
+        right = entry["right"]
         scores = dict(zip(entry["nearest"], entry["scores"], strict=True))
-        scores.setdefault(query, entry["true_score"])  # a true tile that was missed comes last
-        tiles = [_tile(pictures, split, tile, score, query) for tile, score in scores.items()]
+        if not set(right) & set(scores):  # a true tile that was missed comes last
+            scores[right[0]] = entry["true_score"]
         return {
-            "query": pictures.source(query, "ground"),
-            "name": split.source_id(query),
+            "query": queries.source(entry["query"], "ground"),
+            "name": queries.name(entry["query"]),
             "position": f"{1 + entry['rank']:g}",
-            "tiles": tiles,
+            "tiles": [
+                {
+                    "image": gallery.source(tile, "aerial"),
+                    "name": gallery.name(tile),
+                    "score": score,
+                    "true": tile in right,
+                }
+                for tile, score in scores.items()
+            ],
         }
 
     half = min(RETRIEVALS, len(found) // 2)
@@ -159,28 +168,23 @@ def retrievals(
     }
 
 
-def _tile(pictures: Pictures, split: Split, tile: int, score: float, query: int) -> dict[str, Any]:
-    return {
-        "image": pictures.source(tile, "aerial"),
-        "name": split.source_id(tile),
-        "score": score,
-        "true": tile == query,
-    }
-
-
 def aerial_inputs(
-    pictures: Pictures, config: RetrievalConfig, sample_ids: Sequence[int]
+    queries: Pictures,
+    gallery: Pictures,
+    config: RetrievalConfig,
+    found: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, str]]:
-    """Return aerial image, what the aerial tower sees of it, and the panorama of some samples."""
+    """Return aerial image, what the aerial tower sees of it, and the panorama of some queries."""
     aerial = aerial_images(config)
-    batches = pictures.batches(sample_ids, aerial_view(config))
+    tiles = [entry["right"][0] for entry in found]
+    batches = gallery.batches(tiles, aerial_view(config))
     return [
         {
-            "aerial": pictures.source(sample_id, "aerial"),
+            "aerial": gallery.source(tile, "aerial"),
             "input": tensor_uri(aerial(batch, slice(0, 1))[0]),
-            "ground": pictures.source(sample_id, "ground"),
+            "ground": queries.source(entry["query"], "ground"),
         }
-        for sample_id, batch in zip(sample_ids, batches, strict=True)
+        for entry, tile, batch in zip(found, tiles, batches, strict=True)
     ]
 
 

@@ -240,7 +240,7 @@ class AlignmentStage(Stage):
             self.align(blank)
         scores, count = measured.compute()
         details = {
-            "protocol": data.split,
+            "split": data.split,
             "shards": str(data.shards),
             "pairs": count,
             "missing": missing_samples(split, count, data.max_missing),

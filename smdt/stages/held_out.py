@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from smdt.data.distinct_places import Ids
 from smdt.data.loader import EvaluationLoader
 from smdt.data.split import DataError, Split
 from smdt.training.stage import EvaluationData, StepContext
@@ -20,9 +21,14 @@ def open_held_out(
 
 
 def loader_of_rank(
-    split: Split, views: Sequence[str], context: StepContext, batch: int, max_missing: int
+    split: Split,
+    views: Sequence[str],
+    context: StepContext,
+    batch: int,
+    max_missing: int,
+    sample_ids: Ids | None = None,
 ) -> EvaluationLoader:
-    """Return the loader of a rank's part of a split."""
+    """Return the loader of a rank's part of a split, or of some samples of it."""
     return EvaluationLoader(
         split,
         views=views,
@@ -31,6 +37,7 @@ def loader_of_rank(
         world_size=context.world_size,
         device=context.device,
         max_missing=max_missing,
+        sample_ids=sample_ids,
     )
 
 

@@ -1,17 +1,20 @@
 """What a score is worth: chance, unlearned baselines, and the model before training."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from smdt.config import AlignmentConfig, Config, RetrievalConfig
-from smdt.data.loader import EvaluationLoader
-from smdt.data.split import Split
-from smdt.evaluation.baseline import baseline_ranks, colour_band_descriptors
-from smdt.evaluation.recall import chance, recalls
+from smdt.data.batch import Batch
+from smdt.evaluation.baseline import as_gallery, as_query, colour_band_descriptors
+from smdt.evaluation.recall import chance
 from smdt.geometry.aerial import AlignmentSourceConfig
 from smdt.stages import make_stage
 from smdt.stages.alignment_references import alignment_references
 from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.trained import evaluate_stage
+from smdt.training.stage import Evaluation
 
 Recalls = dict[str, float]
 Scores = dict[str, float]
@@ -33,30 +36,32 @@ def references(config: Config, shards: str, split: str) -> dict[str, Scores]:
 
 def retrieval_references(config: RetrievalConfig, shards: str, split: str) -> dict[str, Recalls]:
     """Measure the recall of chance, of no learning, and of the towers before training."""
-    held_out = Split.open(shards, split, config.data.cache)
     torch.manual_seed(config.run.seed)
     untrained = evaluate_stage(config, make_stage(config), shards, split)
     return {
         "the model before training": dict(untrained.scores),
-        "nearest mean colours": unlearned(config, held_out),
-        "chance": chance(len(held_out)),
+        "nearest mean colours": dict(unlearned(config, shards, split).scores),
+        "chance": chance(int(str(untrained.details["gallery_size"]))),
     }
 
 
-def unlearned(config: RetrievalConfig, split: Split) -> Recalls:
-    """Recalls of the nearest mean colours of the polar image, which learn nothing."""
+def unlearned(config: RetrievalConfig, shards: str, split: str) -> Evaluation:
+    """Evaluate the nearest mean colours of the polar image, which learn nothing."""
     polar = {"aerial": "polar", "alignment": AlignmentSourceConfig()}
-    stage = RetrievalStage(config.model_copy(update=polar))
-    loader = EvaluationLoader(
-        split,
-        views=stage.views,
-        batch=config.evaluation.batch,
-        rank=0,
-        world_size=1,
-        device=torch.device("cpu"),
-    )
-    pairs = [stage.images(batch, slice(0, len(batch.sample_ids))) for batch in loader]
-    ground, aerial = (
-        torch.cat([colour_band_descriptors(pair[side]) for pair in pairs]) for side in (0, 1)
-    )
-    return recalls(baseline_ranks(ground, aerial).numpy(), len(aerial))
+    config = config.model_copy(update=polar)
+    return evaluate_stage(config, MeanColours(config), shards, split)
+
+
+class MeanColours(RetrievalStage):
+    """Retrieval by mean colours in place of towers."""
+
+    def embed(self, batch: Batch | None, views: Sequence[str]) -> list[Tensor]:
+        """Return mean colours, by view so that the nearest has the largest inner product."""
+        described = {self.views[0]: as_query, self.views[1]: as_gallery}
+        images = [
+            torch.zeros(0, 3, 1, 1) if batch is None else self.seen(batch, view) for view in views
+        ]
+        return [
+            described[view](colour_band_descriptors(each))
+            for view, each in zip(views, images, strict=True)
+        ]

@@ -8,37 +8,38 @@ to its own descriptors is carried through the towers chunk by chunk (gradient ca
 B samples of the global batch, b of this rank's share, D descriptor.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from smdt.config import RetrievalConfig
-from smdt.data.loader import Batch, EvaluationLoader
+from smdt.data.loader import Batch
 from smdt.data.neighbours import NO_NEIGHBOUR
 from smdt.data.order import evaluation_slice
-from smdt.data.randomness import chunk_seed, sample_seed
+from smdt.data.randomness import NO_EPOCH, chunk_seed, look_seed, sample_seed
 from smdt.data.split import Split
-from smdt.evaluation.recall import nearest, nearest_elsewhere, recalls, true_ranks
+from smdt.evaluation.protocol import HIT_RATE
+from smdt.evaluation.recall import nearest_elsewhere, recalls
 from smdt.geometry.augment import draw
-from smdt.geometry.view import normalise, resize, resize_classes
+from smdt.geometry.look import draw_look
+from smdt.geometry.view import normalise, north_up, resize, resize_classes
 from smdt.losses import InfoNceConfig
 from smdt.models.two_tower import TwoTower
 from smdt.semantics.augment import draw_semantics
 from smdt.stages.aerial import aerial_images, aerial_view
 from smdt.stages.chunks import equal_slices
 from smdt.stages.global_loss import loss_over_ranks
-from smdt.stages.held_out import loader_of_rank, missing_samples, open_held_out
+from smdt.stages.held_out import loader_of_rank
+from smdt.stages.ranking import choose_protocol, embed, retrievals, search
 from smdt.training.engine import Engine
 from smdt.training.gathering import gather_ragged
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
 from smdt.training.utilization import forward_flops
 
 ENGINE = "two_tower"
-SHOWN = 12
-"""How many of the best and of the worst retrievals an evaluation keeps for the report."""
+GROUND = "ground"
 
 
 class RetrievalStage(Stage):
@@ -48,7 +49,7 @@ class RetrievalStage(Stage):
 
     def __init__(self, config: RetrievalConfig) -> None:
         self._config = config
-        self.views = ("ground", aerial_view(config))
+        self.views = GROUND, aerial_view(config)
         loss = config.loss
         temperature = loss.temperature if isinstance(loss, InfoNceConfig) else None
         sizes = config.geometry.panorama_size, config.aerial_size
@@ -73,8 +74,12 @@ class RetrievalStage(Stage):
         Returns:
             Ground and aerial images, [rows, 3, H, W] each, values 0 to 255, uint8 or float32.
         """
-        ground = resize(batch.images["ground"][rows], self._config.geometry.panorama_size)
-        return ground, self._aerial(batch, rows)
+        return self._ground(batch, rows), self._aerial(batch, rows)
+
+    def _ground(self, batch: Batch, rows: slice) -> Tensor:
+        """Return panoramas with north in the middle, as far as their heading is known."""
+        panoramas = resize(batch.images[GROUND][rows], self._config.geometry.panorama_size)
+        return north_up(panoramas, batch.heading_deg[rows])
 
     def inputs(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
         """Return the towers' inputs for some rows: `images` as float32 in [-1, 1]."""
@@ -82,16 +87,23 @@ class RetrievalStage(Stage):
         return normalise(ground), normalise(aerial)
 
     def augmented(self, batch: Batch, rows: slice, seed: int) -> tuple[Tensor, Tensor]:
-        """Return `inputs` painted, turned and mirrored as drawn for each pair in this epoch."""
-        ids = batch.sample_ids[rows]
-        seeds = [sample_seed(seed, batch.epoch, int(i)) for i in ids]
-        drawn = draw(self._config.augment, seeds)
+        """Return `inputs` as drawn for each pair in this epoch.
+
+        Ground images are painted and show a part of what is around; both views are turned and
+        mirrored.
+        """
+        ids, augment = batch.sample_ids[rows].tolist(), self._config.augment
         ground, aerial = self.images(batch, rows)
         if "seg" in batch.images:
             classes = resize_classes(batch.images["seg"][rows], self._config.geometry.panorama_size)
             painted = draw_semantics(self._config.semantics, seed, batch.epoch, ids)
             ground = painted.apply(ground, classes)
-        return drawn.apply(normalise(ground)), self._aerial.moved(normalise(aerial), drawn)
+        drawn = draw(augment, [sample_seed(seed, batch.epoch, i) for i in ids])
+        look = draw_look(
+            augment.fov_deg, augment.unknown_heading, [look_seed(seed, batch.epoch, i) for i in ids]
+        )
+        ground = drawn.apply(look.apply(ground))
+        return normalise(ground), self._aerial.moved(normalise(aerial), drawn)
 
     def step(
         self, engines: Mapping[str, Engine], batch: Batch, context: StepContext
@@ -119,93 +131,75 @@ class RetrievalStage(Stage):
 
     @torch.no_grad()
     def evaluate(self, context: StepContext, data: EvaluationData) -> Evaluation:
-        """Find each ground panorama's aerial image among all of the split's."""
-        split, loader = open_held_out(self.views, context, data)
-        self._aerial.require(split)
-        found = self.embed(loader, context)
-        count = len(found.sample_ids)
-        missing = missing_samples(split, count, data.max_missing)
-        # Each rank scores its part of the queries against the whole gallery.
-        own = evaluation_slice(count, context.rank, context.world_size)
-        positions = torch.arange(own.start, own.stop, device=found.ground.device)
-        own_ranks = true_ranks(found.ground[positions], found.aerial, positions)
-        ranks = gather_ragged(own_ranks).cpu().numpy()
-        scores = recalls(ranks, count)
+        """Find each ground image's place in the gallery, by the rules of the data set."""
+        section = self._config.evaluation
+        split = Split.open(data.shards, data.split, data.cache)
+        protocol = choose_protocol(section.protocol, split)
+        found = search(self, protocol, context, data)
+        ranks = found.ranks()
+        scores = recalls(ranks, len(found.gallery_ids))
+        if found.truth.ignored.shape[1]:
+            scores[HIT_RATE] = float(np.mean(found.ranks(ignoring=True) < 1))
+        label = section.label(protocol.name)
         details = {
-            "protocol": data.split,
+            "protocol": label,
+            "split": data.split,
+            "gallery": found.gallery.name,
             "shards": str(data.shards),
             "queries": len(ranks),
-            "missing": missing,
+            "gallery_size": len(found.gallery_ids),
+            "missing": found.missing,
             "retrievals": retrievals(found, ranks),
         }
-        return Evaluation(protocol=data.split, scores=scores, details=details)
+        return Evaluation(protocol=label, scores=scores, details=details)
 
     @torch.no_grad()
     def neighbours(self, context: StepContext, split: Split, count: int) -> Tensor:
         """Find the aerial images of other places that each ground panorama is most like."""
         batch, max_missing = self._config.evaluation.batch, self._config.data.max_quarantined
         loader = loader_of_rank(split, self.views, context, batch, max_missing)
-        found = self.embed(loader, context)
-        own = evaluation_slice(len(split), context.rank, context.world_size)
-        asking = (found.sample_ids >= own.start) & (found.sample_ids < own.stop)
-        shown = torch.from_numpy(split.shown(found.sample_ids.numpy())).to(found.ground.device)
-        near = nearest_elsewhere(
-            found.ground[asking], found.aerial, shown[asking], shown[:, 0], count
+        ids, ground, aerial = embed(self, loader, self.views)
+        gallery_ids, gallery = gather_ragged(ids), gather_ragged(aerial)
+        own_shown, shown = (
+            torch.from_numpy(split.shown(each.cpu().numpy())).to(context.device)
+            for each in (ids, gallery_ids)
         )
-        near = near.cpu()
+        near = nearest_elsewhere(ground, gallery, own_shown, shown[:, 0], count)
         # What could not be read has no neighbours and is none.
-        table = torch.full((len(own), count), NO_NEIGHBOUR, dtype=torch.int32)
-        ids = torch.where(near < 0, NO_NEIGHBOUR, found.sample_ids[near])
-        table[found.sample_ids[asking] - own.start] = ids.int()
-        return table.to(context.device)
+        own = evaluation_slice(len(split), context.rank, context.world_size)
+        table = torch.full((len(own), count), NO_NEIGHBOUR, dtype=torch.int32, device=ground.device)
+        table[ids - own.start] = torch.where(near < 0, NO_NEIGHBOUR, gallery_ids[near]).int()
+        return table
 
-    def embed(self, loader: EvaluationLoader, context: StepContext) -> "Descriptors":
-        """Embed what the loader of every rank reads; every rank calls it and gets all of it."""
+    def require(self, split: Split) -> None:
+        """Check that a gallery's images are what the towers were trained on.
+
+        Raises:
+            DataInputError: they are not.
+        """
+        self._aerial.require(split)
+
+    def embed(self, batch: Batch | None, views: Sequence[str]) -> list[Tensor]:
+        """Return the descriptors of some views, ground images as evaluation shows them."""
         self.towers.eval()
-        views: list[tuple[Tensor, Tensor]] = []
-        ids: list[np.ndarray] = []
-        for batch in loader:
-            everything = slice(0, len(batch.sample_ids))
-            ground, aerial, *_ = self.towers(*self.inputs(batch, everything))
-            views.append((ground, aerial))
-            ids.append(batch.sample_ids)
-        # Under ZeRO 3 a forward is a collective: ranks with fewer batches join in empty-handed.
-        sizes = (self._config.geometry.panorama_size, self._config.aerial_size)
-        blanks = [torch.zeros(1, 3, *size, device=context.device) for size in sizes]
-        for _ in range(loader.longest - len(views)):
-            self.towers(*blanks)
-        nothing = torch.empty(0, self.towers.descriptor_dim, device=context.device)
-        return Descriptors(
-            sample_ids=gather_ragged(
-                torch.from_numpy(np.concatenate([np.empty(0, np.int64), *ids]))
-            ),
-            ground=gather_ragged(torch.cat([nothing, *(ground for ground, _ in views)])),
-            aerial=gather_ragged(torch.cat([nothing, *(aerial for _, aerial in views)])),
+        sizes = dict(
+            zip(self.views, (self._config.geometry.panorama_size, self._aerial.size), strict=True)
         )
+        if batch is None:
+            device = next(self.towers.parameters()).device
+            images = {view: torch.zeros(1, 3, *sizes[view], device=device) for view in views}
+        else:
+            images = {view: normalise(self.seen(batch, view)) for view in views}
+        ground, aerial = (images.get(view) for view in self.views)
+        descriptors = self.towers(ground, aerial)[: len(views)]
+        return [each[:0] if batch is None else each for each in descriptors]
 
-
-@dataclass(frozen=True)
-class Descriptors:
-    """Both views of the samples of a split: ids int64 [N], descriptors float32 [N, D]."""
-
-    sample_ids: Tensor
-    ground: Tensor
-    aerial: Tensor
-
-
-def retrievals(found: Descriptors, ranks: np.ndarray) -> list[dict[str, object]]:
-    """Return the best and the worst queries with the five nearest aerial images of each."""
-    order = np.argsort(ranks, kind="stable")
-    shown = order if len(order) <= 2 * SHOWN else np.concatenate([order[:SHOWN], order[-SHOWN:]])
-    k = min(5, len(ranks))
-    scores, indices = nearest(found.ground[torch.from_numpy(shown)], found.aerial, k)
-    return [
-        {
-            "query": int(found.sample_ids[query]),
-            "rank": float(ranks[query]),
-            "nearest": found.sample_ids[indices[row].cpu()].tolist(),
-            "scores": scores[row].tolist(),
-            "true_score": float(found.ground[query] @ found.aerial[query]),
-        }
-        for row, query in enumerate(shown.tolist())
-    ]
+    def seen(self, batch: Batch, view: str) -> Tensor:
+        """Return what a tower sees of a batch in an evaluation: [n, 3, H, W], 0 to 255."""
+        rows = slice(0, len(batch.sample_ids))
+        if view != self.views[0]:
+            return self._aerial(batch, rows)
+        seeds = [look_seed(self._config.run.seed, NO_EPOCH, int(i)) for i in batch.sample_ids]
+        section = self._config.evaluation
+        look = draw_look((section.fov_deg, section.fov_deg), section.unknown_heading, seeds)
+        return look.apply(self._ground(batch, rows))

@@ -112,7 +112,7 @@ class SegmentationStage(Stage):
             dist.all_reduce(seen)
         missing = missing_samples(split, int(seen), data.max_missing)
         details = {
-            "protocol": data.split,
+            "split": data.split,
             "shards": str(data.shards),
             "samples": int(seen),
             "missing": missing,

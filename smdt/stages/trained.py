@@ -1,17 +1,68 @@
 """A trained stage, from a run or a checkpoint: weights only, no DeepSpeed state."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
+from data_shards import manifest
 from data_shards.errors import InputError
 from smdt import config as configuration
 from smdt.config import Config, RetrievalConfig
+from smdt.evaluation.protocol import PROTOCOLS, protocol_of
 from smdt.stages import make_stage
 from smdt.stages.alignment import AlignmentStage
 from smdt.stages.weights import find_weights, load_weights
 from smdt.training import checkpoint
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the rules of a retrieval's evaluation are, where they are not the run's own (None)."""
+
+    protocol: str | None = None
+    fov_deg: float | None = None
+    unknown_heading: bool | None = None
+
+    def apply(self, config: Config) -> Config:
+        """Return a configuration by these rules.
+
+        Raises:
+            InputError: it is of another stage, or there is no such rule.
+        """
+        changes = {name: value for name, value in asdict(self).items() if value is not None}
+        if not changes:
+            return config
+        if not isinstance(config, RetrievalConfig):
+            raise InputError(
+                "--protocol, --fov and --unknown-heading are about retrieval, and this run is of "
+                f"stage {config.stage!r}"
+            )
+        try:
+            section = config.evaluation.model_validate(
+                {**config.evaluation.model_dump(), **changes}
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            flag = "--fov" if "fov_deg" in first["loc"] else "--protocol"
+            raise InputError(f"{flag}: {first['msg']}") from None
+        return config.model_copy(update={"evaluation": section})
+
+    def split(self, shards: str) -> str:
+        """Return the split that is evaluated where nobody names one.
+
+        Raises:
+            InputError: there are no such shards.
+        """
+        if self.protocol in PROTOCOLS:
+            return PROTOCOLS[str(self.protocol)].split
+        described = manifest.load(shards)
+        return protocol_of(described.name, described.source.get("area"), None).split
+
+
+AS_TRAINED = Asked()
 
 
 def load_config(folder: Path, alignment: Path | None = None) -> Config:
@@ -33,7 +84,9 @@ def load_config(folder: Path, alignment: Path | None = None) -> Config:
     return config.model_copy(update={"alignment": moved})
 
 
-def load_stage(trained: Path, alignment: Path | None = None) -> tuple[Config, Stage]:
+def load_stage(
+    trained: Path, alignment: Path | None = None, asked: Asked = AS_TRAINED
+) -> tuple[Config, Stage]:
     """Return the configuration and the stage of a checkpoint or run, weights loaded, fp32.
 
     Raises:
@@ -41,7 +94,7 @@ def load_stage(trained: Path, alignment: Path | None = None) -> tuple[Config, St
             or one of other weights.
     """
     folder = find_weights(trained)
-    config = load_config(folder, alignment)
+    config = asked.apply(load_config(folder, alignment))
     stage = make_stage(config)
     load_weights(stage, folder)
     return config, stage
@@ -54,13 +107,14 @@ def evaluate_trained(
     max_missing: int,
     panogan_compat: bool = False,
     alignment: Path | None = None,
+    asked: Asked = AS_TRAINED,
 ) -> Evaluation:
     """Evaluate a checkpoint or run on a split, in this process alone.
 
     Raises:
         InputError: as `load_stage`; or `panogan_compat` for a stage that makes no images.
     """
-    config, stage = load_stage(trained, alignment)
+    config, stage = load_stage(trained, alignment, asked)
     if panogan_compat and stage.name != AlignmentStage.name:
         raise InputError(
             f"--panogan-compat is about generated images, and {trained} is of stage {stage.name!r}"

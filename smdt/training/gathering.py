@@ -1,8 +1,12 @@
-"""Tensors of all ranks in one, in rank order."""
+"""Tensors and lists of all ranks in one, in rank order."""
+
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def gather_equal(own: Tensor) -> Tensor:
@@ -19,6 +23,15 @@ def gather_equal(own: Tensor) -> Tensor:
     gathered = own.new_empty(dist.get_world_size() * len(own), *own.shape[1:])
     dist.all_gather_single(gathered, own.contiguous())
     return gathered
+
+
+def gather_lists(own: list[T]) -> list[T]:
+    """Concatenate every rank's list; all ranks call it and get the same. For a few small things."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return own.copy()
+    everyone: list[list[T]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, own)
+    return [each for part in everyone for each in part]
 
 
 def gather_ragged(own: Tensor) -> Tensor:

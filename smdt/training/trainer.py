@@ -234,7 +234,7 @@ class Trainer:
         self._display.say(f"step {progress.step}: {text}")
         _log.info("step %d: %s", progress.step, text)
         for name, value in evaluation.scores.items():
-            if name.startswith("R@"):
+            if name.startswith("R@") or name == "hit rate":
                 self._metrics.recall(evaluation.protocol, name.removeprefix("R@")).set(value)
             else:
                 self._metrics.image_quality(name).set(value)

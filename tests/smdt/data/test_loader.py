@@ -239,6 +239,18 @@ def test_evaluation_reads_each_sample_once(built, evaluation, pixels, world_size
     assert max(batches) == loader.longest
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_evaluation_of_some_samples_reads_those_in_their_order(built, evaluation, world_size):
+    chosen = np.array([20, 3, 4, 0, 11, 22, 7])
+    loaders = [
+        evaluation(built, rank=rank, world_size=world_size, sample_ids=chosen, batch=2)
+        for rank in range(world_size)
+    ]
+    seen = [batch.sample_ids.tolist() for loader in loaders for batch in loader]
+    assert [i for batch in seen for i in batch] == chosen.tolist()
+    assert {loader.longest for loader in loaders} == {4 if world_size == 1 else 2}
+
+
 def test_evaluation_of_a_gallery(built, evaluation):
     (batch,) = evaluation(built, split="gallery", views=("aerial",), batch=8)
     assert batch.sample_ids.tolist() == [0, 1, 2, 3, 4]

@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from smdt.evaluation.baseline import baseline_ranks, colour_band_descriptors
+from smdt.evaluation.baseline import as_gallery, as_query, colour_band_descriptors
+from smdt.evaluation.recall import true_ranks
 
 
 def panoramas(count: int, seed: int = 0) -> torch.Tensor:
@@ -28,10 +29,13 @@ def test_ranks_are_of_the_euclidean_distance():
     expected = [
         (row < row[i]).sum() + ((row == row[i]).sum() - 1) / 2 for i, row in enumerate(distance)
     ]
-    np.testing.assert_array_equal(baseline_ranks(ground, aerial, block=9).numpy(), expected)
+    own = torch.arange(50).unsqueeze(1)
+    ranks = true_ranks(as_query(ground), as_gallery(aerial), own, block=9)
+    np.testing.assert_array_equal(ranks.numpy(), expected)
 
 
 def test_equal_panoramas_find_each_other_and_black_ones_are_no_error():
     colours = colour_band_descriptors(panoramas(20))
     colours[0] = 0
-    assert (baseline_ranks(colours, colours) == 0).all()
+    own = torch.arange(20).unsqueeze(1)
+    assert (true_ranks(as_query(colours), as_gallery(colours), own) == 0).all()

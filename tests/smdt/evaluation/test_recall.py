@@ -19,16 +19,17 @@ def unit(count: int, dim: int, seed: int = 0) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(count, dim, generator=generator), dim=1)
 
 
-def ranks_oracle(query: torch.Tensor, gallery: torch.Tensor, true_index: np.ndarray) -> np.ndarray:
+def ranks_oracle(query, gallery, right, ignored) -> np.ndarray:
     """One query at a time in float64; equal gallery rows are made equal scores by hand."""
     ranks = []
     unique, place = np.unique(gallery.numpy(), axis=0, return_inverse=True)
     place = place.ravel()
-    for row, true in zip(query.double().numpy(), true_index, strict=True):
+    for row, good, neither in zip(query.double().numpy(), right, ignored, strict=True):
         scores = (unique.astype(np.float64) @ row)[place]
-        better = sum(score > scores[true] for score in scores)
-        ties = sum(score == scores[true] for score in scores) - 1
-        ranks.append(better + ties / 2)
+        true = max(scores[item] for item in good)
+        wrong = [scores[item] for item in set(range(len(gallery))) - {*good, *neither}]
+        better = sum(score > true for score in wrong)
+        ranks.append(better + sum(score == true for score in wrong) / 2)
     return np.array(ranks)
 
 
@@ -37,20 +38,24 @@ def ranks_oracle(query: torch.Tensor, gallery: torch.Tensor, true_index: np.ndar
     gallery=st.integers(1, 60),
     dim=st.integers(2, 32),
     copies=st.integers(0, 30),
+    right=st.integers(1, 4),
+    ignored=st.integers(0, 4),
     block=st.integers(1, 50),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_equals_the_float64_oracle_with_duplicates_for_any_block(
-    queries, gallery, dim, copies, block, seed
+    queries, gallery, dim, copies, right, ignored, block, seed
 ):
     rng = np.random.default_rng(seed)
     items = unit(gallery, dim, seed)
     items = torch.cat([items, items[torch.from_numpy(rng.integers(0, gallery, copies))]])
     query = unit(queries, dim, seed + 1)
-    true_index = rng.integers(0, len(items), queries)
-    ranks = true_ranks(query, items, torch.from_numpy(true_index), block)
-    np.testing.assert_array_equal(ranks.numpy(), ranks_oracle(query, items, true_index))
+    good = rng.integers(0, len(items), (queries, right))
+    neither = rng.integers(0, len(items), (queries, ignored))
+    given = torch.from_numpy(neither) if ignored else None
+    ranks = true_ranks(query, items, torch.from_numpy(good), given, block)
+    np.testing.assert_array_equal(ranks.numpy(), ranks_oracle(query, items, good, neither))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -63,7 +68,7 @@ def test_collapsed_descriptors_never_score(count, dim, dtype, threads):
     try:
         collapsed = unit(1, dim).to(dtype).expand(count, dim).contiguous()
         for block in (1, 7, 256)[count > 500 :]:
-            ranks = true_ranks(collapsed, collapsed, torch.arange(count), block)
+            ranks = true_ranks(collapsed, collapsed, torch.arange(count).unsqueeze(1), block=block)
             assert (ranks == (count - 1) / 2).all()
     finally:
         torch.set_num_threads(before)
@@ -71,9 +76,9 @@ def test_collapsed_descriptors_never_score(count, dim, dtype, threads):
 
 def test_ranks_of_part_of_the_queries_are_the_whole_ones():
     query, gallery = unit(101, 16), unit(101, 16, seed=1)
-    own = torch.arange(101)
+    own = torch.arange(101).unsqueeze(1)
     whole = true_ranks(query, gallery, own)
-    parts = [true_ranks(query[own[r::3]], gallery, own[r::3]) for r in range(3)]
+    parts = [true_ranks(query[r::3], gallery, own[r::3]) for r in range(3)]
     for rank, part in enumerate(parts):
         assert torch.equal(part, whole[rank::3])
     assert true_ranks(query[:0], gallery, own[:0]).shape == (0,)
@@ -85,7 +90,7 @@ def test_zero_and_not_finite_descriptors_are_an_error(side, value):
     views = {"query": unit(5, 4), "gallery": unit(5, 4)}
     views[side][3] = value
     with pytest.raises(EvaluationError, match=f"1 of 5 {side} .* number 3"):
-        true_ranks(views["query"], views["gallery"], torch.arange(5))
+        true_ranks(views["query"], views["gallery"], torch.arange(5).unsqueeze(1))
     with pytest.raises(EvaluationError, match=side):
         nearest(views["query"], views["gallery"], 2)
 

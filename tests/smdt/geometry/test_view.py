@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smdt.geometry.view import crop_field_of_view, normalise, resize, resize_classes, turn
+from smdt.geometry.view import keep_field_of_view, normalise, resize, resize_classes, turn
 
 
 def panorama(width: int = 36) -> torch.Tensor:
@@ -40,20 +40,16 @@ def test_a_turn_by_minus_its_heading_puts_north_in_the_centre():
     assert int(turn(image, np.array([-heading_deg])).argmax()) == width // 2
 
 
-@given(st.integers(1, 100), st.floats(0.1, 360))
-def test_the_field_of_view_is_the_middle(width, fov):
-    image = torch.arange(width).view(1, 1, 1, width)
-    crop = crop_field_of_view(image, fov)
-    kept = crop.shape[-1]
-    assert kept == max(round(width * fov / 360), 1)
-    assert crop.flatten().tolist() == list(range(int(crop[0, 0, 0, 0]), int(crop[0, 0, 0, -1]) + 1))
-    assert int(crop[0, 0, 0, kept // 2]) == width // 2
-
-
-@pytest.mark.parametrize("fov", [0, -90, 361, float("nan")])
-def test_a_senseless_field_of_view_is_refused(fov):
-    with pytest.raises(ValueError, match="field of view"):
-        crop_field_of_view(panorama(), fov)
+@given(st.integers(1, 100), st.lists(st.floats(0.1, 360), min_size=1, max_size=3))
+def test_the_field_of_view_is_the_middle_and_the_rest_is_black(width, fovs):
+    images = torch.arange(1, 1 + width, dtype=torch.uint8).expand(len(fovs), 3, 2, width)
+    kept = keep_field_of_view(images, np.array(fovs))
+    assert kept.dtype == torch.uint8
+    for image, fov in zip(kept, fovs, strict=True):
+        seen = max(round(width * fov / 360), 1)
+        first = width // 2 - seen // 2
+        expected = [c + 1 if first <= c < first + seen else 0 for c in range(width)]
+        assert all(row.tolist() == expected for row in image.flatten(0, 1))
 
 
 def triangle_oracle(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -47,7 +47,7 @@ def run(world, tmp_path) -> RunFolder:
     run.append_metrics({"step": 3, "scores": scores})
     write_json(
         run.evaluation,
-        {"step": 3, "scores": scores, "protocol": "val", "shards": str(world), "pairs": 24},
+        {"step": 3, "scores": scores, "split": "val", "shards": str(world), "pairs": 24},
     )
     write_json(run.references, {"mean training image": {"SSIM": 0.2, "PSNR": 11.0}})
     return run

@@ -2,7 +2,8 @@ import pytest
 
 from data_shards.errors import InputError
 from smdt import config as configuration
-from smdt.stages.trained import evaluate_stage, evaluate_trained
+from smdt.evaluation.protocol import PROTOCOLS
+from smdt.stages.trained import Asked, evaluate_stage, evaluate_trained
 from tests.checkpoints import save_untrained
 
 
@@ -37,3 +38,67 @@ def test_a_checkpoint_scores_as_the_stage_that_it_holds(config, saved, world):
 def test_published_scores_of_images_are_asked_of_a_stage_that_makes_images(saved, world):
     with pytest.raises(InputError, match="is of stage 'retrieval'"):
         evaluate_trained(saved[0], str(world), "val", 0, panogan_compat=True)
+
+
+def test_the_rules_that_are_asked_for_are_those_of_the_scores(saved, world):
+    narrow = Asked("cvusa", 90.0, unknown_heading=True)
+    evaluation = evaluate_trained(saved[0], str(world), "val", 0, asked=narrow)
+    assert evaluation.protocol == "cvusa-fov90-unknown-heading"
+    again = evaluate_trained(saved[0], str(world), "val", 0, asked=narrow)
+    assert again == evaluation
+    whole = evaluate_trained(saved[0], str(world), "val", 0)
+    assert whole.protocol == "pairs"
+    seen = [row["true_score"] for row in sorted(whole.details["retrievals"], key=query)]
+    narrowed = [row["true_score"] for row in sorted(evaluation.details["retrievals"], key=query)]
+    assert seen != pytest.approx(narrowed, abs=1e-4)
+
+
+def query(row) -> int:
+    return row["query"]
+
+
+def test_a_known_heading_leaves_a_whole_panorama_as_it_is(saved, world):
+    whole = evaluate_trained(saved[0], str(world), "val", 0)
+    known = evaluate_trained(saved[0], str(world), "val", 0, asked=Asked(None, 360.0, False))
+    assert known == whole
+
+
+def test_the_split_is_that_of_the_protocol_or_of_the_data_set(world):
+    assert Asked().split(str(world)) == "val"
+    assert Asked("cvact_test").split(str(world)) == "test"
+    assert {name: PROTOCOLS[name].split for name in PROTOCOLS} == {
+        "pairs": "val",
+        "cvusa": "val",
+        "cvact_val": "val",
+        "cvact_test": "test",
+        "vigor_same": "test",
+        "vigor_cross": "test",
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (Asked("cvusb"), "--protocol: .*'cvusa'"),
+        (Asked(fov_deg=0.0), "--fov: .*greater than 0"),
+        (Asked(fov_deg=400.0), "--fov: .*360"),
+    ],
+)
+def test_rules_that_there_are_not_are_a_sentence(config, asked, sentence):
+    with pytest.raises(InputError, match=sentence):
+        asked.apply(config)
+
+
+def test_rules_of_retrieval_are_not_asked_of_another_stage(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"""
+        stage: alignment
+        run: {{name: test, out: {tmp_path / "run"}}}
+        data: {{shards: none}}
+        """
+    )
+    config = configuration.load(path)
+    assert Asked().apply(config) == config
+    with pytest.raises(InputError, match="stage 'alignment'"):
+        Asked("cvusa").apply(config)

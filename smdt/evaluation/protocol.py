@@ -1,0 +1,203 @@
+"""What each benchmark compares with what, and which gallery items are right for a query.
+
+Q queries, G gallery items, R right items of a query, M items that do not count.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from scipy.spatial import KDTree
+
+from data_shards.errors import InputError
+from data_shards.index import ABSENT
+from smdt.evaluation.recall import EvaluationError
+from smdt.geometry.look import FieldOfView
+
+ProtocolName = Literal["pairs", "cvusa", "cvact_val", "cvact_test", "vigor_same", "vigor_cross"]
+
+HIT_RATE = "hit rate"
+"""Share of the queries whose tile is nearest, those left out that show its place too (VIGOR)."""
+
+Ids = NDArray[np.int64]
+
+
+class ProtocolConfig(BaseModel):
+    """How queries are shown and what is right."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    protocol: ProtocolName | None = None
+    """The benchmark's rules; None: those of the data set, by the name in its manifest."""
+    fov_deg: FieldOfView = 360.0
+    """Field of view that is left of the ground images."""
+    unknown_heading: bool = False
+    """Turn ground images by a heading that is drawn for each, and tell nobody."""
+
+    def label(self, protocol: str) -> str:
+        """Return what tells the scores of a protocol apart from those with other queries."""
+        fov = [] if self.fov_deg == 360 else [f"fov{self.fov_deg:g}"]
+        return "-".join([protocol, *fov, *(["unknown-heading"] if self.unknown_heading else [])])
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to evaluate retrieval.
+
+    Attributes:
+        name: label of the metrics.
+        split: of the queries, where nobody names another one.
+        gallery: split of the gallery; None: the aerial images of the queries' own split.
+        within_m: whose tile is at most so far away is right as well; 0 is none but the own one.
+    """
+
+    name: ProtocolName
+    split: str
+    gallery: str | None = None
+    within_m: float = 0.0
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("pairs", "val"),
+        Protocol("cvusa", "val"),
+        Protocol("cvact_val", "val"),
+        Protocol("cvact_test", "test", within_m=5.0),
+        Protocol("vigor_same", "test", gallery="aerial"),
+        Protocol("vigor_cross", "test", gallery="aerial"),
+    )
+}
+
+
+def protocol_of(data_set: str, area: object, split: str | None) -> Protocol:
+    """Return the protocol that a data set's split is evaluated by, unless told otherwise (pure).
+
+    Args:
+        data_set: name in the manifest.
+        area: `same` or `cross`, of VIGOR.
+        split: of the queries; None is the data set's own choice.
+    """
+    names: dict[str, ProtocolName]
+    match data_set:
+        case "cvusa":
+            names = {"val": "cvusa"}
+        case "cvact":
+            names = {"val": "cvact_val", "test": "cvact_test"}
+        case "vigor":
+            names = {"test": "vigor_cross" if area == "cross" else "vigor_same"}
+        case _:
+            names = {}
+    chosen = next(iter(names.values()), "pairs") if split is None else names.get(split, "pairs")
+    return PROTOCOLS[chosen]
+
+
+def check_area(protocol: Protocol, area: object) -> None:
+    """Check that VIGOR's shards are of the area that a protocol is about.
+
+    Raises:
+        InputError: they are of the other one.
+    """
+    asked = protocol.name.removeprefix("vigor_")
+    if protocol.gallery is not None and area is not None and area != asked:
+        raise InputError(
+            f"protocol {protocol.name} is about another division of the cities than these shards, "
+            f"which were built with --area {area}: use vigor_{area}"
+        )
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is right for each of some queries, by positions in a gallery.
+
+    Attributes:
+        right: int64 [Q, R]; a query with fewer repeats one.
+        ignored: int64 [Q, M], what is neither right nor wrong where that is asked for, likewise.
+    """
+
+    right: Ids
+    ignored: Ids
+
+
+def own_tile(query_ids: Ids, gallery_ids: Ids) -> Truth:
+    """Each query is a pair of which the gallery has the aerial image.
+
+    Args:
+        query_ids: [Q] sample ids.
+        gallery_ids: [G] sample ids of the same split, ascending; all queries are in it.
+    """
+    right = np.searchsorted(gallery_ids, query_ids)[:, None]
+    assert np.array_equal(gallery_ids[right[:, 0]], query_ids), "a pair is read as a whole"
+    return Truth(right, right[:, :0])
+
+
+def tiles_within(
+    queries: NDArray[np.float64], gallery: NDArray[np.float64], metres: float
+) -> Truth:
+    """Every tile that is at most so many metres away is right.
+
+    Args:
+        queries: [Q, 2] easting and northing, metres.
+        gallery: [G, 2]; each query's own tile is in it.
+        metres: at most.
+
+    Raises:
+        EvaluationError: a position is unknown.
+    """
+    for positions in (queries, gallery):
+        unknown = int(np.isnan(positions).any(axis=1).sum())
+        if unknown:
+            raise EvaluationError(
+                f"{unknown} of {len(positions)} samples have no UTM position, which the rule of "
+                f"{metres:g} m needs: evaluate with --protocol pairs"
+            )
+    near = KDTree(gallery).query_ball_point(queries, metres, return_sorted=True)
+    right = _padded([[*tiles] for tiles in near])
+    return Truth(right, right[:, :0])
+
+
+def named_tiles(positive: Ids, semi_positives: Ids, tiles: Ids) -> Truth:
+    """Each query names the tile that is right, and others that show its place too.
+
+    Args:
+        positive: [Q] numbers of tiles, all in the gallery.
+        semi_positives: [Q, M] likewise; absent ones and such as are not in the gallery are none.
+        tiles: [G] number of each gallery item.
+    """
+    order = np.argsort(tiles, kind="stable")
+    ascending = tiles[order]
+
+    def position(numbers: Ids) -> Ids:
+        at = np.searchsorted(ascending, numbers).clip(max=len(tiles) - 1)
+        found: Ids = np.where(ascending[at] == numbers, order[at], ABSENT)
+        return found
+
+    right = position(positive)[:, None]
+    assert (right != ABSENT).all(), "queries without their tile are left out before"
+    ignored = position(semi_positives)
+    return Truth(right, np.where(ignored == ABSENT, right, ignored))
+
+
+def same_cities(queries: Sequence[str], gallery: Sequence[str]) -> NDArray[np.bool_]:
+    """Say which gallery items are of cities that queries are from.
+
+    Args:
+        queries: source ids, `<city>/<file>`.
+        gallery: likewise.
+
+    Returns:
+        bool [G].
+    """
+    cities = {name.partition("/")[0] for name in queries}
+    return np.array([name.partition("/")[0] in cities for name in gallery], dtype=bool)
+
+
+def _padded(items: Sequence[Sequence[int]]) -> Ids:
+    """Rows of equal length, in which short ones repeat their first item; no row is empty."""
+    longest = max(map(len, items), default=1)
+    rows = (chain(row, repeat(row[0], longest - len(row))) for row in items)
+    return np.array([[*row] for row in rows], dtype=np.int64).reshape(-1, longest)
