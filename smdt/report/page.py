@@ -1,7 +1,7 @@
 """The page itself: what a run folder says, as one HTML file that needs nothing else."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,20 @@ from smdt.config import AlignmentConfig, RetrievalConfig
 from smdt.data.split import Split
 from smdt.evaluation.score import score_text
 from smdt.report.alignments import alignments
-from smdt.report.chart import line_chart, thin
+from smdt.report.curves import charts, times
+from smdt.report.history import attempts
 from smdt.report.pictures import Pictures, tensor_uri
+from smdt.report.segmentations import segmentations
 from smdt.stages.aerial import aerial_images, aerial_view
 from smdt.training import checkpoint
 from smdt.training.run_folder import RunFolder
 
 AERIAL_INPUTS = 4
 """Pairs of which it is shown what the towers see."""
-ALIGNMENTS = 8
-"""Held-out pairs whose alignment is shown."""
+HELD_OUT = 8
+"""Held-out samples whose alignment or class map is shown."""
+SAMPLES = ("queries", "pairs", "samples")
+"""What evaluations call the number of samples that they compared."""
 RETRIEVALS = 8
 """Best and worst retrievals that are shown."""
 
@@ -39,11 +43,12 @@ def write_report(root: Path) -> Path:
         raise InputError(f"{root}: not a run folder, it has no {folder.config.name}")
     config = configuration.load(folder.config)
     records = list(folder.read_metrics())
-    steps = [record for record in records if "losses" in record]
+    history = list(folder.read_history())
     evaluation = read_json(folder.evaluation)
     state = folder.read_state() or {}
-    pictures: dict[str, Any] = {"retrievals": {}, "aerial_inputs": [], "alignments": []}
-    if evaluation and isinstance(config, RetrievalConfig | AlignmentConfig):
+    kinds = ("aerial_inputs", "alignments", "segmentations")
+    pictures: dict[str, Any] = {"retrievals": {}, **{kind: [] for kind in kinds}}
+    if evaluation:
         split = Split.open(evaluation["shards"], evaluation["split"], config.data.cache)
         shown = Pictures(split)
         if isinstance(config, RetrievalConfig):
@@ -53,7 +58,11 @@ def write_report(root: Path) -> Path:
             pictures["retrievals"] = retrievals(shown, tiles, found)
             pictures["aerial_inputs"] = aerial_inputs(shown, tiles, config, found[:AERIAL_INPUTS])
         elif checkpoint.published(folder.checkpoints):
-            pictures["alignments"] = alignments(shown, root, spread(len(split), ALIGNMENTS))
+            some = spread(len(split), HELD_OUT)
+            if isinstance(config, AlignmentConfig):
+                pictures["alignments"] = alignments(shown, root, some)
+            else:
+                pictures["segmentations"] = segmentations(shown, root, some)
     page = Environment(loader=PackageLoader("smdt.report", "."), autoescape=select_autoescape())
     text = page.get_template("page.html").render(
         name=config.run.name,
@@ -63,77 +72,22 @@ def write_report(root: Path) -> Path:
         precision=config.precision,
         shards=config.data.shards,
         protocol=evaluation.get("protocol", evaluation.get("split", "")),
-        samples=evaluation.get("queries", evaluation.get("pairs", 0)),
+        samples=next((evaluation[name] for name in SAMPLES if name in evaluation), 0),
         missing=evaluation.get("missing", 0),
         scores=evaluation.get("scores", {}),
         score_text=score_text,
         comparison=read_json(folder.references),
-        charts=charts(steps, records),
-        times=times(steps),
-        quarantined=count_lines(folder.quarantine),
+        charts=charts(records, config.batch.global_batch),
+        times=times(records, history, config.batch.global_batch),
+        attempts=attempts(history, state.get("status", "unknown")),
+        checkpoints=checkpoints(folder),
+        quarantined=damage(folder.read_quarantine()),
         aerial=config.aerial if isinstance(config, RetrievalConfig) else "",
         config=config.to_yaml(),
         **pictures,
     )
     write_atomic(folder.report, text.encode())
     return folder.report
-
-
-def charts(
-    steps: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
-) -> dict[str, str]:
-    """Return the curves of a run as SVG, by title."""
-
-    def curve(group: str) -> dict[str, list[tuple[float, float]]]:
-        names = steps[-1][group] if steps else {}
-        return {name: [(r["step"], r[group][name]) for r in steps] for name in names}
-
-    scored = [record for record in records if "scores" in record]
-    kinds = scored[-1]["scores"] if scored else {}
-    scores = {kind: [(r["step"], r["scores"][kind]) for r in scored] for kind in kinds}
-    recall = {
-        kind: [(step, 100 * value) for step, value in line]
-        for kind, line in scores.items()
-        if kind.startswith("R@")
-    }
-    others = {
-        f"{kind} on the held-out split": ({kind: line}, kind)
-        for kind, line in scores.items()
-        if kind not in recall
-    }
-    seconds = {
-        name: [(r["step"], r[f"{key}_seconds"]) for r in steps]
-        for name, key in (("whole step", "step"), ("waiting for data", "data_wait"))
-    }
-    losses = curve("losses")
-    # Terms of several sizes would flatten each other in one chart.
-    terms = {f"Loss: {name}": ({name: line}, "loss") for name, line in losses.items()}
-    shown = {
-        **(terms if len(terms) > 1 else {"Loss": (losses, "loss")}),
-        **({"Recall on the held-out split": (recall, "%")} if recall else {}),
-        **others,
-        "Learning rate": (curve("learning_rate"), "rate"),
-        "Gradient norm before clipping": (curve("gradient_norm"), "norm"),
-        "Time of a step": (seconds, "seconds"),
-    }
-    return {
-        title: line_chart({name: thin(line) for name, line in lines.items()}, "step", unit)
-        for title, (lines, unit) in shown.items()
-    }
-
-
-def times(steps: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return where the steps' time went, as text by name."""
-    total = sum(record["step_seconds"] for record in steps)
-    if not total:
-        return {}
-    wait = sum(record["data_wait_seconds"] for record in steps)
-    return {
-        "steps": f"{len(steps)}",
-        "in steps": f"{total:.1f} s",
-        "waiting for data": f"{wait:.1f} s, {wait / total:.1%}",
-        "computing": f"{total - wait:.1f} s, {1 - wait / total:.1%}",
-    }
 
 
 def retrievals(
@@ -188,6 +142,24 @@ def aerial_inputs(
     ]
 
 
+def damage(quarantine: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the samples that were replaced, each once, by reason."""
+    found: dict[str, list[str]] = {}
+    for line in quarantine:
+        names = found.setdefault(line["reason"], [])
+        if line["source_id"] not in names:
+            names.append(line["source_id"])
+    return found
+
+
+def checkpoints(folder: RunFolder) -> dict[str, int]:
+    """Return the size in bytes of each checkpoint that was kept, by its name, newest first."""
+    return {
+        kept.name: sum(file.stat().st_size for file in kept.rglob("*") if file.is_file())
+        for kept in checkpoint.published(folder.checkpoints)
+    }
+
+
 def spread(count: int, most: int) -> list[int]:
     """Return at most `most` of `count` sample ids, evenly spaced from the first."""
     step = max(1, -(-count // most))
@@ -200,11 +172,3 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     content: dict[str, Any] = json.loads(path.read_text())
     return content
-
-
-def count_lines(path: Path) -> int:
-    """Return how many lines a file has, 0 if it is not there."""
-    if not path.is_file():
-        return 0
-    with path.open() as file:
-        return sum(1 for _ in file)

@@ -94,6 +94,10 @@ class RunFolder:
         """Yield what happened to the run, the oldest first."""
         return _whole_lines(self.history)
 
+    def read_quarantine(self) -> Iterator[dict[str, Any]]:
+        """Yield the samples that were replaced."""
+        return _whole_lines(self.quarantine)
+
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
         with self.metrics.open("a") as file:

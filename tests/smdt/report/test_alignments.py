@@ -41,6 +41,7 @@ def run(world, tmp_path) -> RunFolder:
                 "gradient_norm": {"generators": float("nan"), "discriminators": 1.0},
                 "step_seconds": 0.5,
                 "data_wait_seconds": 0.05,
+                "collective_wait_seconds": 0.1,
             }
         )
     scores = {"SSIM": 0.31, "PSNR": 12.5, "mIoU": 0.5}

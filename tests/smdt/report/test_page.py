@@ -44,9 +44,16 @@ def run(world, tmp_path) -> RunFolder:
                 "gradient_norm": {"two_tower": 1.0},
                 "step_seconds": 0.5,
                 "data_wait_seconds": 0.05,
+                "collective_wait_seconds": 0.1,
             }
         )
     run.append_metrics({"step": 30, "scores": scores})
+    run.note("started", step=0, ranks=2)
+    run.note("saved", step=10, seconds=1.5, bytes=1000)
+    run.note("started", step=10, ranks=1)
+    run.note("saved", step=20, seconds=0.5, bytes=1000)
+    run.note("saved", step=30, seconds=0.5, bytes=1000)
+    run.note("done", step=30)
     run.write_state("done", 30)
     write_json(run.references, references(config, str(world), "val"))
     return run
@@ -76,12 +83,15 @@ def test_the_page_shows_everything_and_needs_no_network(run):
     elements.feed(page)
     assert elements.headings == [
         *("scores", "curves", "time", "best-retrievals", "worst-retrievals"),
-        *("inputs", "data", "configuration"),
+        *("inputs", "data", "checkpoints", "configuration"),
     ]
     assert all(source.startswith("data:image/jpeg;base64,") for source in elements.sources)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
     assert elements.true_tiles == 16  # each of 8 best and 8 worst has its true tile marked
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
+    assert "killed, or its host went away" in page
+    assert "done at step 30" in page
+    assert "2.5 s, 3 times" in page
     for row in ("this run", "chance", "nearest mean colours", "the model before training"):
         assert f"<td>{row}</td>" in page
     assert "10.0%" in page  # of the step time was waiting

@@ -1,0 +1,74 @@
+"""When a run was started, what it saved, and how each attempt ended (pure)."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+KILLED = "killed, or its host went away"
+FAILED = "failed"
+
+
+@dataclass
+class Attempt:
+    """From one start of the run to its end.
+
+    Attributes:
+        started: Unix time; None of one that failed before it could train.
+        from_step: step that it went on from.
+        ranks: how many trained.
+        saved: checkpoints that it published.
+        last_saved: step of the last of them.
+        end: how it ended; None of one that still trains.
+    """
+
+    started: float | None
+    from_step: int | None = None
+    ranks: int | None = None
+    saved: int = 0
+    last_saved: int | None = None
+    end: str | None = None
+
+    @property
+    def when(self) -> str:
+        """When it started, for a person."""
+        if self.started is None:
+            return "never"
+        return datetime.fromtimestamp(self.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it said that it failed."""
+        return self.end is not None and self.end.startswith(FAILED)
+
+
+def attempts(history: Iterable[Mapping[str, Any]], status: str) -> list[Attempt]:
+    """Return the attempts of a run, the oldest first.
+
+    Args:
+        history: lines of `history.jsonl`.
+        status: of the run now, of `state.json`.
+    """
+    found: list[Attempt] = []
+    for line in history:
+        last = found[-1] if found and found[-1].end is None else None
+        match line["event"]:
+            case "started":
+                if last is not None:
+                    last.end = KILLED
+                found.append(Attempt(line["time"], line["step"], line["ranks"]))
+            case "saved" if last is not None:
+                last.saved += 1
+                last.last_saved = line["step"]
+            case "failed":
+                if last is None and (not found or not found[-1].has_failed):
+                    last = Attempt(None)
+                    found.append(last)
+                if last is not None:  # else another rank of the same attempt has said why
+                    last.end = f"{FAILED}: {line['reason']}"
+            case end:
+                if last is not None:
+                    last.end = f"{end} at step {line['step']}"
+    if found and found[-1].end is None and status != "running":
+        found[-1].end = KILLED
+    return found
