@@ -7,7 +7,7 @@ from torch import Tensor
 
 from data_shards.classes import CLASS_COUNT
 from smdt.config import AlignmentConfig
-from smdt.data.loader import EvaluationLoader
+from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.evaluation.alignment import AlignmentScores
 from smdt.geometry.view import normalise, resize, resize_classes

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from smdt.data.distinct_places import Ids
-from smdt.data.loader import EvaluationLoader
+from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import DataError, Split
 from smdt.training.stage import EvaluationData, StepContext
 

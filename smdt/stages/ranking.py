@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from smdt.data.distinct_places import Ids
-from smdt.data.loader import Batch, EvaluationLoader
+from smdt.data.evaluation_loader import EvaluationLoader
+from smdt.data.loader import Batch
 from smdt.data.split import DataError, DataInputError, Split
 from smdt.evaluation.protocol import (
     PROTOCOLS,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from smdt.data.loader import EvaluationLoader
+from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.stages.aligned import FrozenAlignment
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from smdt.data.batch import Batch
-from smdt.data.loader import DataConfig, EvaluationLoader, TrainLoader
+from smdt.data.evaluation_loader import EvaluationLoader
+from smdt.data.loader import DataConfig, TrainLoader
 from smdt.data.split import Split
 from smdt.telemetry.metrics import TrainingMetrics
 from tests.gpu.test_decoding import assert_close

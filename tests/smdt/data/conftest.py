@@ -16,7 +16,8 @@ from PIL import Image
 from data_shards.build import BuildOptions, build
 from data_shards.sample import Meta, Sample
 from data_shards.sources.source import SplitPlan
-from smdt.data.loader import DataConfig, EvaluationLoader, TrainLoader
+from smdt.data.evaluation_loader import EvaluationLoader
+from smdt.data.loader import DataConfig, TrainLoader
 from smdt.data.order import DataState
 from smdt.data.split import Split
 from smdt.telemetry.metrics import TrainingMetrics

@@ -16,7 +16,7 @@ from data_shards.sources import SplitPlan
 from data_shards.verify import verify
 from data_shards.world.source import WorldSource
 from smdt.data.errors import DataError
-from smdt.data.loader import EvaluationLoader
+from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.inference.annotate import Annotation, annotate, begin, finish, samples_left
 from smdt.inference.annotated_shard import Annotator

@@ -9,7 +9,7 @@ from data_shards.manifest import load
 from data_shards.verify import verify
 from smdt import config as configuration
 from smdt.cli import app
-from smdt.data.loader import EvaluationLoader
+from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.geometry.view import resize
 from smdt.inference.segment import open_segmentation

@@ -7,7 +7,7 @@ from benchmarks.plain_gan import PlainGan
 from data_shards.classes import SKY, VOID
 from data_shards.errors import InputError
 from smdt import config as configuration
-from smdt.data.loader import EvaluationLoader
+from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.evaluation.images import ssim
 from smdt.models.dual_cgan import Discriminators

@@ -10,7 +10,8 @@ from data_shards.build import BuildOptions, build
 from data_shards.world.source import WorldSource
 from smdt import config as configuration
 from smdt.data.errors import DataInputError
-from smdt.data.loader import EvaluationLoader, TrainLoader
+from smdt.data.evaluation_loader import EvaluationLoader
+from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
 from smdt.geometry.view import normalise, resize_classes
 from smdt.losses import InfoNceConfig, SoftMarginConfig

@@ -9,7 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from smdt import config as configuration
-from smdt.data.loader import EvaluationLoader, TrainLoader
+from smdt.data.evaluation_loader import EvaluationLoader
+from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
 from smdt.stages import make_stage, training_views
 from smdt.stages.trained import evaluate_stage
