@@ -15,6 +15,7 @@ from smdt.data.split import Split
 from smdt.evaluation.score import score_text
 from smdt.report.alignments import alignments
 from smdt.report.curves import charts, times
+from smdt.report.errors import outcome_charts
 from smdt.report.history import attempts
 from smdt.report.pictures import Pictures, tensor_uri
 from smdt.report.segmentations import segmentations
@@ -47,7 +48,7 @@ def write_report(root: Path) -> Path:
     evaluation = read_json(folder.evaluation)
     state = folder.read_state() or {}
     kinds = ("aerial_inputs", "alignments", "segmentations")
-    pictures: dict[str, Any] = {"retrievals": {}, **{kind: [] for kind in kinds}}
+    pictures: dict[str, Any] = {"retrievals": {}, "outcomes": {}, **{kind: [] for kind in kinds}}
     if evaluation:
         split = Split.open(evaluation["shards"], evaluation["split"], config.data.cache)
         shown = Pictures(split)
@@ -56,6 +57,7 @@ def write_report(root: Path) -> Path:
             gallery = Split.open(evaluation["shards"], evaluation["gallery"], config.data.cache)
             tiles = Pictures(gallery)
             pictures["retrievals"] = retrievals(shown, tiles, found)
+            pictures["outcomes"] = outcome_charts(evaluation)
             pictures["aerial_inputs"] = aerial_inputs(shown, tiles, config, found[:AERIAL_INPUTS])
         elif checkpoint.published(folder.checkpoints):
             some = spread(len(split), HELD_OUT)

@@ -20,6 +20,7 @@ from smdt.data.neighbours import NO_NEIGHBOUR
 from smdt.data.order import evaluation_slice
 from smdt.data.randomness import NO_EPOCH, chunk_seed, look_seed, sample_seed
 from smdt.data.split import Split
+from smdt.evaluation.outcomes import recall_curve
 from smdt.evaluation.protocol import HIT_RATE
 from smdt.evaluation.recall import nearest_elsewhere, recalls
 from smdt.geometry.augment import draw
@@ -32,6 +33,7 @@ from smdt.stages.aerial import aerial_images, aerial_view
 from smdt.stages.chunks import equal_slices
 from smdt.stages.global_loss import loss_over_ranks
 from smdt.stages.held_out import loader_of_rank
+from smdt.stages.outcomes import outcomes
 from smdt.stages.ranking import choose_protocol, embed, retrievals, search
 from smdt.training.engine import Engine
 from smdt.training.gathering import gather_ragged
@@ -150,6 +152,8 @@ class RetrievalStage(Stage):
             "gallery_size": len(found.gallery_ids),
             "missing": found.missing,
             "retrievals": retrievals(found, ranks),
+            "recall_curve": recall_curve(ranks, len(found.gallery_ids)),
+            "outcomes": outcomes(found, ranks),
         }
         return Evaluation(protocol=label, scores=scores, details=details)
 

@@ -48,6 +48,12 @@ class Watched:
     def step(self, rate_factor: float) -> None:
         self._engine.step(rate_factor)
         if not self.first:
+            optimizer = self._engine._engine.optimizer
+            if hasattr(optimizer, "_hp_optimizer_states_linked"):
+                # ZeRO 1 and 2 link all parameters with their moments after the first group's step,
+                # when the other groups have none yet.
+                optimizer._hp_optimizer_states_linked = False
+                optimizer._lazy_init_hp_params_optimizer_state()
             named = self._engine.module.named_parameters()
             self.first = {name: self._moment(p) / (1 - self._beta) for name, p in named}
 

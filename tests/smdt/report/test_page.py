@@ -82,13 +82,13 @@ def test_the_page_shows_everything_and_needs_no_network(run):
     elements = Elements()
     elements.feed(page)
     assert elements.headings == [
-        *("scores", "curves", "time", "best-retrievals", "worst-retrievals"),
+        *("scores", "curves", "time", "outcomes", "best-retrievals", "worst-retrievals"),
         *("inputs", "data", "checkpoints", "configuration"),
     ]
     assert all(source.startswith("data:image/jpeg;base64,") for source in elements.sources)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
     assert elements.true_tiles == 16  # each of 8 best and 8 worst has its true tile marked
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 10
     assert "killed, or its host went away" in page
     assert "done at step 30" in page
     assert "2.5 s, 3 times" in page

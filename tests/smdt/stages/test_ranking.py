@@ -22,6 +22,7 @@ from smdt.data.shard_cache import CacheConfig
 from smdt.data.split import DataError, DataInputError, Split
 from smdt.evaluation.protocol import PROTOCOLS
 from smdt.evaluation.recall import EvaluationError
+from smdt.stages.outcomes import outcomes
 from smdt.stages.ranking import choose_protocol, retrievals, search
 from smdt.training.stage import EvaluationData, StepContext
 
@@ -127,6 +128,7 @@ class Found:
     hits: dict[int, float]
     gallery: int
     shown: list
+    outcomes: dict
 
 
 def evaluate(
@@ -152,6 +154,7 @@ def evaluate(
         dict(zip(numbers, found.ranks(ignoring=True).tolist(), strict=True)),
         len(found.gallery_ids),
         retrievals(found, ranks),
+        outcomes(found, ranks),
     )
     if world_size > 1:
         dist.destroy_process_group()
@@ -204,6 +207,8 @@ def test_three_ranks_find_what_one_finds(request, shards, tmp_path):
             assert one["nearest"] == other["nearest"]
             assert one["right"] == other["right"]
             assert one["true_score"] == pytest.approx(other["true_score"])
+        for name, values in found.outcomes.items():
+            assert values == pytest.approx(alone.outcomes[name], abs=1e-4), name
 
 
 def test_the_best_and_the_worst_are_shown_with_what_is_nearest(vigor):
@@ -223,6 +228,31 @@ def test_the_best_and_the_worst_are_shown_with_what_is_nearest(vigor):
         best = scores[in_cities].sort(descending=True).values[:5]
         torch.testing.assert_close(scores[tiles], best)
         torch.testing.assert_close(torch.tensor(row["scores"]), best)
+
+
+def test_outcomes_are_similarities_and_metres_to_the_nearest_tile(cvact):
+    found = evaluate(cvact).outcomes
+    scores = table("ground")[:QUERIES].double() @ table("aerial")[:QUERIES].double().T
+    split = Split.open(cvact, "test")
+    numbers = [int(split.source_id(i)) for i in range(QUERIES)]
+    for row, query in enumerate(numbers):
+        near = [abs(position(tile)[0] - position(query)[0]) <= 5 for tile in range(QUERIES)]
+        right = torch.tensor(near)
+        assert found["true_score"][row] == pytest.approx(
+            float(scores[query][right].max()), abs=1e-4
+        )
+        assert found["wrong_score"][row] == pytest.approx(
+            float(scores[query][~right].max()), abs=1e-4
+        )
+        # Tiles that look alike are equally near: one of them is where the error leads.
+        best = torch.isclose(scores[query], scores[query].max(), atol=1e-6)
+        errors = [
+            abs(position(tile)[0] - position(query)[0]) for tile in range(QUERIES) if best[tile]
+        ]
+        assert any(found["error_m"][row] == pytest.approx(e, rel=0.01, abs=0.05) for e in errors)
+    east = np.array(found["east_m"])[np.argsort(numbers)]
+    expected = np.array([position(query)[0] for query in range(QUERIES)])
+    np.testing.assert_allclose(np.diff(east), np.diff(expected), rtol=0.01, atol=0.05)
 
 
 def damage(root: Path, split: str, row: int, part: str) -> None:
