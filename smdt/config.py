@@ -7,12 +7,20 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 from yaml import YAMLError
 
 from data_shards.errors import InputError
@@ -23,9 +31,13 @@ from smdt.geometry.look import RetrievalAugmentConfig
 from smdt.geometry.mapping import GeometryConfig
 from smdt.losses import AlignmentLossConfig, LossConfig, SoftMarginConfig
 from smdt.models.dual_cgan import DualCganConfig
+from smdt.models.hybrid import HybridConfig, TinyConfig
 from smdt.models.segmenter import SegmenterConfig
+from smdt.models.timm_tower import TimmConfig
+from smdt.models.tower import Size
 from smdt.models.two_tower import TwoTowerConfig
 from smdt.models.unet import check_size
+from smdt.models.weights import InitConfig
 from smdt.semantics.augment import SemanticsConfig
 from smdt.telemetry.exporter import TelemetryConfig
 from smdt.training.engine import AdamConfig, OptimizerConfig, Precision
@@ -38,6 +50,7 @@ class Config(TrainerConfig):
     stage: str
     """Which stage of the method the run trains."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    init: InitConfig = InitConfig()
     precision: Precision = "bf16"
     """Arithmetic of forward and backward; the optimizer's state is always fp32."""
     telemetry: TelemetryConfig = TelemetryConfig()
@@ -63,7 +76,7 @@ class RetrievalConfig(Config):
     geometry: RetrievalGeometryConfig = RetrievalGeometryConfig()
     augment: RetrievalAugmentConfig = RetrievalAugmentConfig()
     semantics: SemanticsConfig = SemanticsConfig()
-    model: TwoTowerConfig = TwoTowerConfig()
+    model: TwoTowerConfig = TinyConfig()
     loss: LossConfig = SoftMarginConfig()
     evaluation: RetrievalEvaluationConfig = RetrievalEvaluationConfig()
 
@@ -72,6 +85,11 @@ class RetrievalConfig(Config):
         """Rows and columns of what the aerial tower sees."""
         side = self.geometry.tile_side
         return (side, side) if self.aerial == "raw" else self.geometry.panorama_size
+
+    @property
+    def image_sizes(self) -> Mapping[str, Size]:
+        """Rows and columns of what each tower sees, by view."""
+        return {"ground": self.geometry.panorama_size, "aerial": self.aerial_size}
 
     @field_validator("alignment")
     @classmethod
@@ -99,12 +117,24 @@ class RetrievalConfig(Config):
     @field_validator("model")
     @classmethod
     def _can_be_shared(cls, model: TwoTowerConfig, others: ValidationInfo) -> TwoTowerConfig:
-        if others.data.get("aerial") == "raw" and model.shared:
+        ours = isinstance(model, HybridConfig)
+        if others.data.get("aerial") == "raw" and model.shared and ours:
             raise ValueError(
-                "one tower can't see square tiles and panoramas: set model.shared=false, or "
-                "another `aerial`"
+                f"one tower of {model.backbone} can't see square tiles and panoramas: set "
+                "model.shared=false, another `aerial`, or a backbone of timm's"
             )
         return model
+
+    @model_validator(mode="after")
+    def _statistics_come_from_somewhere(self) -> Self:
+        model = self.model
+        fixed = isinstance(model, TimmConfig) and model.batch_norm == "fixed"
+        if fixed and self.init.weights is None:
+            raise ValueError(
+                "model.batch_norm: fixed keeps the statistics that init.weights bring: "
+                "name a file, or write group"
+            )
+        return self
 
 
 class SegmentationConfig(Config):
@@ -218,27 +248,64 @@ def _schema(stage: object) -> type[Config]:
 def _explain(schema: type[Config], error: ValidationError) -> str:
     """Say the first thing that is wrong, with its key and, for an unknown one, the nearest."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    path, known = _walk(schema, first["loc"])
+    key = ".".join(str(part) for part in path)
     if first["type"] != "extra_forbidden":
-        return f"{key}: {first['msg'].removeprefix('Value error, ')}"
-    known = _known_keys(schema, first["loc"][:-1])
-    nearest = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.0)
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{key}: {message}" if key else message
+    nearest = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.0)
     return f"unknown key '{key}'" + (f"; did you mean '{nearest[0]}'?" if nearest else "")
 
 
-def _known_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """Return the keys of the section at `path` below `model`."""
-    for name in path:
-        fields: Mapping[str, Any] = {
-            field.alias or key: field.annotation for key, field in model.model_fields.items()
-        }
-        inside = fields.get(str(name))
-        candidates = [inside, *get_args(inside)]
-        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not models:
-            return []
-        model = models[0]
-    return [field.alias or key for key, field in model.model_fields.items()]
+def _walk(
+    schema: type[BaseModel], location: Sequence[str | int]
+) -> tuple[list[str | int], list[str]]:
+    """Follow pydantic's location of an error into `schema`.
+
+    Where a section can be one of several models, the location holds the tag of the one that was
+    meant, which is no key of the YAML.
+
+    Returns:
+        The location without tags, and the known keys of the section that holds its last key.
+    """
+    *parents, last = location or ("",)
+    path: list[str | int] = []
+    section: type[BaseModel] | None = schema
+    variants: Mapping[str, type[BaseModel]] = {}
+    for part in parents:
+        if str(part) in variants:
+            section, variants = variants[str(part)], {}
+            continue
+        path.append(part)
+        fields = _fields(section)
+        variants = _models(fields[str(part)].annotation) if str(part) in fields else {}
+        section = next(iter(variants.values()), None)
+    return [*path, last], [*_fields(section)]
+
+
+def _fields(section: type[BaseModel] | None) -> dict[str, FieldInfo]:
+    """Return the keys of a section with what each may hold."""
+    if section is None:
+        return {}
+    return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+def _models(annotation: object) -> dict[str, type[BaseModel]]:
+    """Return the models that an annotation names, by what pydantic calls them in locations.
+
+    That is the tag, or the first value of a model's `Literal`, by which it is chosen.
+    """
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        literals = [get_args(f.annotation) for f in annotation.model_fields.values()]
+        chosen_by = [args[0] for args in literals if args and isinstance(args[0], str)]
+        return {str(next(iter(chosen_by), annotation.__name__)): annotation}
+    found: dict[str, type[BaseModel]] = {}
+    arguments = get_args(annotation)
+    tags = [argument.tag for argument in arguments if isinstance(argument, Tag)]
+    for argument in arguments:
+        inside = _models(argument)
+        found |= dict(zip(tags, inside.values(), strict=False)) if tags else inside
+    return found
 
 
 def _first_line(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
 from smdt.stages import make_stage, training_views
 from smdt.stages.aligned import pinned
+from smdt.stages.initial import initialise
 from smdt.telemetry.console import Display, ProgressBar
 from smdt.telemetry.memory import memory_readers
 from smdt.telemetry.metrics import TrainingMetrics
@@ -125,6 +126,7 @@ def run_stage(
     metrics = TrainingMetrics(config.run.name, config.stage, rank)
     torch.manual_seed(config.run.seed)
     stage = make_stage(config)
+    started_from = None if resumed is not None else initialise(stage, config)
     loader = open_loader(config, folder, metrics, rank, world_size, device)
     context = StepContext(0, config.run.seed, rank, world_size, config.batch.chunks, device)
     ideal_seconds = ideal_seconds_of(config, stage, context)
@@ -162,6 +164,10 @@ def run_stage(
     )
     if rank == 0:
         open_run(folder, config, progress.step)
+        if started_from is not None:
+            write_json(folder.init, started_from.to_json())
+            for line in started_from.lines():
+                display.say(line)
         loader.rewind_quarantine(progress.data)
     dist.barrier()
     describe_run(config, metrics, user_settings, device, resumed)

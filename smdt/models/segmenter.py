@@ -8,8 +8,7 @@ B batch, L labels of the network, K our classes, H rows, W columns.
 
 import difflib
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,8 @@ from torch import Tensor, nn
 from data_shards.classes import CLASS_COUNT
 from data_shards.errors import InputError
 from smdt.geometry.view import normalise
+from smdt.models.batch_norm import FixedBatchNorm, SampleNorm, replace_batch_norms
+from smdt.models.normalisation import NORMALISATIONS
 from smdt.semantics.labels import CLASSES, groups
 
 if TYPE_CHECKING:
@@ -33,11 +34,7 @@ SMALLEST_SIDE = 32
 MASK_CLASSIFIERS = ("maskformer", "mask2former")
 SMALLEST_SCORE = 1e-8
 
-GROUP_CHANNELS = 16
-"""Of a group norm, or the largest common divisor."""
-
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
+IMAGENET = NORMALISATIONS["imagenet"]
 
 
 class SegmenterConfig(BaseModel):
@@ -84,8 +81,8 @@ class Segmenter(nn.Module):
         self,
         network: "PreTrainedModel",
         classes: Sequence[int],
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET.mean,
+        std: Sequence[float] = IMAGENET.std,
     ) -> None:
         super().__init__()
         self.network = network
@@ -124,50 +121,6 @@ def label_logits(output: Mapping[str, Tensor]) -> Tensor:
     return score_BLhw.clamp(min=SMALLEST_SCORE).log()
 
 
-class FixedBatchNorm(nn.BatchNorm2d):
-    """A batch norm that keeps the statistics it has, in fp32 whatever the weights are in.
-
-    Those of a batch would make a step depend on how the batch is cut.
-    """
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalise [B, C, H, W]; the result has the images' dtype."""
-        wide = F.batch_norm(
-            images.float(),
-            self.running_mean,
-            self.running_var,
-            self.weight.float(),
-            self.bias.float(),
-            eps=self.eps,
-        )
-        return wide.to(images.dtype)
-
-
-def fixed_norm(norm: nn.BatchNorm2d) -> nn.Module:
-    """Return what stands for a trained batch norm."""
-    fixed = FixedBatchNorm(norm.num_features, norm.eps)
-    fixed.load_state_dict(norm.state_dict())
-    return fixed
-
-
-def group_norm(norm: nn.BatchNorm2d) -> nn.Module:
-    """Return what stands for an untrained batch norm, which has no statistics worth keeping.
-
-    Group normalisation (Wu and He 2018) takes those of each sample for itself.
-    """
-    channels = norm.num_features
-    return nn.GroupNorm(channels // math.gcd(GROUP_CHANNELS, channels), channels, norm.eps)
-
-
-def replace_batch_norms(module: nn.Module, new: Callable[[nn.BatchNorm2d], nn.Module]) -> None:
-    """Replace every batch norm below `module`."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, new(child))
-        else:
-            replace_batch_norms(child, new)
-
-
 def class_map(logits_KHW: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the most probable class of each pixel, uint8, for an image of `size`."""
     scaled = F.interpolate(logits_KHW.unsqueeze(0), size, mode="bilinear")
@@ -196,7 +149,7 @@ def make_segmenter(config: SegmenterConfig) -> Segmenter:
         raise InputError(
             f"model.settings: {config.architecture} can't be built with them: {_line(error)}"
         ) from error
-    replace_batch_norms(network, group_norm)
+    replace_batch_norms(network, SampleNorm)
     return Segmenter(network, range(CLASS_COUNT))
 
 
@@ -261,7 +214,7 @@ def _pretrained(folder: Path, changes: Mapping[str, Any]) -> "PreTrainedModel":
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder} can't be used: {_line(error)}") from error
-    replace_batch_norms(network, fixed_norm)
+    replace_batch_norms(network, FixedBatchNorm)
     return network
 
 
@@ -273,7 +226,7 @@ def _normalisation(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
     """
     path = folder / "preprocessor_config.json"
     if not path.is_file():
-        return IMAGENET_MEAN, IMAGENET_STD
+        return IMAGENET.mean, IMAGENET.std
     content = json.loads(path.read_text())
     if content.get("do_flip_channel_order"):
         raise InputError(f"{path}: do_flip_channel_order: networks that expect BGR are not read")
@@ -281,8 +234,8 @@ def _normalisation(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
         return (0.0,) * 3, (255.0,) * 3
     mean, std = content.get("image_mean"), content.get("image_std")
     return (
-        IMAGENET_MEAN if mean is None else [255 * value for value in mean],
-        IMAGENET_STD if std is None else [255 * value for value in std],
+        IMAGENET.mean if mean is None else [255 * value for value in mean],
+        IMAGENET.std if std is None else [255 * value for value in std],
     )
 
 

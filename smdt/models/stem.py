@@ -9,12 +9,16 @@ B batch, C channels, H rows, W columns.
 
 from typing import Annotated, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from smdt.models import recompute
+
 STRIDE = 16
+NORM_EPSILON = 1e-6
+VARIANCE_EPSILON = 1e-10
+"""Of a filter's variance; its root is what Google's code adds to the standard deviation."""
 
 
 class ConvStemConfig(BaseModel):
@@ -58,11 +62,13 @@ class ResNetStemConfig(BaseModel):
 StemConfig = Annotated[ConvStemConfig | ResNetStemConfig, Field(discriminator="kind")]
 
 
-def make_stem(config: ConvStemConfig | ResNetStemConfig) -> nn.Module:
+def make_stem(
+    config: ConvStemConfig | ResNetStemConfig, gradient_checkpointing: bool = False
+) -> nn.Module:
     """Build the stem that a configuration describes: [B, 3, H, W] to [B, C, H / 16, W / 16]."""
     if isinstance(config, ConvStemConfig):
         return ConvStem(config)
-    return ResNetV2Stem(config)
+    return ResNetV2Stem(config, gradient_checkpointing)
 
 
 class ConvStem(nn.Sequential):
@@ -105,10 +111,23 @@ class StandardisedConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve [B, C, H, W] with SAME padding."""
         kernel, stride = self.kernel_size[0], self.stride[0]
-        weight = self.weight.float()  # in bf16 the variance of a filter would lose its digits
-        variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
-        weight = ((weight - mean) * torch.rsqrt(variance + 1e-10)).to(self.weight.dtype)
+        # A layer norm without its affine part is what is wanted, in one pass and with fp32 sums.
+        weight = F.layer_norm(self.weight, self.weight.shape[1:], eps=VARIANCE_EPSILON)
         return F.conv2d(same_padding(x, kernel, stride), weight, stride=self.stride)
+
+
+class Shortcut(nn.Module):
+    """A 1x1 convolution and a norm, where a block changes the size of what it gets."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, groups: int) -> None:
+        super().__init__()
+        self.conv = StandardisedConv(inputs, outputs, 1, stride)
+        self.norm = nn.GroupNorm(groups, outputs, eps=NORM_EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+        shortcut: Tensor = self.norm(self.conv(x))
+        return shortcut
 
 
 class Bottleneck(nn.Module):
@@ -118,47 +137,47 @@ class Bottleneck(nn.Module):
         super().__init__()
         outputs = 4 * width
         self.conv1 = StandardisedConv(inputs, width, 1)
-        self.norm1 = nn.GroupNorm(groups, width, eps=1e-6)
+        self.norm1 = nn.GroupNorm(groups, width, eps=NORM_EPSILON)
         self.conv2 = StandardisedConv(width, width, 3, stride)
-        self.norm2 = nn.GroupNorm(groups, width, eps=1e-6)
+        self.norm2 = nn.GroupNorm(groups, width, eps=NORM_EPSILON)
         self.conv3 = StandardisedConv(width, outputs, 1)
-        self.norm3 = nn.GroupNorm(groups, outputs, eps=1e-6)
+        self.norm3 = nn.GroupNorm(groups, outputs, eps=NORM_EPSILON)
         nn.init.zeros_(self.norm3.weight)  # a new block starts as its shortcut
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                StandardisedConv(inputs, outputs, 1, stride),
-                nn.GroupNorm(groups, outputs, eps=1e-6),
-            )
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else Shortcut(inputs, outputs, stride, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, 4 * width, H / stride, W / stride]."""
-        y = F.relu(self.norm1(self.conv1(x)))
-        y = F.relu(self.norm2(self.conv2(y)))
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        y = F.relu(self.norm2(self.conv2(y)), inplace=True)
         y = self.norm3(self.conv3(y))
-        return F.relu(self.shortcut(x) + y)
+        return F.relu(self.shortcut(x) + y, inplace=True)
 
 
 class ResNetV2Stem(nn.Module):
     """Images [B, 3, H, W] to features [B, 16 * width, H / 16, W / 16]."""
 
-    def __init__(self, config: ResNetStemConfig) -> None:
+    def __init__(self, config: ResNetStemConfig, gradient_checkpointing: bool = False) -> None:
         super().__init__()
+        self._recompute = gradient_checkpointing
         self.root = StandardisedConv(3, config.width, 7, stride=2)
-        self.root_norm = nn.GroupNorm(config.groups, config.width, eps=1e-6)
-        stages: list[nn.Module] = []
+        self.root_norm = nn.GroupNorm(config.groups, config.width, eps=NORM_EPSILON)
+        self.stages = nn.ModuleList()
         inputs = config.width
         for level, count in enumerate(config.blocks):
             width = config.width * 2**level
+            blocks = nn.ModuleList()
             for block in range(count):
                 stride = 2 if level > 0 and block == 0 else 1
-                stages.append(Bottleneck(inputs, width, stride, config.groups))
+                blocks.append(Bottleneck(inputs, width, stride, config.groups))
                 inputs = 4 * width
-        self.blocks = nn.Sequential(*stages)
+            self.stages.append(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features at stride 16 of images in the parameters' dtype."""
-        x = F.relu(self.root_norm(self.root(x)))
+        x = F.relu(self.root_norm(self.root(x)), inplace=True)
         x = F.max_pool2d(x, 3, 2, ceil_mode=True)  # SAME: the last window reaches over the edge
-        features: Tensor = self.blocks(x)
-        return features
+        for stage in self.stages:
+            for block in stage.children():
+                x = recompute.call(block, x, recompute=self._recompute)
+        return x

@@ -1,85 +1,36 @@
 """The retrieval model: one tower embeds ground panoramas, one embeds (mapped) aerial images.
 
-B batch, C channels, H rows, W columns, D descriptor.
+B batch, H rows, W columns, D descriptor.
 """
 
 import math
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Discriminator, Tag
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from smdt.models.stem import STRIDE, ConvStemConfig, StemConfig, make_stem
-from smdt.models.vit import Attention, TransformerEncoder
-
-
-class TwoTowerConfig(BaseModel):
-    """Sizes of the two towers. The defaults are the tiny variant, sized for a CPU.
-
-    R50 + ViT-B/16 of the paper is `stem: {kind: resnet}`, `width: 768`, `layers: 12`, `heads: 12`,
-    `hidden: 3072`.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    stem: StemConfig = ConvStemConfig()
-    """The convolutional stem."""
-    width: int = Field(default=128, ge=1)
-    """Width of a token, and so of a descriptor."""
-    layers: int = Field(default=3, ge=1)
-    """Transformer layers."""
-    heads: int = Field(default=4, ge=1)
-    """Attention heads; divides `width`."""
-    hidden: int = Field(default=256, ge=1)
-    """Width of the perceptron inside a layer."""
-    attention: Attention = "cross_layer"
-    """Where keys come from: the input of the layer before (EgoTR), or the layer's own."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Probability of dropping a unit after the positions, the attention and the perceptron."""
-    shared: bool = False
-    """One tower for both views, which must then have equal sizes."""
-
-    @model_validator(mode="after")
-    def _divisible(self) -> "TwoTowerConfig":
-        if self.width % self.heads:
-            raise ValueError(f"model.heads {self.heads} must divide model.width {self.width}")
-        if self.stem.width % self.stem.groups:
-            raise ValueError(
-                f"model.stem.groups {self.stem.groups} must divide "
-                f"model.stem.width {self.stem.width}"
-            )
-        return self
+from data_shards.errors import InputError
+from smdt.models.hybrid import HybridConfig, HybridTower, R50VitB16Config, TinyConfig
+from smdt.models.timm_tower import TimmConfig, TimmTower
+from smdt.models.tower import Size, Tower
 
 
-class Tower(nn.Module):
-    """Images [B, 3, H, W] of one size to L2-normalised fp32 descriptors [B, D]."""
+def _variant(model: object) -> str:
+    """Which configuration a `model` section is, by its backbone; unsaid is the tiny one."""
+    if isinstance(model, TinyConfig | R50VitB16Config | TimmConfig):
+        return _variant({"backbone": model.backbone})
+    backbone = model.get("backbone", "tiny") if isinstance(model, dict) else "tiny"
+    return backbone if backbone in ("tiny", "r50_vit_b16") else "timm"
 
-    def __init__(self, config: TwoTowerConfig, size: tuple[int, int]) -> None:
-        super().__init__()
-        height, width = size
-        if height % STRIDE or width % STRIDE:
-            raise ValueError(
-                f"an image of {height}x{width} does not divide into patches: "
-                f"choose a height and a width that are multiples of {STRIDE}"
-            )
-        self.stem = make_stem(config.stem)
-        self.project = nn.Conv2d(config.stem.channels, config.width, 1)
-        self.encoder = TransformerEncoder(
-            patches=(height // STRIDE) * (width // STRIDE),
-            width=config.width,
-            layers=config.layers,
-            heads=config.heads,
-            hidden=config.hidden,
-            dropout=config.dropout,
-            attention=config.attention,
-        )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Embed normalised images; they are cast to the parameters' dtype, the result is fp32."""
-        images = images.to(self.project.weight.dtype)
-        patches = self.project(self.stem(images)).flatten(2).transpose(1, 2)
-        return normalize(self.encoder(patches).float(), dim=-1)
+TwoTowerConfig = Annotated[
+    Annotated[TinyConfig, Tag("tiny")]
+    | Annotated[R50VitB16Config, Tag("r50_vit_b16")]
+    | Annotated[TimmConfig, Tag("timm")],
+    Discriminator(_variant),
+]
+"""The two towers: `backbone` is ours (`tiny`, `r50_vit_b16`) or the name of a network of timm's."""
 
 
 class TwoTower(nn.Module):
@@ -92,38 +43,42 @@ class TwoTower(nn.Module):
         temperature: of the loss before it is learned; None: the loss learns none.
 
     Attributes:
+        descriptor_dim: D.
         log_scale: [1], logarithm of what the loss multiplies cosines by, or None.
+
+    Raises:
+        InputError: the sizes do not fit the backbone.
     """
 
     def __init__(
         self,
-        config: TwoTowerConfig,
-        ground_size: tuple[int, int],
-        aerial_size: tuple[int, int],
+        config: HybridConfig | TimmConfig,
+        ground_size: Size,
+        aerial_size: Size,
         temperature: float | None = None,
     ) -> None:
         super().__init__()
-        if config.shared and ground_size != aerial_size:
-            raise ValueError(
-                "model.shared needs equal sizes of both views, not "
-                f"{ground_size[0]}x{ground_size[1]} and {aerial_size[0]}x{aerial_size[1]}"
-            )
-        self.descriptor_dim = config.width
-        self.ground = Tower(config, ground_size)
-        self.aerial = self.ground if config.shared else Tower(config, aerial_size)
+        if config.shared:
+            self.ground = make_tower(config, (ground_size, aerial_size))
+            self.aerial = None
+        else:
+            self.ground = make_tower(config, (ground_size,))
+            self.aerial = make_tower(config, (aerial_size,))
+        self.descriptor_dim = self.ground.descriptor_dim
         self.log_scale: nn.Parameter | None = None
         if temperature is not None:
             # DeepSpeed takes no parameter without dimensions.
             self.log_scale = nn.Parameter(torch.tensor([-math.log(temperature)]))
 
     def embed_ground(self, ground: Tensor) -> Tensor:
-        """Descriptors [B, D] of ground panoramas [B, 3, H, W]."""
+        """Descriptors [B, D] of ground panoramas [B, 3, H, W], values 0 to 255."""
         descriptors: Tensor = self.ground(ground)
         return descriptors
 
     def embed_aerial(self, aerial: Tensor) -> Tensor:
-        """Descriptors [B, D] of (mapped) aerial images [B, 3, H, W]."""
-        descriptors: Tensor = self.aerial(aerial)
+        """Descriptors [B, D] of (mapped) aerial images [B, 3, H, W], values 0 to 255."""
+        tower = self.ground if self.aerial is None else self.aerial
+        descriptors: Tensor = tower(aerial)
         return descriptors
 
     def forward(self, ground: Tensor | None, aerial: Tensor | None) -> tuple[Tensor, ...]:
@@ -134,3 +89,33 @@ class TwoTower(nn.Module):
         if self.log_scale is None:
             return tuple(descriptors)
         return (*descriptors, self.log_scale.float().exp())
+
+    def depths(self) -> dict[str, int]:
+        """Return the depth of the layer that each parameter belongs to, 0 next to the images."""
+        towers = {"ground": self.ground, "aerial": self.aerial}
+        depths = {
+            f"{view}.{name}": depth
+            for view, tower in towers.items()
+            if tower is not None
+            for name, depth in tower.depths().items()
+        }
+        return depths if self.log_scale is None else depths | {"log_scale": max(depths.values())}
+
+
+def make_tower(config: HybridConfig | TimmConfig, sizes: tuple[Size, ...]) -> Tower:
+    """Build one tower for images of the given sizes.
+
+    Raises:
+        InputError: the backbone does not take them.
+    """
+    if isinstance(config, TimmConfig):
+        tower: Tower = TimmTower(config, sizes)
+    else:
+        if len(set(sizes)) > 1:
+            (rows, columns), (other_rows, other_columns) = sizes
+            raise InputError(
+                f"model.shared needs equal sizes of both views, not {rows}x{columns} and "
+                f"{other_rows}x{other_columns}, or a backbone of timm's"
+            )
+        tower = HybridTower(config, sizes[0])
+    return tower.compile_layers() if config.compile else tower

@@ -3,7 +3,8 @@
 Cross-layer attention (EgoTR; DESIGN section 6): layer l takes its queries and values from
 LN1(x_l) and its keys from LN2(x_{l-1}), the input of the layer before; layer 0 uses its own input.
 
-B batch, N tokens (the class token first), D width of a token, A attention heads.
+B batch, H rows and W columns of the grid of patches, N tokens (the class token first), D width of a
+token, A attention heads.
 """
 
 import math
@@ -12,6 +13,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from smdt.models import recompute
+from smdt.models.dropout import Dropout
+from smdt.models.pooling import Pooling, make_pool
 
 Attention = Literal["cross_layer", "self"]
 
@@ -62,51 +67,64 @@ class EncoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.expand = nn.Linear(width, hidden)
         self.contract = nn.Linear(hidden, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, previous: Tensor) -> Tensor:
         """Tokens [B, N, D] of this layer and the input of the layer before, to the next layer's."""
         tokens = self.norm1(x)
         key_source = tokens if self.norm2 is None else self.norm2(previous)
-        x = x + self.dropout(self.attention(tokens, key_source))
+        x = x + self.attention(tokens, key_source)
         hidden = self.dropout(F.gelu(self.expand(self.norm3(x))))
         change: Tensor = self.dropout(self.contract(hidden))
         return x + change
 
 
 class TransformerEncoder(nn.Module):
-    """Patch features [B, N - 1, D] to the class token after the final norm, [B, D]."""
+    """Patch features [B, H * W, D] to one vector, [B, D].
+
+    Positions are kept as a grid, so that weights say which grid they are for.
+
+    Attributes:
+        grid: H and W.
+    """
 
     def __init__(
         self,
         *,
-        patches: int,
+        grid: tuple[int, int],
         width: int,
         layers: int,
         heads: int,
         hidden: int,
         dropout: float,
         attention: Attention,
+        pooling: Pooling = "class_token",
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.grid = grid
+        self._recompute = gradient_checkpointing
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.positions = nn.Parameter(torch.empty(1, 1 + patches, width).normal_(std=0.02))
-        self.dropout = nn.Dropout(dropout)
+        self.class_position = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
+        self.positions = nn.Parameter(torch.empty(1, *grid, width).normal_(std=0.02))
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             EncoderLayer(width, heads, hidden, dropout, attention) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.pool = None if pooling == "class_token" else make_pool(pooling)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """The class token of every image, [B, D], in the parameters' dtype."""
-        class_token = self.class_token.expand(len(patches), -1, -1)
-        x = self.dropout(torch.cat([class_token, patches], dim=1) + self.positions)
+        """The class token of every image after the final norm, or the pool of its patches."""
+        class_token = (self.class_token + self.class_position).expand(len(patches), -1, -1)
+        tokens = torch.cat([class_token, patches + self.positions.flatten(1, 2)], dim=1)
+        x = self.dropout(tokens)
         previous = x
         for layer in self.layers:
-            x, previous = layer(x, previous), x
-        token: Tensor = self.norm(x[:, 0])
-        return token
+            x, previous = recompute.call(layer, x, previous, recompute=self._recompute), x
+        vector: Tensor = self.norm(x[:, 0]) if self.pool is None else self.pool(self.norm(x[:, 1:]))
+        return vector

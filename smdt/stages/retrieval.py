@@ -25,7 +25,7 @@ from smdt.evaluation.protocol import HIT_RATE
 from smdt.evaluation.recall import nearest_elsewhere, recalls
 from smdt.geometry.augment import draw
 from smdt.geometry.look import draw_look
-from smdt.geometry.view import normalise, north_up, resize, resize_classes
+from smdt.geometry.view import north_up, resize, resize_classes
 from smdt.losses import InfoNceConfig
 from smdt.models.two_tower import TwoTower
 from smdt.semantics.augment import draw_semantics
@@ -74,7 +74,8 @@ class RetrievalStage(Stage):
         """Return what the towers see of some rows of a batch.
 
         Returns:
-            Ground and aerial images, [rows, 3, H, W] each, values 0 to 255, uint8 or float32.
+            Ground and aerial images, [rows, 3, H, W] each, values 0 to 255, uint8 or float32, as
+            the towers take them.
         """
         return self._ground(batch, rows), self._aerial(batch, rows)
 
@@ -83,13 +84,8 @@ class RetrievalStage(Stage):
         panoramas = resize(batch.images[GROUND][rows], self._config.geometry.panorama_size)
         return north_up(panoramas, batch.heading_deg[rows])
 
-    def inputs(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
-        """Return the towers' inputs for some rows: `images` as float32 in [-1, 1]."""
-        ground, aerial = self.images(batch, rows)
-        return normalise(ground), normalise(aerial)
-
     def augmented(self, batch: Batch, rows: slice, seed: int) -> tuple[Tensor, Tensor]:
-        """Return `inputs` as drawn for each pair in this epoch.
+        """Return `images` as drawn for each pair in this epoch.
 
         Ground images are painted and show a part of what is around; both views are turned and
         mirrored.
@@ -105,7 +101,7 @@ class RetrievalStage(Stage):
             augment.fov_deg, augment.unknown_heading, [look_seed(seed, batch.epoch, i) for i in ids]
         )
         ground = drawn.apply(look.apply(ground))
-        return normalise(ground), self._aerial.moved(normalise(aerial), drawn)
+        return ground, self._aerial.moved(aerial, drawn)
 
     def step(
         self, engines: Mapping[str, Engine], batch: Batch, context: StepContext
@@ -193,7 +189,7 @@ class RetrievalStage(Stage):
             device = next(self.towers.parameters()).device
             images = {view: torch.zeros(1, 3, *sizes[view], device=device) for view in views}
         else:
-            images = {view: normalise(self.seen(batch, view)) for view in views}
+            images = {view: self.seen(batch, view) for view in views}
         ground, aerial = (images.get(view) for view in self.views)
         descriptors = self.towers(ground, aerial)[: len(views)]
         return [each[:0] if batch is None else each for each in descriptors]

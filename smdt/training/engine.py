@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from data_shards.errors import InputError
+from smdt.training.parameter_groups import parameter_groups
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -41,6 +42,8 @@ class OptimizerConfig(BaseModel):
     """Added to the root of the second moment."""
     gradient_clipping: float = Field(1.0, ge=0)
     """Largest norm of the global gradient; 0 does not clip."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """What each layer's rate is multiplied by for the layer below it, down to the image."""
 
 
 class AdamConfig(OptimizerConfig):
@@ -163,9 +166,11 @@ class Engine:
             raise InputError("precision: fp16 needs a GPU; set it to bf16 or fp32 on this machine")
         self.name = name
         self._peak_learning_rate = optimizer.learning_rate
+        groups = parameter_groups(module, optimizer.weight_decay, optimizer.layer_decay)
+        self._rate_scales = [group.rate_scale for group in groups]
         # bf16 without ZeRO takes one step at initialisation: at rate zero it changes nothing.
         adamw = torch.optim.AdamW(
-            _parameter_groups(module, optimizer.weight_decay),
+            [{"params": g.parameters, "weight_decay": g.weight_decay} for g in groups],
             lr=0.0,
             betas=optimizer.betas,
             eps=optimizer.epsilon,
@@ -202,8 +207,9 @@ class Engine:
             rate_factor: what the peak learning rate is multiplied by in this step.
         """
         self.learning_rate = self._peak_learning_rate * rate_factor
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = self.learning_rate
+        groups = self._engine.optimizer.param_groups
+        for group, scale in zip(groups, self._rate_scales, strict=True):
+            group["lr"] = self.learning_rate * scale
         self._engine.step()
 
     @property
@@ -256,12 +262,3 @@ class Engine:
 
 def _full(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.is_floating_point else dtype
-
-
-def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay matrices and kernels, leave vectors and tokens alone."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.squeeze().ndim >= 2]
-    plain = [p for p in parameters if p.squeeze().ndim < 2]
-    groups = [(decayed, weight_decay), (plain, 0.0)]
-    return [{"params": some, "weight_decay": decay} for some, decay in groups if some]

@@ -27,6 +27,7 @@ class RunFolder:
         self.root = Path(root)
         self.config = self.root / "config.yaml"
         self.environment = self.root / "environment.json"
+        self.init = self.root / "init.json"
         self.state = self.root / "state.json"
         self.metrics = self.root / "metrics.jsonl"
         self.history = self.root / "history.jsonl"

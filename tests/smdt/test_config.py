@@ -1,9 +1,11 @@
 import pytest
+import torch
 import yaml
 
 from data_shards.errors import InputError
 from smdt import config as configuration
 from smdt.config import check_ranks
+from smdt.models.two_tower import TwoTower
 from smdt.training.engine import AdamConfig
 from tests.distributed.runs import ROOT
 
@@ -23,6 +25,24 @@ def test_every_configuration_of_ours_loads_and_survives_its_own_yaml(path, tmp_p
     config = configuration.load(path)
     (tmp_path / "resolved.yaml").write_text(config.to_yaml())
     assert configuration.load(tmp_path / "resolved.yaml") == config
+
+
+@pytest.mark.slow  # importing timm takes seconds
+def test_the_towers_of_every_recipe_take_its_images():
+    methods = ("smdt", "l2ltr", "sample4geo")
+    recipes = [path for path in CONFIGS if path.stem in methods]
+    assert len(recipes) == 3 * len(methods)
+    for path in recipes:
+        config = configuration.load(path)
+        assert isinstance(config, configuration.RetrievalConfig)
+        check_ranks(config, 8)
+        with torch.device("meta"):
+            towers = TwoTower(
+                config.model, **{f"{v}_size": s for v, s in config.image_sizes.items()}
+            )
+            images = [torch.zeros(1, 3, *size) for size in config.image_sizes.values()]
+            ground, aerial = towers(*images)
+        assert ground.shape == aerial.shape == (1, 1024 if path.stem == "sample4geo" else 768)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "deepspeed").glob("*.json")))
@@ -48,11 +68,26 @@ def test_later_overrides_win_and_spans_are_read(minimal):
         ("run.sed=1", "'seed'"),
         ("data.order.polcy=shuffle", "'policy'"),
         ("schedule.warmup=3", "'warmup_steps'"),
+        ("model.stem={kind: conv, widht: 3}", r"'model\.stem\.widht'.*'width'"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_at_every_depth(minimal, override, named):
     with pytest.raises(InputError, match=named):
         configuration.load(minimal, [override])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "override", "named"),
+    [
+        ("r50_vit_b16", "model.hiden=3", r"'model\.hiden'.*'hidden'"),
+        ("r50_vit_b16", "model.drop_pth=0", r"'model\.drop_pth'.*'dropout'"),
+        ("convnext_base", "model.drop_pth=0", r"'model\.drop_pth'.*'drop_path'"),
+        ("convnext_base", "model.width=64", r"unknown key 'model\.width'"),
+    ],
+)
+def test_the_backbone_decides_which_keys_there_are(minimal, backbone, override, named):
+    with pytest.raises(InputError, match=named):
+        configuration.load(minimal, [f"model.backbone={backbone}", override])
 
 
 def test_an_unknown_class_names_the_nearest(minimal):

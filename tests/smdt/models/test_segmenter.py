@@ -14,8 +14,7 @@ from transformers import (
 from data_shards.errors import InputError
 from smdt.geometry.view import normalise
 from smdt.models.segmenter import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+    IMAGENET,
     Segmenter,
     SegmenterConfig,
     label_logits,
@@ -80,7 +79,7 @@ def test_a_trained_batch_norm_keeps_its_statistics(cityscapes):
     plain.save_pretrained(cityscapes)
     segmenter = open_folder(cityscapes)
     before = {name: buffer.clone() for name, buffer in segmenter.named_buffers()}
-    inputs = normalise(images(), IMAGENET_MEAN, IMAGENET_STD)
+    inputs = normalise(images(), IMAGENET.mean, IMAGENET.std)
     torch.testing.assert_close(segmenter.eval().network(inputs).logits, plain.eval()(inputs).logits)
     segmenter.train()(images())
     after = dict(segmenter.named_buffers())
@@ -165,7 +164,7 @@ def test_a_mask_classifier_gives_each_label_the_sum_over_its_masks(tmp_path):
     (logits,) = segmenter(images(size=(64, 64)))
     assert logits.shape == (2, 6, 64, 64)
     with torch.no_grad():
-        output = segmenter.network(normalise(images(size=(64, 64)), IMAGENET_MEAN, IMAGENET_STD))
+        output = segmenter.network(normalise(images(size=(64, 64)), IMAGENET.mean, IMAGENET.std))
     masks, labels = output.masks_queries_logits.sigmoid(), output.class_queries_logits.softmax(-1)
     expected = sum(
         masks[0, query, 3, 5] * labels[0, query, label] for query in range(5) for label in range(19)

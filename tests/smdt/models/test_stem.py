@@ -51,6 +51,17 @@ def test_r50_has_the_published_sizes():
     assert sum(p.numel() for p in stem.parameters()) == 8_543_296 + 3 * block
 
 
+def test_filters_in_bf16_are_standardised_in_fp32():
+    conv = StandardisedConv(64, 8, 3).bfloat16()
+    with torch.no_grad():
+        conv.weight.add_(4)  # the mean is a hundred deviations: bf16 sums would lose them
+    weight = conv.weight.detach().double().flatten(1)
+    standard = (weight - weight.mean(1, keepdim=True)) / weight.std(1, correction=0, keepdim=True)
+    x = torch.randn(1, 64, 4, 4)
+    expected = F.conv2d(x.double(), standard.view_as(conv.weight), padding=1)
+    torch.testing.assert_close(conv(x.bfloat16()).double(), expected, rtol=0.02, atol=0.3)
+
+
 def test_a_new_block_is_its_shortcut():
     block = Bottleneck(16, 4, stride=1, groups=2)
     x = torch.rand(2, 16, 6, 6)
@@ -66,3 +77,14 @@ def test_output_stride_is_16_for_every_multiple_of_16(config):
         assert stem(torch.zeros(1, 3, height, width)).shape == (
             (1, config.channels, height // 16, width // 16)
         )
+
+
+def test_gradient_checkpointing_changes_no_bit():
+    config = ResNetStemConfig(width=8, blocks=(1, 2, 1), groups=4)
+    x, gradients = torch.randn(1, 3, 32, 48), []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        stem = ResNetV2Stem(config, recompute)
+        stem(x).square().sum().backward()
+        gradients.append([parameter.grad for parameter in stem.parameters()])
+    assert all(map(torch.equal, *gradients))

@@ -1,24 +1,32 @@
 import pytest
 import torch
+from pydantic import TypeAdapter
 
+from data_shards.errors import InputError
+from smdt.models.hybrid import HybridConfig, R50VitB16Config, TinyConfig
 from smdt.models.stem import ConvStemConfig, ResNetStemConfig
+from smdt.models.timm_tower import TimmConfig
 from smdt.models.two_tower import TwoTower, TwoTowerConfig
 
 STEMS = [ConvStemConfig(width=4, groups=2), ResNetStemConfig(width=4, blocks=(1, 1, 1), groups=2)]
-SMALL = TwoTowerConfig(stem=STEMS[0], width=16, layers=2, hidden=32, dropout=0)
+SMALL = TinyConfig(stem=STEMS[0], width=16, layers=2, hidden=32, dropout=0)
 SIZE = (32, 64)
 
 
 def small(dtype: torch.dtype = torch.float32, **changes: object) -> TwoTower:
     torch.manual_seed(0)
-    config = TwoTowerConfig.model_validate({**SMALL.model_dump(), **changes})
+    config = TinyConfig.model_validate({**SMALL.model_dump(), **changes})
     return TwoTower(config, SIZE, SIZE).to(dtype)
 
 
 def images(batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    ground, aerial = torch.randn(2, batch, 3, *SIZE, generator=generator)
+    ground, aerial = 255 * torch.rand(2, batch, 3, *SIZE, generator=generator)
     return ground, aerial
+
+
+def config_of(section: dict[str, object]) -> HybridConfig | TimmConfig:
+    return TypeAdapter(TwoTowerConfig).validate_python(section)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -37,6 +45,23 @@ def test_bf16_stays_near_fp32():
         assert (a * b).sum(-1).min() > 0.99
 
 
+def test_pixels_may_be_of_any_dtype():
+    model, (ground, _) = small(), images()
+    whole = ground.round()
+    assert torch.equal(model.embed_ground(whole), model.embed_ground(whole.to(torch.uint8)))
+
+
+def test_the_scale_of_images_is_the_configured_one():
+    ground, _ = images()
+    halves, imagenet = small(), small(normalisation="imagenet")
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    # what imagenet's scale makes of these pixels, half's makes of others
+    scaled = (ground / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    same = halves.embed_ground(127.5 * scaled + 127.5)
+    torch.testing.assert_close(imagenet.embed_ground(ground), same, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(halves.embed_ground(ground), same, atol=1e-3)
+
+
 def test_towers_have_their_own_weights_unless_shared():
     ground, _ = images()
     apart, together = small(), small(shared=True)
@@ -46,6 +71,11 @@ def test_towers_have_their_own_weights_unless_shared():
     assert count[0] == 2 * count[1]
 
 
+def test_a_shared_tower_is_saved_once():
+    together = small(shared=True)
+    assert set(together.state_dict()) == set(dict(together.named_parameters()))
+
+
 def test_an_image_is_embedded_alike_in_every_batch():
     model, (ground, _) = small(), images(6)
     whole = model.embed_ground(ground)
@@ -53,9 +83,10 @@ def test_an_image_is_embedded_alike_in_every_batch():
     torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["class_token", "mean", "gem"])
 @pytest.mark.parametrize("stem", STEMS, ids=lambda stem: stem.kind)
-def test_every_parameter_learns_and_none_is_a_scalar(stem):
-    model = small(stem=stem)
+def test_every_parameter_learns_and_none_is_a_scalar(stem, pooling):
+    model = small(stem=stem, pooling=pooling)
     with torch.no_grad():  # the last norm of a new block is zero, and hides what is before it
         for name, parameter in model.named_parameters():
             if "norm3.weight" in name:
@@ -84,22 +115,39 @@ def test_a_tiny_model_can_learn_its_batch(stem):
     assert loss.item() < 0.2
 
 
-def test_r50_vit_b16_is_expressible():
-    config = TwoTowerConfig(
-        stem=ResNetStemConfig(),
-        width=768, layers=12, heads=12, hidden=3072,
-    )  # fmt: skip
-    with torch.device("meta"):
-        model = TwoTower(config, (128, 512), (128, 512))
-    assert sum(p.numel() for p in model.parameters()) == pytest.approx(196e6, rel=0.02)
+def test_the_backbone_s_name_decides_what_else_can_be_said():
+    assert config_of({}) == config_of({"backbone": "tiny"}) == TinyConfig()
+    assert config_of({"width": 64}) == TinyConfig(width=64)
+    r50 = config_of({"backbone": "r50_vit_b16", "attention": "self"})
+    assert isinstance(r50, R50VitB16Config)
+    assert isinstance(r50.stem, ResNetStemConfig)
+    timm = config_of({"backbone": "convnext_base", "drop_path": 0.2})
+    assert isinstance(timm, TimmConfig)
+    with pytest.raises(ValueError, match="Extra inputs"):
+        config_of({"backbone": "convnext_base", "width": 64})
+    assert TypeAdapter(TwoTowerConfig).validate_python(r50.model_dump()) == r50
+
+
+def test_depths_grow_from_the_image_to_the_descriptor():
+    depths = small(pooling="gem").depths()
+    assert set(depths) == set(dict(small(pooling="gem").named_parameters()))
+    for view in ("ground", "aerial"):
+        assert depths[f"{view}.stem.0.weight"] == depths[f"{view}.encoder.positions"] == 0
+        assert depths[f"{view}.encoder.layers.0.norm1.weight"] == 1
+        assert depths[f"{view}.encoder.layers.1.attention.key.bias"] == 2
+        assert depths[f"{view}.encoder.norm.bias"] == depths[f"{view}.encoder.pool.power"] == 3
+    assert all(name.startswith("ground.") for name in small(shared=True).depths())
+    learning = TwoTower(SMALL, SIZE, SIZE, temperature=0.07)
+    assert set(learning.depths()) == set(dict(learning.named_parameters()))
+    assert learning.depths()["log_scale"] == 3
 
 
 def test_senseless_sizes_are_refused():
-    with pytest.raises(ValueError, match="multiples of 16"):
+    with pytest.raises(InputError, match="multiples of 16"):
         TwoTower(SMALL, (30, 64), SIZE)
-    with pytest.raises(ValueError, match=r"model\.shared needs equal sizes"):
+    with pytest.raises(InputError, match=r"model\.shared needs equal sizes.*32x64 and 64x64"):
         TwoTower(SMALL.model_copy(update={"shared": True}), SIZE, (64, 64))
     with pytest.raises(ValueError, match=r"model\.heads 5 must divide"):
-        TwoTowerConfig(heads=5)
+        TinyConfig(heads=5)
     with pytest.raises(ValueError, match=r"model\.stem\.groups 3 must divide"):
-        TwoTowerConfig(stem=ConvStemConfig(groups=3))
+        TinyConfig(stem=ConvStemConfig(groups=3))

@@ -6,12 +6,13 @@ import torch
 
 from smdt.models.vit import TransformerEncoder, attend
 
-SIZES = {"patches": 5, "width": 12, "layers": 3, "heads": 2, "hidden": 20}
+SIZES = {"grid": (2, 3), "width": 12, "layers": 3, "heads": 2, "hidden": 20}
+PATCHES = 6
 
 
-def encoder(attention: str, dropout: float = 0.0, seed: int = 0) -> TransformerEncoder:
-    torch.manual_seed(seed)
-    model = TransformerEncoder(**SIZES, dropout=dropout, attention=attention).double()
+def encoder(attention: str, dropout: float = 0.0, **options: object) -> TransformerEncoder:
+    torch.manual_seed(0)
+    model = TransformerEncoder(**SIZES, dropout=dropout, attention=attention, **options).double()
     for parameter in model.parameters():  # so that no norm or token is neutral
         torch.nn.init.normal_(parameter, std=0.5)
     return model
@@ -33,9 +34,10 @@ def gelu(x):
 
 
 def oracle(model: TransformerEncoder, patches: np.ndarray, attention: str) -> np.ndarray:
-    """One image, token by token and head by head, from the definition in DESIGN section 6."""
-    x = np.concatenate([model.class_token.detach().numpy()[0], patches])
-    x = x + model.positions.detach().numpy()[0]
+    """All tokens of an image after the norm, one by one, head by head: DESIGN section 6."""
+    class_token = (model.class_token + model.class_position).detach().numpy()[0]
+    positions = model.positions.detach().numpy().reshape(PATCHES, -1)
+    x = np.concatenate([class_token, patches + positions])
     inputs = [x]
     for index, layer in enumerate(model.layers):
         tokens = layer_norm(x, layer.norm1)
@@ -57,18 +59,19 @@ def oracle(model: TransformerEncoder, patches: np.ndarray, attention: str) -> np
         x = x + linear(mixed, layer.attention.out)
         x = x + linear(gelu(linear(layer_norm(x, layer.norm3), layer.expand)), layer.contract)
         inputs.append(x)
-    return layer_norm(x, model.norm)[0]
+    return layer_norm(x, model.norm)
 
 
 @pytest.mark.parametrize("attention", ["cross_layer", "self"])
-def test_equals_the_definition(attention):
-    model = encoder(attention)
-    patches = torch.randn(2, 5, 12, dtype=torch.float64)
+@pytest.mark.parametrize("pooling", ["class_token", "mean"])
+def test_equals_the_definition(attention, pooling):
+    model = encoder(attention, pooling=pooling)
+    patches = torch.randn(2, PATCHES, 12, dtype=torch.float64)
     result = model(patches).detach().numpy()
     for image in range(2):
-        np.testing.assert_allclose(
-            result[image], oracle(model, patches[image].numpy(), attention), rtol=1e-9
-        )
+        tokens = oracle(model, patches[image].numpy(), attention)
+        expected = tokens[0] if pooling == "class_token" else tokens[1:].mean(axis=0)
+        np.testing.assert_allclose(result[image], expected, rtol=1e-9)
 
 
 def test_cross_layer_adds_one_norm_a_layer_and_nothing_else():
@@ -87,7 +90,7 @@ def test_first_layer_of_both_kinds_agrees_with_equal_norms():
 
 def test_dropout_only_in_training_and_drawn_from_the_torch_seed():
     model = encoder("cross_layer", dropout=0.3)
-    patches = torch.randn(2, 5, 12, dtype=torch.float64)
+    patches = torch.randn(2, PATCHES, 12, dtype=torch.float64)
 
     def embed(seed):
         torch.manual_seed(seed)
@@ -105,3 +108,15 @@ def test_attention_in_bf16_agrees_with_fp32():
     result = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
     assert result.dtype == torch.bfloat16
     torch.testing.assert_close(result.float(), expected, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("attention", ["cross_layer", "self"])
+def test_gradient_checkpointing_changes_no_bit(attention):
+    patches = torch.randn(2, PATCHES, 12, dtype=torch.float64)
+    gradients = []
+    for recompute in (False, True):
+        model = encoder(attention, dropout=0.3, gradient_checkpointing=recompute)
+        torch.manual_seed(1)
+        model(patches).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(map(torch.equal, *gradients))

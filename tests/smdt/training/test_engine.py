@@ -8,7 +8,6 @@ from data_shards.errors import InputError
 from smdt.training.engine import (
     Engine,
     OptimizerConfig,
-    _parameter_groups,
     deepspeed_settings,
     init_distributed,
 )
@@ -58,14 +57,6 @@ def test_fp16_on_a_cpu_is_refused_before_anything_starts():
     settings = deepspeed_settings(user, **{**ASKED, "precision": "fp16"})
     with pytest.raises(InputError, match="precision: fp16 needs a GPU"):
         Engine("towers", torch.nn.Linear(2, 2), OptimizerConfig(), settings)
-
-
-def test_matrices_decay_and_vectors_do_not():
-    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
-    decayed, plain = _parameter_groups(module, 0.1)
-    assert [tuple(p.shape) for p in decayed["params"]] == [(4, 3)]
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
-    assert len(plain["params"]) == 3
 
 
 def test_ranks_on_gpus_meet_over_nccl_and_exchange_what_stays_on_the_cpu(monkeypatch):

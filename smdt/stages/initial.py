@@ -1,0 +1,101 @@
+"""The weights that a run starts from (`init`), and the account of what was made of them."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_shards.errors import InputError
+from smdt import config as configuration
+from smdt.config import Config
+from smdt.models.weights import Fit, fit, fit_towers, read
+from smdt.stages.retrieval import RetrievalStage
+from smdt.stages.weights import find_weights
+from smdt.training import checkpoint
+from smdt.training.stage import Stage
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """What became of the weights that a run started from.
+
+    Attributes:
+        source: the file or the checkpoint.
+        fits: of each module or tower, by its name.
+    """
+
+    source: str
+    fits: Mapping[str, Fit]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `init.json`."""
+        return {"source": self.source, **{name: asdict(fit) for name, fit in self.fits.items()}}
+
+    def lines(self) -> list[str]:
+        """Say for each module how much was loaded, and name what was not."""
+        said = []
+        for name, one in self.fits.items():
+            parts = [f"{len(one.loaded)} tensors of {name} from {self.source}"]
+            if one.resized:
+                parts.append(f"interpolated: {', '.join(one.resized)}")
+            if one.fresh:
+                parts.append(f"not in it, so random: {', '.join(one.fresh)}")
+            if one.unused:
+                parts.append(f"in it and not used: {', '.join(one.unused)}")
+            said.append("; ".join(parts))
+        return said
+
+
+def initialise(stage: Stage, config: Config) -> Initialisation | None:
+    """Give a stage the weights that its configuration names; every rank reads them for itself.
+
+    Returns:
+        What was loaded, None if random weights are asked for.
+
+    Raises:
+        InputError: they cannot be read or do not fit.
+    """
+    if config.init.weights is None:
+        return None
+    path = Path(config.init.weights)
+    made = _from_run(stage, path) if path.is_dir() else _from_file(stage, path)
+    lost = [n for one in made.fits.values() for n in one.fresh if n.endswith("running_mean")]
+    if lost:
+        raise InputError(
+            f"weights {made.source} have no statistics for batch norms ({lost[0]} …): "
+            "set model.batch_norm=group"
+        )
+    for line in made.lines():
+        _log.info("%s", line)
+    return made
+
+
+def _from_file(stage: Stage, path: Path) -> Initialisation:
+    if not isinstance(stage, RetrievalStage):
+        raise InputError(
+            f"init.weights: {path} is no run and no checkpoint, as the stage {stage.name!r} needs"
+        )
+    return Initialisation(str(path), fit_towers(stage.towers, read(path), str(path)))
+
+
+def _from_run(stage: Stage, path: Path) -> Initialisation:
+    folder = find_weights(path)
+    source = configuration.load(folder / checkpoint.CONFIG)
+    if source.stage != stage.name:
+        raise InputError(
+            f"init.weights: {folder} is of stage {source.stage!r}, and this run of {stage.name!r}"
+        )
+    tensors = read(folder / checkpoint.WEIGHTS)
+    if isinstance(stage, RetrievalStage):
+        assert isinstance(source, configuration.RetrievalConfig), "its stage says so"
+        sizes = source.image_sizes
+        return Initialisation(str(folder), fit_towers(stage.towers, tensors, str(folder), sizes))
+    fits = {}
+    for name, module in stage.modules().items():
+        prefix = f"{name}."
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        fits[name] = fit(module, own, str(folder))
+    return Initialisation(str(folder), fits)

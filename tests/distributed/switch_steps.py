@@ -1,0 +1,97 @@
+"""Run by `deepspeed` on every rank: what steps make of the weights, with and without switches.
+
+Arguments: YAML of the run, folder of the DeepSpeed files, where rank 0 writes its findings as JSON.
+"""
+
+import json
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from smdt import config as configuration
+from smdt.config import RetrievalConfig
+from smdt.stages import make_stage
+from smdt.telemetry.metrics import TrainingMetrics
+from smdt.train import open_engines, open_loader
+from smdt.training.engine import init_distributed
+from smdt.training.run_folder import RunFolder
+from smdt.training.stage import StepContext
+
+STEPS = 3
+LAYER_DECAY = 0.5
+
+
+def weights_after(
+    config: RetrievalConfig, folder: Path, zero: int, steps: int, chunks: int, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Full weights after some steps from the seed's."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(config.run.seed)
+    stage = make_stage(config)
+    settings = configuration.load_deepspeed(folder / f"zero{zero}.json")
+    engines = open_engines(config, settings, stage, world_size)
+    metrics = TrainingMetrics("test", "retrieval", rank)
+    loader = open_loader(config, RunFolder(config.run.out), metrics, rank, world_size, device)
+    with closing(loader.stream(loader.start, epochs=1)) as stream:
+        for step, batch in zip(range(steps), stream, strict=False):
+            context = StepContext(step, config.run.seed, rank, world_size, chunks, device, 1.0)
+            stage.step(engines, batch, context)
+    return next(iter(engines.values())).full_weights()
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Over all weights."""
+    assert set(a) == set(b)
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def findings(config: RetrievalConfig, folder: Path, zero: int, device: torch.device) -> dict:
+    """Differences that switches make, and updates with a decay over layers beside those without."""
+
+    def after(steps: int, chunks: int = 1, **model: object) -> dict[str, torch.Tensor]:
+        changed = config.model_copy(update={"model": config.model.model_copy(update=model)})
+        return weights_after(changed, folder, zero, steps, chunks, device)
+
+    torch.manual_seed(config.run.seed)
+    towers = make_stage(config).towers
+    start, depths = towers.state_dict(), towers.depths()
+    once = after(1)
+    optimizer = config.optimizer.model_copy(update={"layer_decay": LAYER_DECAY})
+    decayed = weights_after(
+        config.model_copy(update={"optimizer": optimizer}), folder, zero, 1, 1, device
+    )
+    last = max(depths.values())
+    scaled = {
+        name: start[name] + LAYER_DECAY ** (last - depths[name]) * (once[name] - start[name])
+        for name in start
+    }
+    plain = after(STEPS, chunks=2)
+    return {
+        "learned": largest_difference(plain, start),
+        "checkpointing": largest_difference(
+            plain, after(STEPS, chunks=2, gradient_checkpointing=True)
+        ),
+        "decay over layers": largest_difference(decayed, scaled),
+        "update without decay": largest_difference(once, decayed),
+    }
+
+
+def main() -> None:
+    """Write what was found of each ZeRO stage."""
+    yaml, folder, out = (Path(a) for a in sys.argv[1:] if not a.startswith("--local_rank"))
+    device = init_distributed(120.0)
+    torch.set_num_threads(1)
+    config = configuration.load(yaml)
+    assert isinstance(config, RetrievalConfig)
+    found = {f"zero{zero}": findings(config, folder, zero, device) for zero in range(4)}
+    if dist.get_rank() == 0:
+        out.write_text(json.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
