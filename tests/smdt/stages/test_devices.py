@@ -129,7 +129,7 @@ def test_towers(on_gpu, same_size, aerial):
 def test_the_loss_of_towers(on_gpu, loss):
     config = config_of("retrieval").model_copy(update={"loss": loss})
     stage = fake_stage(config)
-    inputs = stage.inputs(fake_batch(config, same_size=True), slice(1, 3))
+    inputs = stage.images(fake_batch(config, same_size=True), slice(1, 3))
     ground, aerial, *scalars = stage.towers(*inputs)
     assert all(tensor.device == GPU for tensor in (ground, aerial, *scalars))
     rows = slice(0, 1)
