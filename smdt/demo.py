@@ -70,7 +70,8 @@ def commands(out: Path, budget: Budget) -> Iterator[Sequence[str]]:
     # The whole method: class maps, the dual conditional GAN, retrieval on what it makes.
     yield _train("segmentation", segmenter, world, budget.segmentation)
     yield ("segment", "--shards", world, "--out", segmented, "--checkpoint", segmenter)
-    yield _train("alignment", generators, segmented, budget.alignment)
+    often = "evaluation.every=125 steps"  # for a curve of an epoch
+    yield _train("alignment", generators, segmented, budget.alignment, often)
     yield _evaluate(generators, world)  # whose class maps are the true ones
     yield ("report", generators)
     yield ("align", "--shards", segmented, "--out", aligned, "--checkpoint", generators)

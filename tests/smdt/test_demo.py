@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from smdt.cli import app
 from smdt.demo import FULL, QUICK, commands
 
 OUT = Path("/tmp/a-demo")
+ROOT = Path(__file__).parent.parent.parent
 
 
 def parsed(command):
@@ -62,3 +66,28 @@ def test_each_training_is_evaluated_and_reported_where_its_report_looks():
     for run, parameters in scored.items():
         assert parameters["json_file"] == Path(run) / "evaluation.json"
         assert parameters["references_file"] == Path(run) / "references.json"
+
+
+@pytest.mark.full
+@pytest.mark.distributed
+@pytest.mark.timeout(1800)
+def test_the_quick_demo_beats_what_learns_nothing_at_every_step(tmp_path):
+    demo = [sys.executable, "-m", "smdt.cli", "demo", "--quick", "--out", str(tmp_path)]
+    subprocess.run(demo, cwd=ROOT, check=True)
+    out = tmp_path / "quick"
+
+    def scores(run):
+        folder = out / run
+        references = json.loads((folder / "references.json").read_text())
+        return json.loads((folder / "evaluation.json").read_text())["scores"], references
+
+    for run in ("run", "aligned-run"):
+        ours, references = scores(run)
+        assert ours["R@10"] > 2 * references["chance"]["R@10"], run
+        assert (out / run / "report.html").exists()
+    ours, references = scores("alignment")
+    for image in ("mapped aerial image", "mean training image"):
+        assert ours["SSIM"] > references[image]["SSIM"]
+        assert ours["PSNR"] > references[image]["PSNR"]
+    assert ours["mIoU"] > references["most common class of each pixel"]["mIoU"]
+    assert ours["deviation"] > 0.05, "one image for all"
