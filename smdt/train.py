@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,10 +30,18 @@ from smdt.training import checkpoint
 from smdt.training.checkpoint import Progress
 from smdt.training.collectives import Collectives
 from smdt.training.control import Control
-from smdt.training.engine import Engine, deepspeed_settings, init_distributed
+from smdt.training.engine import (
+    Engine,
+    deepspeed_settings,
+    find_place,
+    init_distributed,
+    zero_stage,
+)
 from smdt.training.environment import environment, run_info
 from smdt.training.lease import ATTEMPT, LeaseWatch
+from smdt.training.meeting import Meeting
 from smdt.training.processor import keep_freed_memory, share_cores
+from smdt.training.resume import Origin, find_origin
 from smdt.training.run_folder import RunFolder, write_json
 from smdt.training.stage import Stage, StepContext
 from smdt.training.step_watch import StepWatch
@@ -87,19 +96,27 @@ def train_rank(
     stop.listen()
     share_cores()
     keep_freed_memory()
-    collectives = Collectives()
-    collectives.watch()
-    device = init_distributed(config.run.timeout_seconds)
-    log_to(folder.logs / f"rank-{dist.get_rank():05d}.log")
+    rank, world_size = find_place()
+    log_to(folder.logs / f"rank-{rank:05d}.log")
+
+    def decide() -> str:
+        stage = zero_stage(user_settings)
+        return find_origin(folder, resume, stage, world_size).to_json()
+
     try:
+        meeting = Meeting(config.run.timeout_seconds)
+        origin = Origin.from_json(meeting.decided(decide))
+        collectives = Collectives()
+        collectives.watch()
+        device = init_distributed(config.run.timeout_seconds)
         progress, total = run_stage(
-            config, user_settings, folder, resume, device, stop, collectives
+            config, user_settings, folder, origin, device, stop, collectives
         )
     except Exception as error:
-        _log.exception("rank %d failed", dist.get_rank())
+        _log.exception("rank %d failed", rank)
         record_failure(folder, error)
         raise
-    if dist.get_rank() == 0:
+    if rank == 0:
         end: Literal["done", "preempted"] = "done" if progress.step >= total else "preempted"
         folder.note(end, step=progress.step)
         folder.write_state(end, progress.step)
@@ -112,7 +129,7 @@ def run_stage(
     config: Config,
     user_settings: Mapping[str, Any],
     folder: RunFolder,
-    resume: str,
+    origin: Origin,
     device: torch.device,
     stop: StopRequest,
     collectives: Collectives,
@@ -120,21 +137,20 @@ def run_stage(
     """Do what `train_rank` does, in a process group that is there."""
     config.telemetry.check()
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    resumed = find_checkpoint(folder, resume)
-    config = pinned(config, resumed)
+    config = pinned(config, origin.checkpoint)
 
     metrics = TrainingMetrics(config.run.name, config.stage, rank)
     torch.manual_seed(config.run.seed)
     stage = make_stage(config)
-    started_from = None if resumed is not None else initialise(stage, config)
+    started_from = None if origin.checkpoint is not None else initialise(stage, config)
     loader = open_loader(config, folder, metrics, rank, world_size, device)
     context = StepContext(0, config.run.seed, rank, world_size, config.batch.chunks, device)
     ideal_seconds = ideal_seconds_of(config, stage, context)
-    engines = open_engines(config, user_settings, stage, world_size)
-    progress = Progress(0, 0, world_size, loader.start)
-    if resumed is not None:
-        progress = checkpoint.load_progress(resumed)
-        checkpoint.load_engines(resumed, engines, progress)
+    engines = open_engines(config, user_settings, stage, world_size, universal=origin.universal)
+    progress = Progress(0, 0, world_size, zero_stage(user_settings), loader.start)
+    if origin.checkpoint is not None:
+        progress = replace(checkpoint.load_progress(origin.checkpoint), world_size=world_size)
+        origin.load(engines)
 
     total = config.schedule.length.steps(loader.steps_per_epoch)
     display = ProgressBar(total, config.run.name) if rank == 0 else Display()
@@ -170,7 +186,7 @@ def run_stage(
                 display.say(line)
         loader.rewind_quarantine(progress.data)
     dist.barrier()
-    describe_run(config, metrics, user_settings, device, resumed)
+    describe_run(config, metrics, user_settings, device, origin.checkpoint)
     served = config.telemetry.serve(
         metrics.registry,
         metrics.labels,
@@ -205,8 +221,8 @@ def describe_run(
     metrics.read_device_memory(memory_readers(device))
     saved = time.time() if resumed is None else (resumed / checkpoint.FILES).stat().st_mtime
     metrics.checkpoint_last_success_timestamp_seconds.set(saved)
-    zero_stage = user_settings.get("zero_optimization", {}).get("stage", 0)
-    metrics.run_info(run_info(device, config.precision, zero_stage, config.batch.global_batch))
+    zero = zero_stage(user_settings)
+    metrics.run_info(run_info(device, config.precision, zero, config.batch.global_batch))
 
 
 def record_failure(folder: RunFolder, error: Exception) -> None:
@@ -232,9 +248,21 @@ def record_failure(folder: RunFolder, error: Exception) -> None:
 
 
 def open_engines(
-    config: Config, user_settings: Mapping[str, Any], stage: Stage, world_size: int
+    config: Config,
+    user_settings: Mapping[str, Any],
+    stage: Stage,
+    world_size: int,
+    *,
+    universal: bool = False,
 ) -> dict[str, Engine]:
     """Put the stage's modules under DeepSpeed; every rank calls it.
+
+    Args:
+        config: the run.
+        user_settings: DeepSpeed's own configuration.
+        stage: whose modules they are.
+        world_size: ranks of the run.
+        universal: whether they will load states in the form for any number of ranks.
 
     Raises:
         InputError: the DeepSpeed file contradicts the YAML.
@@ -247,7 +275,7 @@ def open_engines(
         gradient_clipping=config.optimizer.gradient_clipping,
     )
     return {
-        name: Engine(name, module, config.optimizer, settings)
+        name: Engine(name, module, config.optimizer, settings, universal=universal)
         for name, module in stage.modules().items()
     }
 
@@ -285,33 +313,6 @@ def log_to(file: Path) -> None:
     logging.basicConfig(
         level=logging.INFO, format=form, handlers=[logging.FileHandler(file)], force=True
     )
-
-
-def find_checkpoint(folder: RunFolder, resume: str) -> Path | None:
-    """Return the checkpoint to go on from, the same on every rank; None starts afresh.
-
-    Raises:
-        UserError: there is none to be had, or one that would be overwritten.
-    """
-    if resume == "never":
-        if checkpoint.published(folder.checkpoints):
-            raise InputError(
-                f"{folder.checkpoints} holds checkpoints of an earlier run, which --resume never "
-                "would overwrite; set run.out to another folder or delete it"
-            )
-        return None
-    if resume != "auto":
-        fault = checkpoint.damage(Path(resume))
-        if fault:
-            raise InputError(f"checkpoint {resume}: {fault}; name another one for --resume")
-        return Path(resume)
-    # Rank 0 reads the hashes; the others only hear which checkpoint is whole.
-    step = torch.tensor([-1])
-    if dist.get_rank() == 0:
-        newest = checkpoint.newest_good(folder.checkpoints)
-        step[0] = -1 if newest is None else checkpoint.step_of(newest)
-    dist.broadcast(step, src=0)
-    return None if step < 0 else checkpoint.folder_of(folder.checkpoints, int(step))
 
 
 def open_run(folder: RunFolder, config: Config, step: int) -> None:

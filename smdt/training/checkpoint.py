@@ -17,6 +17,7 @@ from typing import Any
 
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -55,6 +56,7 @@ class Progress:
         step: optimisation steps done.
         samples: samples consumed over all epochs.
         world_size: ranks that wrote the engines' states.
+        zero_stage: DeepSpeed's, of these states.
         data: where the data plane goes on.
         best: score and step of the best evaluation so far, None before the first.
     """
@@ -62,6 +64,7 @@ class Progress:
     step: int
     samples: int
     world_size: int
+    zero_stage: int
     data: DataState
     best: tuple[float, int] | None = None
 
@@ -77,6 +80,7 @@ class Progress:
             step=content["step"],
             samples=content["samples"],
             world_size=content["world_size"],
+            zero_stage=content["zero_stage"],
             data=DataState(**content["data"]),
             best=None if best is None else (best[0], best[1]),
         )
@@ -107,13 +111,23 @@ def save(
         save_file(weights, unpublished / WEIGHTS)
         write_json(unpublished / PROGRESS, progress.to_json())
         write_atomic(unpublished / CONFIG, config_yaml.encode())
-        size = _seal(unpublished)
-        if final.exists():
-            shutil.rmtree(final)
-        unpublished.rename(final)
-        sync_folder(checkpoints)
+        size = publish(unpublished, final)
         write_atomic(checkpoints / LATEST, f"{final.name}\n".encode())
     dist.barrier()
+    return size
+
+
+def publish(unpublished: Path, final: Path) -> int:
+    """Put a folder where readers look for it, with the list of its files, all of it on disk.
+
+    Returns:
+        Its size in bytes.
+    """
+    size = _seal(unpublished)
+    if final.exists():
+        shutil.rmtree(final)
+    unpublished.rename(final)
+    sync_folder(final.parent)
     return size
 
 
@@ -192,19 +206,21 @@ def load_progress(folder: Path) -> Progress:
     return Progress.from_json(json.loads((folder / PROGRESS).read_text()))
 
 
-def load_engines(folder: Path, engines: Mapping[str, Engine], progress: Progress) -> None:
+def load_engines(states: Path, engines: Mapping[str, Engine], weights: Path | None) -> None:
     """Restore every engine; every rank calls it.
 
-    Raises:
-        UserError: another number of ranks wrote the checkpoint.
+    Args:
+        states: a checkpoint, or its universal form.
+        engines: fresh ones, made for one or the other.
+        weights: for the universal form, which lacks buffers, those of the checkpoint.
     """
-    if progress.world_size != dist.get_world_size():
-        raise UserError(
-            f"checkpoint {folder} was written by {progress.world_size} ranks and this run has "
-            f"{dist.get_world_size()}; start it with {progress.world_size}"
-        )
-    for engine in engines.values():
-        engine.load(folder)
+    for name, engine in engines.items():
+        engine.load(states)
+        if weights is not None:
+            with safe_open(weights, framework="pt") as file:
+                engine.restore_buffers(
+                    {key: file.get_tensor(f"{name}.{key}") for key in engine.buffers()}
+                )
 
 
 def prune(checkpoints: Path, keep_last: int, keep_steps: Iterable[int]) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 
 from data_shards.errors import InputError
 from smdt.training.parameter_groups import parameter_groups
+from smdt.training.universal import give_every_rank_a_part
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -56,11 +57,22 @@ class AdamConfig(OptimizerConfig):
     gradient_clipping: float = Field(0.0, ge=0)
 
 
+def find_place() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks, from the launcher's environment.
+
+    Without a launcher the process is a world of its own, and the environment says so from now on.
+    """
+    if "RANK" not in os.environ:
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+        os.environ |= {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
 def init_distributed(timeout_seconds: float) -> torch.device:
     """Join the process group that the launcher's environment describes.
 
-    Without a launcher the process is a world of its own. Every group that is made later gets the
-    same timeout: ZeRO makes its own, which would otherwise keep torch's 30 minutes.
+    Every group that is made later gets the same timeout: ZeRO makes its own, which would otherwise
+    keep torch's 30 minutes.
 
     Args:
         timeout_seconds: how long a collective may wait for a lost rank.
@@ -71,9 +83,7 @@ def init_distributed(timeout_seconds: float) -> torch.device:
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    if "RANK" not in os.environ:
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
-        os.environ |= {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    find_place()
     # The shared-memory kernel serves inference only, and building it takes a compiler and minutes.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # DeepSpeed calls collectives by names that torch has deprecated.
@@ -102,6 +112,11 @@ def free_port() -> int:
         return port
 
 
+def zero_stage(settings: Mapping[str, Any]) -> int:
+    """Return the stage of ZeRO that a DeepSpeed configuration asks for."""
+    return int(settings.get("zero_optimization", {}).get("stage", 0))
+
+
 def deepspeed_settings(
     user: Mapping[str, Any],
     *,
@@ -118,7 +133,7 @@ def deepspeed_settings(
         InputError: the DeepSpeed file sets one of them to something else, or has no loss scaling
             for the precision.
     """
-    if precision == "fp16" and not user.get("zero_optimization", {}).get("stage", 0):
+    if precision == "fp16" and zero_stage(user) == 0:
         raise InputError(
             "DeepSpeed configuration: without ZeRO DeepSpeed does not scale the loss of "
             "precision: fp16; set zero_optimization.stage to 1, 2 or 3, or precision to bf16"
@@ -154,16 +169,27 @@ class Engine:
         module: the network; DeepSpeed moves and casts it in place.
         optimizer: configuration of its AdamW.
         settings: complete DeepSpeed configuration, from `deepspeed_settings`.
+        universal: whether what it will load is in the form for any number of ranks.
     """
 
     def __init__(
-        self, name: str, module: nn.Module, optimizer: OptimizerConfig, settings: dict[str, Any]
+        self,
+        name: str,
+        module: nn.Module,
+        optimizer: OptimizerConfig,
+        settings: dict[str, Any],
+        *,
+        universal: bool = False,
     ) -> None:
         import deepspeed
         from deepspeed.accelerator import get_accelerator
 
         if settings["fp16"]["enabled"] and not get_accelerator().is_fp16_supported():
             raise InputError("precision: fp16 needs a GPU; set it to bf16 or fp32 on this machine")
+        self._universal = universal
+        if universal:
+            loading = {**settings.get("checkpoint", {}), "load_universal": True}
+            settings = {**settings, "checkpoint": loading}
         self.name = name
         self._peak_learning_rate = optimizer.learning_rate
         groups = parameter_groups(module, optimizer.weight_decay, optimizer.layer_decay)
@@ -236,10 +262,34 @@ class Engine:
         self._engine.save_checkpoint(str(folder), tag=self.name, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote, at the same world size and ZeRO stage."""
+        """Restore what `save` wrote, at the same ZeRO stage; every rank calls it.
+
+        At the same world size, unless `folder` is the universal form.
+        """
+        optimizer = self._engine.optimizer
+        if self._universal:
+            give_every_rank_a_part(optimizer)
+        ours = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         path, _ = self._engine.load_checkpoint(str(folder), tag=self.name)
         if path is None:
             raise InputError(f"checkpoint {folder}: DeepSpeed found no state of '{self.name}'")
+        # The configuration decides, not what it was when the checkpoint was written; and ZeRO 3
+        # gives all groups what the first one had.
+        for group, values in zip(optimizer.param_groups, ours, strict=True):
+            group.update(values)
+        # ZeRO 3 also lets all of its sub-groups count steps in one tensor, each of them.
+        for parameter, state in optimizer.state.items():
+            state["step"] = state["step"].to(parameter.device, copy=True)
+
+    def buffers(self) -> list[str]:
+        """Names of what the module holds beside its parameters."""
+        return [name for name, _ in self.module.named_buffers()]
+
+    @torch.no_grad()
+    def restore_buffers(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Set the buffers, by name."""
+        for name, buffer in self.module.named_buffers():
+            buffer.copy_(values[name])
 
     def full_weights(self) -> dict[str, torch.Tensor]:
         """Gather the fp32 weights; every rank calls it, all get the same tensors on the CPU.

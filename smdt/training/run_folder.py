@@ -38,6 +38,7 @@ class RunFolder:
         self.stop = self.root / "stop"
         self.lease = self.root / "lease"
         self.checkpoints = self.root / "checkpoints"
+        self.universal = self.root / "universal"
         self.neighbours = self.root / "neighbours"
         self.logs = self.root / "logs"
         self.targets = self.root / "targets"

@@ -26,6 +26,7 @@ from smdt.training.control import Agreement, Control
 from smdt.training.device_work import Scalars
 from smdt.training.engine import Engine
 from smdt.training.mining import Mining
+from smdt.training.resume import forget_universal_forms
 from smdt.training.run_folder import RunFolder, write_json
 from smdt.training.schedule import Length, ScheduleConfig, Span, learning_rate_factor
 from smdt.training.stage import BatchConfig, EvaluationData, Stage, StepContext
@@ -272,6 +273,7 @@ class Trainer:
             best = [] if progress.best is None else [progress.best[1]]
             keep_last = self._config.checkpoint.keep_last
             checkpoint.prune(self._folder.checkpoints, keep_last, best)
+            forget_universal_forms(self._folder.universal)
             kept = checkpoint.published(self._folder.checkpoints)
             states = [checkpoint.load_progress(saved).data for saved in kept]
             self._mining.prune([progress.data, *states])

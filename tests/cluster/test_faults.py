@@ -101,7 +101,6 @@ def test_a_host_lost_for_good_is_left_out_and_the_run_goes_on(
     launch, write_config, cluster, tmp_path
 ):
     sections = {"model": {"dropout": 0.0, "width": 64, "layers": 2}}
-    sections["checkpoint"] = {"every": "100 epochs"}
     alone = launch(write_config(tmp_path / "alone", **sections), include="a")
     alone.wait()
     started = launch(write_config(tmp_path / "run", **sections))
@@ -110,6 +109,8 @@ def test_a_host_lost_for_good_is_left_out_and_the_run_goes_on(
     output = started.wait()
     assert "left out: b" in output
     assert "1 ranks on a" in output
+    log = (started.run.logs / "rank-00000.log").read_text()
+    assert "was written by another number of ranks" in log
     assert losses(started.run) == pytest.approx(losses(alone.run), rel=1e-4)
     cluster.hosts[1].mend()
     deadline = time.monotonic() + PATIENCE_SECONDS

@@ -27,6 +27,19 @@ SEGMENTATION = {
 }
 """Sections of a small segmenter's run, for `write_config`."""
 
+WITHOUT_DROPOUT = {
+    **SEGMENTATION,
+    "model": {
+        **SEGMENTATION["model"],
+        "settings": {
+            **SEGMENTATION["model"]["settings"],
+            "classifier_dropout_prob": 0.0,
+            "drop_path_rate": 0.0,
+        },
+    },
+}
+"""The same without what is drawn for each rank."""
+
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 300):
     """Wait until `condition` is true while the run goes on; return what it returned."""

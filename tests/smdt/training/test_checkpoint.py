@@ -70,5 +70,5 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
 
 @pytest.mark.parametrize("best", [None, (0.25, 20)])
 def test_progress_survives_json(best):
-    progress = Progress(40, 1280, 2, DataState("hash", 3, 2, 64, "table"), best)
+    progress = Progress(40, 1280, 2, 3, DataState("hash", 3, 2, 64, "table"), best)
     assert Progress.from_json(json.loads(json.dumps(progress.to_json()))) == progress

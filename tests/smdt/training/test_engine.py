@@ -65,7 +65,7 @@ def test_ranks_on_gpus_meet_over_nccl_and_exchange_what_stays_on_the_cpu(monkeyp
     monkeypatch.setattr("deepspeed.init_distributed", lambda **options: asked.update(options))
     monkeypatch.setattr("deepspeed.accelerator.get_accelerator", FakeGpus)
     monkeypatch.setattr(dist, "new_group", dist.new_group)  # which is wrapped
-    for name in ("RANK", "LOCAL_RANK"):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.setenv(name, "1")
     assert init_distributed(60.0) == torch.device("cuda:1")
     backends = dist.distributed_c10d.BackendConfig(asked["dist_backend"])

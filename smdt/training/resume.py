@@ -1,0 +1,143 @@
+"""Where a run goes on, in a form that its ranks can load.
+
+Decided before the ranks form a process group, by rank 0 alone: it reads the hashes of a checkpoint
+and, where another number of ranks wrote it, converts it.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_shards.errors import InputError
+from smdt.training import checkpoint
+from smdt.training.checkpoint import Progress
+from smdt.training.engine import Engine
+from smdt.training.run_folder import RunFolder
+from smdt.training.universal import convert
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run starts from.
+
+    Attributes:
+        checkpoint: a whole one; None for a fresh start.
+        states: what the engines load: the checkpoint, or its universal form.
+    """
+
+    checkpoint: Path | None = None
+    states: Path | None = None
+
+    @property
+    def universal(self) -> bool:
+        """Whether the states are in the form for any number of ranks."""
+        return self.states != self.checkpoint
+
+    def to_json(self) -> str:
+        """Say it in one line, to other ranks."""
+        paths = (self.checkpoint, self.states)
+        return json.dumps([None if path is None else str(path) for path in paths])
+
+    @classmethod
+    def from_json(cls, text: str) -> "Origin":
+        """Return what `to_json` said."""
+        return cls(*(None if path is None else Path(path) for path in json.loads(text)))
+
+    def load(self, engines: Mapping[str, Engine]) -> None:
+        """Restore fresh engines; every rank calls it."""
+        if self.checkpoint is not None and self.states is not None:
+            weights = self.checkpoint / checkpoint.WEIGHTS if self.universal else None
+            checkpoint.load_engines(self.states, engines, weights)
+
+
+def find_origin(folder: RunFolder, resume: str, zero_stage: int, world_size: int) -> Origin:
+    """Find what the run goes on from, and convert it if need be; one process calls it.
+
+    Args:
+        folder: the run folder.
+        resume: `auto`, `never`, or a checkpoint folder.
+        zero_stage: of this run.
+        world_size: its ranks.
+
+    Raises:
+        UserError: there is none to be had, or one that cannot be loaded or would be overwritten.
+    """
+    found = find_checkpoint(folder, resume)
+    if found is None:
+        return Origin()
+    progress = checkpoint.load_progress(found)
+    check_stage(found, progress, zero_stage)
+    if zero_stage == 0 or progress.world_size == world_size:
+        return Origin(found, found)
+    return Origin(found, universal_form(found, zero_stage, folder.universal))
+
+
+def check_stage(folder: Path, progress: Progress, zero_stage: int) -> None:
+    """Check that a checkpoint was written with the ZeRO stage of this run.
+
+    Raises:
+        InputError: it was not.
+    """
+    if progress.zero_stage != zero_stage:
+        raise InputError(
+            f"checkpoint {folder} was written with ZeRO {progress.zero_stage} and the DeepSpeed "
+            f"configuration asks for {zero_stage}, which DeepSpeed cannot convert: set "
+            f"zero_optimization.stage to {progress.zero_stage}, or start a new run"
+        )
+
+
+def find_checkpoint(folder: RunFolder, resume: str) -> Path | None:
+    """Return the checkpoint to go on from; None starts afresh.
+
+    Raises:
+        UserError: there is none to be had, or one that would be overwritten.
+    """
+    if resume == "never":
+        if checkpoint.published(folder.checkpoints):
+            raise InputError(
+                f"{folder.checkpoints} holds checkpoints of an earlier run, which --resume never "
+                "would overwrite; set run.out to another folder or delete it"
+            )
+        return None
+    if resume == "auto":
+        return checkpoint.newest_good(folder.checkpoints)
+    fault = checkpoint.damage(Path(resume))
+    if fault:
+        raise InputError(f"checkpoint {resume}: {fault}; name another one for --resume")
+    return Path(resume)
+
+
+def universal_form(folder: Path, zero_stage: int, kept: Path) -> Path:
+    """Return the universal form of a checkpoint, made unless a whole one is there.
+
+    It is made under another name and published by one rename, as checkpoints are.
+
+    Args:
+        folder: the checkpoint, whole.
+        zero_stage: of the ranks that wrote it, 1 to 3.
+        kept: where the run keeps its universal forms.
+    """
+    # The list of hashes tells checkpoints of one name apart.
+    identity = hashlib.sha256((folder / checkpoint.FILES).read_bytes()).hexdigest()[:16]
+    final = kept / f"{folder.name}-{identity}"
+    if final.exists() and not checkpoint.damage(final):
+        return final
+    forget_universal_forms(kept)
+    unpublished = final.with_name(f"{final.name}.tmp")
+    unpublished.mkdir(parents=True)
+    for engine in (path for path in sorted(folder.iterdir()) if path.is_dir()):
+        convert(engine, unpublished / engine.name, zero_stage)
+    checkpoint.publish(unpublished, final)
+    _log.info("%s was written by another number of ranks: converted into %s", folder, final)
+    return final
+
+
+def forget_universal_forms(kept: Path) -> None:
+    """Delete them all: the run has a newer checkpoint."""
+    shutil.rmtree(kept, ignore_errors=True)
