@@ -52,7 +52,7 @@ class TrainingMetrics:
         self.step = self._gauge("smdt_step", "Optimisation steps of the run, over its resumes")
         self.steps_planned = self._gauge("smdt_steps_planned", "Length of the run")
         self.nonfinite_steps = self._counter(
-            "smdt_nonfinite_steps", "Steps whose loss was NaN or infinite"
+            "smdt_nonfinite_steps", "Steps whose loss or gradient was NaN or infinite"
         )
         self.step_seconds = self._histogram("smdt_step_seconds", "Whole step", STEP_BUCKETS)
         self.data_wait_seconds = self._counter(

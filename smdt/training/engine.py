@@ -17,8 +17,10 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+from torch.optim import AdamW
 
 from data_shards.errors import InputError
+from smdt.training.finite import FiniteAdamW
 from smdt.training.parameter_groups import parameter_groups
 from smdt.training.universal import give_every_rank_a_part
 
@@ -170,6 +172,9 @@ class Engine:
         optimizer: configuration of its AdamW.
         settings: complete DeepSpeed configuration, from `deepspeed_settings`.
         universal: whether what it will load is in the form for any number of ranks.
+
+    Attributes:
+        scales_loss: whether the loss scale is found by trial: skipped steps are part of that.
     """
 
     def __init__(
@@ -191,17 +196,22 @@ class Engine:
             loading = {**settings.get("checkpoint", {}), "load_universal": True}
             settings = {**settings, "checkpoint": loading}
         self.name = name
+        self.scales_loss = bool(settings["fp16"]["enabled"])
         self._peak_learning_rate = optimizer.learning_rate
         groups = parameter_groups(module, optimizer.weight_decay, optimizer.layer_decay)
         self._rate_scales = [group.rate_scale for group in groups]
+        # DeepSpeed's own optimizers look for what is not finite; here it steps this one as it is.
+        alone = zero_stage(settings) == 0 and not settings["bf16"]["enabled"]
         # bf16 without ZeRO takes one step at initialisation: at rate zero it changes nothing.
-        adamw = torch.optim.AdamW(
+        adamw = (FiniteAdamW if alone else AdamW)(
             [{"params": g.parameters, "weight_decay": g.weight_decay} for g in groups],
             lr=0.0,
             betas=optimizer.betas,
             eps=optimizer.epsilon,
             fused=True,
         )
+        if isinstance(adamw, FiniteAdamW):
+            adamw.guard()
         self._engine, *_ = deepspeed.initialize(
             model=module, optimizer=adamw, config=settings, dist_init_required=False
         )
@@ -248,9 +258,15 @@ class Engine:
         return float("nan") if norm is None else norm
 
     @property
-    def skipped_steps(self) -> int:
-        """Steps that loss scaling skipped so far."""
-        return int(self._engine.skipped_steps)
+    def skipped_steps(self) -> float | torch.Tensor:
+        """Steps so far that changed nothing, because their gradient was not finite.
+
+        A scalar on the device where only the device knows.
+        """
+        optimizer = self._engine.optimizer
+        if isinstance(optimizer, FiniteAdamW):
+            return optimizer.skipped_steps
+        return float(self._engine.skipped_steps)
 
     @property
     def loss_scale(self) -> float:

@@ -31,6 +31,7 @@ class StepRecord:
         learning_rate: of each engine.
         gradient_norm: of each engine, before clipping; NaN if unknown.
         loss_scale: of each engine.
+        finite: whether the step was made; else its loss or a gradient was NaN or infinite.
     """
 
     step: int
@@ -42,6 +43,7 @@ class StepRecord:
     learning_rate: Mapping[str, float]
     gradient_norm: Mapping[str, float]
     loss_scale: Mapping[str, float]
+    finite: bool
 
     def groups(self) -> dict[str, Mapping[str, float]]:
         """Return the curves that a step adds a point to, by group."""
@@ -88,7 +90,10 @@ class StepWatch:
         self._ideal_step_seconds = ideal_step_seconds
         self._begun = 0.0
         self._untold: dict[int, _Step] = {}
-        self._skipped_steps = {name: engine.skipped_steps for name, engine in engines.items()}
+        self._skipped_steps = self._count_skipped().values()
+
+    def _count_skipped(self) -> Scalars:
+        return Scalars({name: engine.skipped_steps for name, engine in self._engines.items()})
 
     def open(self, step: int, total: int) -> None:
         """Say that the loop begins after `step` of `total` steps."""
@@ -122,6 +127,7 @@ class StepWatch:
             learning_rate={name: engine.learning_rate for name, engine in engines},
             gradient_norm=Scalars({name: engine.gradient_norm for name, engine in engines}),
             loss_scale={name: engine.loss_scale for name, engine in engines},
+            skipped_steps=self._count_skipped(),
         )
 
     def end(self, step: int) -> None:
@@ -132,7 +138,13 @@ class StepWatch:
 
     def tell(self, agreement: Agreement) -> StepRecord:
         """Export what a step measured, once; return it."""
-        record = self._untold.pop(agreement.step).record(agreement.step)
+        measured = self._untold.pop(agreement.step)
+        counts = measured.skipped_steps.values()
+        skipped = {name: count - self._skipped_steps[name] for name, count in counts.items()}
+        self._skipped_steps = counts
+        # While the loss scale is looked for, skipped steps are nothing unusual.
+        lost = [name for name, n in skipped.items() if n and not self._engines[name].scales_loss]
+        record = measured.record(agreement.step, finite=agreement.finite and not lost)
         metrics = self._metrics
         metrics.step.set(record.step)
         metrics.steps.inc()
@@ -145,17 +157,15 @@ class StepWatch:
         metrics.epoch.set(record.epoch)
         if self._ideal_step_seconds is not None:
             metrics.model_flops_utilization.set(self._ideal_step_seconds / record.step_seconds)
-        if not agreement.finite:
+        if not record.finite:
             metrics.nonfinite_steps.inc()
         for term, value in agreement.losses.items():
             metrics.loss(term).set(value)
-        for name, engine in self._engines.items():
+        for name in self._engines:
             metrics.learning_rate(name).set(record.learning_rate[name])
             metrics.gradient_norm(name).set(record.gradient_norm[name])
             metrics.loss_scale(name).set(record.loss_scale[name])
-            skipped = engine.skipped_steps
-            metrics.skipped_steps(name).inc(max(0, skipped - self._skipped_steps[name]))
-            self._skipped_steps[name] = skipped
+            metrics.skipped_steps(name).inc(max(0.0, skipped[name]))
         return record
 
 
@@ -170,10 +180,11 @@ class _Step:
     learning_rate: Mapping[str, float]
     gradient_norm: Scalars
     loss_scale: Mapping[str, float]
+    skipped_steps: Scalars
     step_seconds: float = 0.0
     collectives: list[Stopwatch] | None = None
 
-    def record(self, step: int) -> StepRecord:
+    def record(self, step: int, *, finite: bool) -> StepRecord:
         """Return what it measured, after the device is done with it."""
         return StepRecord(
             step=step,
@@ -185,4 +196,5 @@ class _Step:
             learning_rate=self.learning_rate,
             gradient_norm=self.gradient_norm.values(),
             loss_scale=self.loss_scale,
+            finite=finite,
         )

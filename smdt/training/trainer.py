@@ -25,6 +25,8 @@ from smdt.training.checkpoint import CheckpointConfig, Progress
 from smdt.training.control import Agreement, Control
 from smdt.training.device_work import Scalars
 from smdt.training.engine import Engine
+from smdt.training.finite import Patience
+from smdt.training.gathering import gather_ragged
 from smdt.training.mining import Mining
 from smdt.training.resume import forget_universal_forms
 from smdt.training.run_folder import RunFolder, write_json
@@ -52,6 +54,8 @@ class RunConfig(BaseModel):
     """Seed of weights, data order and augmentation."""
     timeout_seconds: float = Field(600.0, gt=0)
     """How long a collective waits for a lost rank before the run ends."""
+    max_lost_steps: int = Field(3, ge=0)
+    """Steps in a row that may be skipped, their loss or gradient not finite; one more ends it."""
 
 
 class EvaluationConfig(BaseModel):
@@ -133,6 +137,8 @@ class Trainer:
         self._config_yaml = config_yaml
         self._mining = Mining(config.data.order, loader, stage, context, folder.neighbours)
         self._steps_per_epoch = loader.steps_per_epoch
+        self._patience = Patience(config.run.max_lost_steps)
+        self._sample_ids: dict[int, torch.Tensor] = {}
 
     def run(self, progress: Progress) -> Progress:
         """Train until the schedule or a stop request ends the run, then save.
@@ -141,7 +147,7 @@ class Trainer:
             How far the run is: before the schedule's end if it was stopped.
 
         Raises:
-            UserError: the loss is not finite.
+            UserError: too many steps in a row were not finite.
         """
         total = self._config.schedule.length.steps(self._steps_per_epoch)
         epochs = -(-total // self._steps_per_epoch)
@@ -188,6 +194,7 @@ class Trainer:
         context = replace(self._context, step=progress.step, rate_factor=factor)
         with self._watch.computing(step, batch.epoch):
             losses = self._stage.step(self._engines, batch, context)
+        self._sample_ids[step] = torch.from_numpy(batch.sample_ids)
         samples = progress.samples + self._config.batch.global_batch
         return replace(progress, step=step, samples=samples, data=batch.state), losses
 
@@ -209,19 +216,22 @@ class Trainer:
     def _report(self, agreement: Agreement) -> None:
         """Publish a step that all ranks have agreed about."""
         record = self._watch.tell(agreement)
-        if not agreement.finite:
-            raise UserError(
-                f"step {agreement.step}: the loss is not finite ({dict(agreement.losses)}); "
-                "lower optimizer.learning_rate or raise schedule.warmup_steps, "
-                "then start again from the last checkpoint"
-            )
+        own = self._sample_ids.pop(agreement.step)
+        lost: dict[str, list[str]] = {}
+        if not record.finite:
+            lost["lost_keys"] = [self._loader.split.key(n) for n in gather_ragged(own).tolist()]
         rate = self._config.batch.global_batch / record.step_seconds
         self._display.step(agreement.step, {"loss": agreement.losses["loss"], "samples/s": rate})
         if self._context.rank == 0:
+            losses = dict(agreement.losses)
             self._folder.append_metrics(
-                {"time": time.time(), **asdict(record), "losses": dict(agreement.losses)}
+                {"time": time.time(), **asdict(record), "losses": losses, **lost}
             )
             self._events.step(agreement.step, {"loss": agreement.losses, **record.groups()})
+        if record.finite:
+            self._patience.keep()
+        else:
+            self._patience.lose(agreement.step, agreement.losses, lost["lost_keys"])
 
     def _evaluate(self, progress: Progress) -> Progress:
         """Evaluate the stage and remember its best score."""

@@ -20,6 +20,7 @@ class PlainEngine:
     gradient_norm = torch.tensor(2.0)
     loss_scale = 8.0
     skipped_steps = 7
+    scales_loss = False
 
 
 def values(metrics):
@@ -86,8 +87,8 @@ def test_a_step_is_told_as_it_was_measured(watch, metrics):
 def test_what_was_skipped_before_a_resume_is_not_counted_again(watch, engine, metrics):
     watch.open(4, 20)
     assert values(metrics)["smdt_skipped_steps_total"] == 0
-    make(watch, 5)
     engine.skipped_steps = 9
+    make(watch, 5)
     watch.tell(Agreement(5, stop=False, finite=True, losses={}))
     assert values(metrics)["smdt_skipped_steps_total"] == 2
 
@@ -97,6 +98,20 @@ def test_a_loss_that_is_not_finite_is_exported_and_counted(watch, metrics):
     watch.tell(Agreement(1, stop=False, finite=False, losses={"loss": math.nan}))
     assert values(metrics)["smdt_nonfinite_steps_total"] == 1
     assert math.isnan(metrics.loss("loss")._value.get())
+
+
+@pytest.mark.parametrize("scales_loss", [False, True])
+def test_a_skipped_step_is_lost_unless_it_served_to_find_the_loss_scale(
+    watch, engine, metrics, scales_loss
+):
+    engine.scales_loss = scales_loss
+    for step, skipped in ((1, 7), (2, 8), (3, 8)):
+        engine.skipped_steps = torch.tensor(float(skipped))
+        make(watch, step, wait=0.0, compute=0.0)
+    told = [watch.tell(Agreement(n, stop=False, finite=True, losses={})) for n in (1, 2, 3)]
+    assert [record.finite for record in told] == [True, scales_loss, True]
+    assert values(metrics)["smdt_nonfinite_steps_total"] == (not scales_loss)
+    assert values(metrics)["smdt_skipped_steps_total"] == 1
 
 
 def test_a_run_that_makes_no_step_has_a_time_from_which_it_stalls(watch, metrics):
