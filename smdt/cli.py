@@ -16,6 +16,7 @@ from launcher.cli import ConfigOption, DeepSpeedOption, JsonOption, Overrides, R
 from launcher.cli import app as launch_app
 from launcher.command import LocalPlan, check_gpus
 from launcher.local import run_local, run_ranks
+from smdt.checkpoints import app as checkpoint_app
 
 if TYPE_CHECKING:
     from smdt.inference.annotate import Annotation
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(shards_app, name="shards", help="Build, verify and describe shards.")
 app.add_typer(launch_app, name="launch", help="Run on many machines, and keep the run alive.")
+app.add_typer(checkpoint_app, name="checkpoint", help="List and verify the checkpoints of a run.")
 
 
 @app.command()
