@@ -77,7 +77,7 @@ class TrainingMetrics:
             "smdt_read_seconds", "Time to read one part of a sample", READ_BUCKETS
         )
         self.checkpoint_seconds = self._gauge(
-            "smdt_checkpoint_seconds", "Duration of the last checkpoint"
+            "smdt_checkpoint_seconds", "How long training waited for the last checkpoint"
         )
         self.checkpoint_bytes = self._gauge("smdt_checkpoint_bytes", "Size of the last checkpoint")
         self.checkpoint_last_success_timestamp_seconds = self._gauge(

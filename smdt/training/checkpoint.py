@@ -86,16 +86,11 @@ class Progress:
         )
 
 
-def save(
+def write(
     checkpoints: Path, engines: Mapping[str, Engine], progress: Progress, config_yaml: str
-) -> int:
-    """Write and publish a checkpoint; every rank calls it.
-
-    Returns:
-        Size of the checkpoint in bytes (0 on other ranks than 0).
-    """
-    final = folder_of(checkpoints, progress.step)
-    unpublished = final.with_name(final.name + ".tmp")
+) -> None:
+    """Write a checkpoint under a name that no reader takes; every rank calls it."""
+    unpublished = _unpublished(folder_of(checkpoints, progress.step))
     first = dist.get_rank() == 0
     if first:
         shutil.rmtree(unpublished, ignore_errors=True)
@@ -105,16 +100,27 @@ def save(
     for name, engine in engines.items():
         engine.save(unpublished)
         weights |= {f"{name}.{key}": tensor for key, tensor in engine.full_weights().items()}
-    dist.barrier()
-    size = 0
     if first:
         save_file(weights, unpublished / WEIGHTS)
         write_json(unpublished / PROGRESS, progress.to_json())
         write_atomic(unpublished / CONFIG, config_yaml.encode())
-        size = publish(unpublished, final)
-        write_atomic(checkpoints / LATEST, f"{final.name}\n".encode())
     dist.barrier()
+
+
+def publish_step(checkpoints: Path, step: int) -> int:
+    """Publish what all ranks have written after `step` steps; one process calls it.
+
+    Returns:
+        Its size in bytes.
+    """
+    final = folder_of(checkpoints, step)
+    size = publish(_unpublished(final), final)
+    write_atomic(checkpoints / LATEST, f"{final.name}\n".encode())
     return size
+
+
+def _unpublished(final: Path) -> Path:
+    return final.with_name(final.name + ".tmp")
 
 
 def publish(unpublished: Path, final: Path) -> int:

@@ -3,9 +3,7 @@
 It knows no stage by name and holds the only mutable state of a run: its `Progress`.
 """
 
-import errno
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -13,14 +11,11 @@ from dataclasses import asdict, replace
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError
 
-from data_shards.errors import UserError
 from smdt.data.loader import Batch, DataConfig, TrainLoader
 from smdt.telemetry.console import Display
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.telemetry.tensorboard import Events
-from smdt.training import checkpoint
 from smdt.training.checkpoint import CheckpointConfig, Progress
 from smdt.training.control import Agreement, Control
 from smdt.training.device_work import Scalars
@@ -28,17 +23,14 @@ from smdt.training.engine import Engine
 from smdt.training.finite import Patience
 from smdt.training.gathering import gather_ragged
 from smdt.training.mining import Mining
-from smdt.training.resume import forget_universal_forms
 from smdt.training.run_folder import RunFolder, write_json
+from smdt.training.saving import Saver
 from smdt.training.schedule import Length, ScheduleConfig, Span, learning_rate_factor
 from smdt.training.stage import BatchConfig, EvaluationData, Stage, StepContext
 from smdt.training.step_watch import StepWatch
 from smdt.training.stopping import StopRequest
 
 _log = logging.getLogger(__name__)
-
-FULL_BYTES = 1_000_000
-"""A disk with less than this left is full."""
 
 
 class RunConfig(BaseModel):
@@ -134,8 +126,15 @@ class Trainer:
         self._metrics = metrics
         self._display = display
         self._events = events
-        self._config_yaml = config_yaml
         self._mining = Mining(config.data.order, loader, stage, context, folder.neighbours)
+        self._saver = Saver(
+            folder,
+            config.checkpoint,
+            config_yaml,
+            engines=engines,
+            metrics=metrics,
+            keep_tables=self._mining.prune,
+        )
         self._steps_per_epoch = loader.steps_per_epoch
         self._patience = Patience(config.run.max_lost_steps)
         self._sample_ids: dict[int, torch.Tensor] = {}
@@ -160,6 +159,7 @@ class Trainer:
             stream = self._loader.stream(progress.data, period.end_epoch, period.table)
             with closing(stream):
                 progress, stopped = self._train(stream, progress, end, total)
+        self._saver.settle(progress, wait=True)
         return progress
 
     def _train(
@@ -168,6 +168,7 @@ class Trainer:
         """Train up to step `end` of `total`, unless stopped before."""
         while progress.step < end:
             progress, losses = self._advance(stream, progress, total)
+            self._saver.settle(progress, wait=False)
             evaluate = self._due(self._config.evaluation.every, progress.step, total)
             save = evaluate or self._due(self._config.checkpoint.every, progress.step, total)
             # The next period may find its neighbours by embedding: all ranks are done by then.
@@ -175,7 +176,7 @@ class Trainer:
             if evaluate:
                 progress = self._evaluate(progress)
             if save or stop:
-                self._save(progress)
+                self._saver.save(progress)
             if stop:
                 return progress, True
         return progress, False
@@ -263,33 +264,3 @@ class Trainer:
         if progress.best is None or score > progress.best[0]:
             return replace(progress, best=(score, progress.step))
         return progress
-
-    def _save(self, progress: Progress) -> None:
-        start = time.perf_counter()
-        folder = self._folder.checkpoints
-        try:
-            size = checkpoint.save(folder, self._engines, progress, self._config_yaml)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            # torch and safetensors say neither what they could not write nor where.
-            free = shutil.disk_usage(folder).free
-            refused = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not refused and free > FULL_BYTES:
-                raise
-            raise UserError(
-                f"the checkpoint of step {progress.step} does not fit on the disk of {folder}, "
-                f"which has {free / 1e6:.1f} MB left: free some or lower checkpoint.keep_last"
-            ) from error
-        if self._context.rank == 0:
-            best = [] if progress.best is None else [progress.best[1]]
-            keep_last = self._config.checkpoint.keep_last
-            checkpoint.prune(self._folder.checkpoints, keep_last, best)
-            forget_universal_forms(self._folder.universal)
-            kept = checkpoint.published(self._folder.checkpoints)
-            states = [checkpoint.load_progress(saved).data for saved in kept]
-            self._mining.prune([progress.data, *states])
-        seconds = time.perf_counter() - start
-        self._metrics.checkpoint_seconds.set(seconds)
-        if self._context.rank == 0:
-            self._folder.note("saved", step=progress.step, seconds=seconds, bytes=size)
-            self._metrics.checkpoint_bytes.set(size)
-        self._metrics.checkpoint_last_success_timestamp_seconds.set_to_current_time()

@@ -83,8 +83,16 @@ def losses(config, settings, zero, run, origin, end, device) -> list[float]:
             dist.all_reduce(share)
             found.append(float(share))
             progress = replace(progress, step=step + 1, data=batch.state)
-    checkpoint.save(run.checkpoints, engines, progress, config.to_yaml())
+    save(run, engines, progress, config)
     return found
+
+
+def save(run, engines, progress, config) -> None:
+    """Write and publish a checkpoint."""
+    checkpoint.write(run.checkpoints, engines, progress, config.to_yaml())
+    if dist.get_rank() == 0:
+        checkpoint.publish_step(run.checkpoints, progress.step)
+    dist.barrier()
 
 
 class Small(nn.Module):
@@ -127,7 +135,7 @@ def small_losses(config, settings, zero, run, origin, end) -> list[float]:
     assert calls == end, f"{calls} calls are counted after {end} steps: buffers are lost"
     data = checkpoint.DataState("", 0, 0, 0)
     progress = Progress(end, 0, world_size, zero, data)
-    checkpoint.save(run.checkpoints, {"small": engine}, progress, config.to_yaml())
+    save(run, {"small": engine}, progress, config)
     return found
 
 
