@@ -44,6 +44,9 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.first_batch
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.gan_step
+	$(BIN)/python -m benchmarks.two_ranks
+	$(BIN)/python -m benchmarks.memory_per_rank
+	$(BIN)/python -m benchmarks.saving
 
 # A stale environment is made anew: what the lock no longer names must not linger in it.
 $(STAMP): requirements.lock pyproject.toml
