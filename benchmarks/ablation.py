@@ -33,8 +33,9 @@ from smdt.geometry.aerial import Aerial
 from smdt.stages.aligned import pinned
 from smdt.train import log_to, run_stage
 from smdt.training.collectives import Collectives
-from smdt.training.engine import init_distributed
+from smdt.training.engine import init_distributed, zero_stage
 from smdt.training.processor import keep_freed_memory, share_cores
+from smdt.training.resume import find_origin
 from smdt.training.run_folder import RunFolder
 from smdt.training.stopping import StopRequest
 
@@ -168,7 +169,8 @@ def train(
     folder.create()
     log_to(folder.logs / "rank-00000.log")
     settings = load_deepspeed(CONFIGS / "deepspeed" / "zero2.json")
-    progress, total = run_stage(config, settings, folder, "auto", device, stop, collectives)
+    origin = find_origin(folder, "auto", zero_stage(settings), world_size=1)
+    progress, total = run_stage(config, settings, folder, origin, device, stop, collectives)
     if progress.step < total:
         folder.write_state("preempted", progress.step)
         raise Stopped("Stopped and saved; start the same command again to go on.")
