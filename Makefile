@@ -47,6 +47,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.two_ranks
 	$(BIN)/python -m benchmarks.memory_per_rank
 	$(BIN)/python -m benchmarks.saving
+	$(BIN)/python -m benchmarks.telemetry
 
 # A stale environment is made anew: what the lock no longer names must not linger in it.
 $(STAMP): requirements.lock pyproject.toml

@@ -1,7 +1,6 @@
 import json
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from urllib.error import URLError
@@ -12,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from data_shards.errors import InputError, Stopped, UserError
 from data_shards.exporter import LOOPBACK, Endpoint, Exporter, Tls
+from tests.pki import make_pki
 
 LABELS = {"run": "a-run", "rank": "3"}
 
@@ -98,23 +98,10 @@ def test_nobody_waits_where_nobody_reads_or_nothing_failed(registry, tmp_path, s
     assert time.monotonic() - start < 5
 
 
-def openssl(*words):
-    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory):
-    """An authority, a server and a client that it has signed, and a client of nobody."""
     folder = tmp_path_factory.mktemp("pki")
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    for name in ("ca", "stranger"):
-        files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem"]
-        openssl("req", "-x509", *curve, "-subj", f"/CN={name}", *files)
-    signer = ["-CA", folder / "ca.pem", "-CAkey", folder / "ca.key"]
-    for name in ("server", "client"):
-        files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem"]
-        address = ["-addext", "subjectAltName=IP:127.0.0.1"]
-        openssl("req", "-x509", *curve, *signer, "-subj", f"/CN={name}", *address, *files)
+    make_pki(folder)
     return folder
 
 

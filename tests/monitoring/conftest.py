@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from launcher.metrics import LauncherMetrics
 from smdt.telemetry.exporter import TelemetryConfig
 from tests.distributed.runs import ROOT
+from tests.monitoring.raw_rows import write_rows
 from tests.monitoring.server import Prometheus
 
 
@@ -58,12 +58,7 @@ def start_shard_job(tmp_path, prometheus) -> Iterator[Callable[[], subprocess.Po
 
     def start() -> subprocess.Popen:
         raw = tmp_path / "raw"
-        raw.mkdir()
-        for name in ("ground", "aerial"):
-            Image.effect_noise((512, 512), 64).convert("RGB").save(raw / f"{name}.jpg")
-        names = ["missing" if row % 10 == 0 else "ground" for row in range(8000)]
-        rows = ["ground,aerial", *(f"{name}.jpg,aerial.jpg" for name in names)]
-        (raw / "train.csv").write_text("\n".join(rows) + "\n")
+        write_rows(raw, 8000)
         command = [sys.executable, "-m", "data_shards", "build", "folder", "--root", str(raw)]
         command += ["--out", str(tmp_path / "set"), "--metrics-targets", str(prometheus.targets)]
         command += ["--samples-per-shard=10", "--workers=1"]

@@ -5,7 +5,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlencode
@@ -29,15 +29,18 @@ class Prometheus:
 
     Args:
         folder: of its files, empty.
+        tls_config: of its scrapes, as `prometheus.yml` shows it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tls_config: Mapping[str, str] | None = None) -> None:
         self.targets = folder / "targets"
         self.targets.mkdir(parents=True)
         self.times = Times().shortened(SPEED)
         (folder / "rules.yml").write_text(rules_text(self.times))
         config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
         config["global"] = {"scrape_interval": SCRAPE, "evaluation_interval": SCRAPE}
+        if tls_config is not None:
+            config["scrape_configs"][0]["tls_config"] = dict(tls_config)
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]

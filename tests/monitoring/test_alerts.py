@@ -2,17 +2,13 @@
 
 import os
 import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from smdt.training.run_folder import RunFolder
-from tests.distributed.runs import ranks_of
+from tests.distributed.runs import ranks_of, wait_for
 from tests.monitoring.queries import panel_queries
+from tests.monitoring.slow_rank import rank_of, slowed
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
@@ -30,16 +26,23 @@ def training(prometheus, run: str) -> list:
 def test_a_run_whose_loss_is_not_finite(prometheus, watched, start_training, tmp_path):
     run = RunFolder(tmp_path / "burst")
     # The rate grows with every step until weights overflow.
-    process = start_training(
-        watched(
-            run.root,
-            **QUIET,
-            optimizer={"learning_rate": 1e22, "gradient_clipping": 0.0},
-            schedule={"length": "100000 steps", "warmup_steps": 1_000_000},
-        )
+    config = watched(
+        run.root,
+        **QUIET,
+        optimizer={"learning_rate": 1e22, "gradient_clipping": 0.0},
+        schedule={"length": "100000 steps", "warmup_steps": 1_000_000},
     )
+    process = start_training(config)
+    wait_for(lambda: list(prometheus.targets.glob("*-rank-00001.json")), process)
+    # Prometheus takes seconds to find a process: one rank waits, or the run is over by then.
+    waiting = {rank_of(pid): pid for pid in ranks_of(config)}["1"]
+    os.kill(waiting, signal.SIGSTOP)
+    prometheus.wait_until(
+        lambda: prometheus.query('smdt_steps_planned{run="burst", rank="0"}'), "a scrape"
+    )
+    os.kill(waiting, signal.SIGCONT)
     (alert,) = prometheus.wait_until(
-        lambda: prometheus.firing("SmdtLossNotFinite"), "the alarm", 240
+        lambda: prometheus.firing("SmdtLossNotFinite"), "the alarm", 120
     )
     assert alert["run"] == "burst"
     output, _ = process.communicate(timeout=120)
@@ -71,32 +74,6 @@ def test_a_run_whose_storage_is_slow(prometheus, watched, start_training, world,
     )
     assert alert["run"] == "starved"
     assert prometheus.firing("SmdtRunStalled") == []
-
-
-@contextmanager
-def slowed(pid: int, stopped_seconds: float = 0.1, running_seconds: float = 0.1) -> Iterator[None]:
-    """Stop a process and let it go on, over and over, while the block runs."""
-    done = threading.Event()
-
-    def pulse() -> None:
-        while not done.is_set():
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(stopped_seconds)
-            os.kill(pid, signal.SIGCONT)
-            done.wait(running_seconds)
-
-    pulsing = threading.Thread(target=pulse)
-    pulsing.start()
-    try:
-        yield
-    finally:
-        done.set()
-        pulsing.join()
-
-
-def rank_of(pid: int) -> str:
-    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return dict(v.decode().split("=", 1) for v in variables if b"=" in v)["RANK"]
 
 
 def on_top(prometheus, panel: str) -> str:
