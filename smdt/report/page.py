@@ -69,7 +69,7 @@ def write_report(root: Path) -> Path:
     text = page.get_template("page.html").render(
         name=config.run.name,
         status=state.get("status", "unknown"),
-        step=state.get("step", 0),
+        step=max([state.get("step", 0), *(record["step"] for record in records)]),
         ranks=read_json(folder.environment).get("world_size", "?"),
         precision=config.precision,
         shards=config.data.shards,

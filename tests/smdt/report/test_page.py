@@ -120,6 +120,11 @@ def test_a_browser_opens_the_page(run, tmp_path):
     assert len(colours) > 5000, "pictures of tiles and panoramas have many colours"
 
 
+def test_a_run_that_goes_on_is_as_far_as_its_last_step(run):
+    run.write_state("running", 0)  # what it says until it ends
+    assert "running · step 30 ·" in write_report(run.root).read_text()
+
+
 def test_a_run_that_has_only_begun_has_a_page(run):
     for file in (run.evaluation, run.metrics, run.references):
         file.unlink()
