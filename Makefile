@@ -44,6 +44,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.first_batch
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.gan_step
+	$(BIN)/python -m benchmarks.recall
 	$(BIN)/python -m benchmarks.two_ranks
 	$(BIN)/python -m benchmarks.memory_per_rank
 	$(BIN)/python -m benchmarks.saving
