@@ -230,6 +230,7 @@ def main(
     collectives = Collectives()
     collectives.watch()
     device = init_distributed(600.0)
+    (out / "stop").unlink(missing_ok=True)
     stop = StopRequest(out / "stop")
     stop.listen()
     found: dict[Cell, Scores] = {}
