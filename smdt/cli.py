@@ -17,6 +17,7 @@ from launcher.cli import app as launch_app
 from launcher.command import LocalPlan, check_gpus
 from launcher.local import run_local, run_ranks
 from smdt.checkpoints import app as checkpoint_app
+from smdt.use import export, locate
 
 if TYPE_CHECKING:
     from smdt.inference.annotate import Annotation
@@ -30,6 +31,8 @@ app = typer.Typer(
 )
 app.add_typer(shards_app, name="shards", help="Build, verify and describe shards.")
 app.add_typer(launch_app, name="launch", help="Run on many machines, and keep the run alive.")
+app.command()(locate)
+app.command()(export)
 app.add_typer(checkpoint_app, name="checkpoint", help="List and verify the checkpoints of a run.")
 
 
@@ -142,6 +145,41 @@ def evaluate(
     Console().print(table)
     if json_file is not None:
         write_json(json_file, {"scores": dict(evaluation.scores), **evaluation.details})
+
+
+@app.command()
+def embed(
+    trained: Annotated[Path, typer.Argument(metavar="RUN_OR_CHECKPOINT")],
+    shards: Annotated[str, typer.Option(help="Folder or URL of the data set.")],
+    out: Annotated[Path, typer.Option(help="Folder of the gallery.")],
+    split: Annotated[
+        str | None, typer.Option(help="Whose aerial images; by default those that are evaluated.")
+    ] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images that a process sees at once.")] = 32,
+    max_missing: Annotated[int, typer.Option(min=0, help="Unreadable samples to leave out.")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Make a gallery of a split's aerial images: their descriptors and their places."""
+    from smdt.inference.embed import EmbedJob, default_split, finish, prepare
+    from smdt.inference.embed_rank import embed_on_rank, rank_arguments
+
+    job = EmbedJob(trained, shards, split or default_split(shards), out, batch, max_missing)
+    try:
+        with stop_signals():
+            prepare(job)
+            if ranks == 1:
+                embed_on_rank(job, 0, 1)
+            else:
+                run_ranks(local_plan("smdt.inference.embed_rank", rank_arguments(job), ranks))
+            gallery = finish(job)
+    except KeyboardInterrupt:
+        raise Stopped(
+            f"Stopped; finished shards stay in {out}: start the same command again to go on."
+        ) from None
+    items, width = gallery.descriptors.shape
+    Console().print(f"{out}: {items} places of split {job.split} of {shards}, {width} numbers each")
+    write_json(json_file, {"gallery": str(out), "places": items, "width": width})
 
 
 @app.command()

@@ -1,0 +1,158 @@
+"""A gallery on disk: the descriptors of a split's aerial images, and where these are.
+
+G gallery items, D descriptor.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from data_shards.atomic import write_atomic
+from data_shards.errors import InputError
+from smdt.data.split import Split
+from smdt.training.run_folder import write_json
+
+FORMAT = 1
+DESCRIPTION = "gallery.json"
+DESCRIPTORS = "descriptors.safetensors"
+PLACES = "places.parquet"
+TENSOR = "descriptors"
+COLUMNS = ("lat", "lon", "utm_e", "utm_n", "extent_m")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a gallery is of.
+
+    Attributes:
+        checkpoint: folder of the weights that made the descriptors.
+        weights_sha256: of these weights.
+        shards: folder or URL of the data set.
+        split: of it.
+        manifest_hash: of it.
+        elevation_deg: of the bottom and the top of the split's panoramas, where it has any.
+        format: of the folder.
+    """
+
+    checkpoint: str
+    weights_sha256: str
+    shards: str
+    split: str
+    manifest_hash: str
+    elevation_deg: tuple[float, float] | None = None
+    format: int = FORMAT
+
+    def claim(self, folder: Path) -> None:
+        """Begin a gallery in a folder, or go on with it.
+
+        Raises:
+            InputError: another one is there.
+        """
+        if (folder / DESCRIPTION).exists():
+            there = replace(Description.load(folder), checkpoint=self.checkpoint)
+            if there != self:
+                raise InputError(
+                    f"--out {folder} is a gallery of split {there.split} of {there.shards} as it "
+                    "was, or by other weights: name another folder"
+                )
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / DESCRIPTION, asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `claim` wrote.
+
+        Raises:
+            InputError: there is nothing, or nothing that this code can read.
+        """
+        path = folder / DESCRIPTION
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+            if content["format"] > FORMAT:
+                raise InputError(
+                    f"{path} has format {content['format']}, and this code knows {FORMAT}: "
+                    "use a newer smdt, or run `smdt embed` again"
+                )
+            edges = content.pop("elevation_deg")
+            return cls(**content, elevation_deg=None if edges is None else (edges[0], edges[1]))
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}; make it with `smdt embed`") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path} is no description of a gallery: {error!r}") from None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What photos are looked for in.
+
+    Attributes:
+        described: what it is of.
+        descriptors: fp32 [G, D], L2-normalised, on the CPU.
+        places: G rows: `key`, `source_id`, latitude, longitude, UTM easting and northing, side of
+            the tile in metres; NaN is unknown.
+    """
+
+    described: Description
+    descriptors: Tensor
+    places: pa.Table
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read a finished gallery.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+        described = Description.load(folder)
+        if not (folder / DESCRIPTORS).exists():
+            raise InputError(
+                f"gallery {folder} is not finished: start its `smdt embed` again to go on"
+            )
+        try:
+            with safe_open(folder / DESCRIPTORS, framework="pt") as file:
+                descriptors: Tensor = file.get_tensor(TENSOR)
+            places = pq.read_table(folder / PLACES)
+        except (OSError, SafetensorError, pa.ArrowException) as error:
+            raise InputError(f"gallery {folder}: {error}; make it again") from error
+        if len(descriptors) != len(places):
+            raise InputError(
+                f"gallery {folder} has {len(descriptors)} descriptors of {len(places)} places: "
+                "make it again"
+            )
+        return cls(described, descriptors, places)
+
+    def place(self, item: int) -> dict[str, Any]:
+        """Return what is known of an item's place; what is not is None."""
+        row: dict[str, Any] = self.places.slice(item, 1).to_pylist()[0]
+        return {k: None if v != v else v for k, v in row.items()}
+
+
+def places_of(split: Split, sample_ids: NDArray[np.int64]) -> pa.Table:
+    """Return the rows of `Gallery.places` for some samples of a split."""
+    keys, sources = split.names("key"), split.names("source_id")
+    names = {
+        "key": [keys[i] for i in sample_ids],
+        "source_id": [sources[i] for i in sample_ids],
+    }
+    return pa.table(names | {name: split.column(name)[sample_ids] for name in COLUMNS})
+
+
+def write_gallery(folder: Path, descriptors: Sequence[Tensor], places: pa.Table) -> None:
+    """Finish a gallery; descriptors come last, and say that it is whole."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(places, sink)
+    write_atomic(folder / PLACES, sink.getvalue().to_pybytes())
+    whole = torch.cat([*descriptors]).contiguous()
+    write_atomic(folder / DESCRIPTORS, save({TENSOR: whole}))

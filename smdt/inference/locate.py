@@ -1,0 +1,237 @@
+"""Where a photo was taken: its nearest places in a gallery, and where it looks.
+
+A photo of unknown heading is laid into the panorama at many headings, each of which is a query. The
+best k places over all headings are among the best k of each, so the search is exact.
+
+N headings, G gallery items, D descriptor, k places.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from data_shards.errors import InputError
+from data_shards.finalize import sha256
+from smdt.config import RetrievalConfig
+from smdt.evaluation.recall import nearest
+from smdt.geometry.photo import Elevation, Lens, lay_into_panorama
+from smdt.geometry.view import turn
+from smdt.inference.embed import open_retrieval
+from smdt.inference.gallery import Gallery
+from smdt.stages.retrieval import RetrievalStage
+from smdt.stages.weights import find_weights
+from smdt.training import checkpoint
+
+BATCH = 16
+"""Headings that are embedded at once."""
+WHOLE_DEG = 360.0
+WIDEST_DEG: Mapping[Lens, float] = {"panorama": WHOLE_DEG, "rectilinear": 170.0}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of a photo.
+
+    Attributes:
+        fov_deg: horizontal field of view.
+        heading_deg: of its middle column, clockwise from north; None: nobody knows.
+        lens: how it was taken.
+        headings: how many are tried if nobody knows.
+    """
+
+    fov_deg: float
+    heading_deg: float | None
+    lens: Lens
+    headings: int
+
+    @classmethod
+    def of(cls, fov_deg: float, heading_deg: float | None, lens: str, headings: int) -> Self:
+        """Check what a user says.
+
+        Raises:
+            InputError: no photo is so.
+        """
+        if lens not in get_args(Lens):
+            raise InputError(f"--lens: '{lens}' is none of {', '.join(get_args(Lens))}")
+        known: Lens = "rectilinear" if lens == "rectilinear" else "panorama"
+        widest = WIDEST_DEG[known]
+        if not 0 < fov_deg <= widest:
+            raise InputError(
+                f"--fov: a photo of --lens {lens} shows more than 0 and at most {widest:g} "
+                f"degrees, not {fov_deg:g}"
+            )
+        if heading_deg is not None and not math.isfinite(heading_deg):
+            raise InputError(f"--heading: {heading_deg} is no direction")
+        return cls(fov_deg, heading_deg, known, headings)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A place that a photo may be of.
+
+    Attributes:
+        item: of the gallery.
+        score: cosine of the descriptors, 1 is the same.
+        heading_deg: of the photo's middle column if this is the place; None: the towers can't tell.
+    """
+
+    item: int
+    score: float
+    heading_deg: float | None
+
+
+class Locator:
+    """Finds photos in a gallery.
+
+    Args:
+        gallery: where to look.
+        trained: run or checkpoint whose towers made it; None: where the gallery says that it is.
+
+    Raises:
+        InputError: the weights are not those of the gallery.
+    """
+
+    def __init__(self, gallery: Gallery, trained: Path | None = None) -> None:
+        folder = find_weights(trained or Path(gallery.described.checkpoint))
+        if sha256(folder / checkpoint.WEIGHTS) != gallery.described.weights_sha256:
+            raise InputError(
+                f"the gallery was made by other weights than {folder}: name the run or checkpoint "
+                "that made it with --checkpoint, or run `smdt embed` again"
+            )
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._config, self._stage = open_retrieval(folder, self._device)
+        self._items = gallery.descriptors.to(self._device)
+        self._elevation_deg = elevation_of(self._config, gallery)
+
+    @property
+    def narrowest_deg(self) -> float:
+        """The narrowest field of view that the towers were trained on."""
+        return self._config.augment.fov_deg[0]
+
+    def __call__(self, photo: Tensor, look: Look, k: int) -> list[Found]:
+        """Return the k nearest places, best first.
+
+        Args:
+            photo: uint8 [h, w, 3].
+            look: what is known of it.
+            k: at least 1; fewer are returned where the gallery has fewer.
+
+        Raises:
+            InputError: nobody knows the panoramas' elevations, which a rectilinear photo needs.
+        """
+        if look.lens == "rectilinear" and self._elevation_deg is None:
+            raise InputError(
+                "--lens rectilinear needs the elevations of the panoramas that the towers were "
+                "trained on, and neither geometry.elevation_deg nor the gallery says them"
+            )
+        panorama = lay_into_panorama(
+            photo,
+            look.fov_deg,
+            look.lens,
+            self._config.geometry.panorama_size,
+            self._elevation_deg or (-45.0, 45.0),
+        )
+        headings = self._headings(look)
+        descriptors = embed_at(self._stage, panorama.to(self._device), headings)
+        found = best_places(descriptors, self._items, k)
+        told = not self._config.augment.unknown_heading
+        return [
+            Found(item, score, float(headings[at]) if told else None) for item, score, at in found
+        ]
+
+    def _headings(self, look: Look) -> np.ndarray:
+        """Headings of the photo's middle that are tried, degrees [N]."""
+        if self._config.augment.unknown_heading:
+            return np.zeros(1)  # such towers expect every photo in the middle
+        if look.heading_deg is not None:
+            return np.array([look.heading_deg % WHOLE_DEG])
+        return np.arange(look.headings) * (WHOLE_DEG / look.headings)
+
+
+@torch.no_grad()
+def embed_at(stage: RetrievalStage, panorama: Tensor, headings_deg: np.ndarray) -> Tensor:
+    """Embed a photo as if it looked to each of some headings: [N, D].
+
+    Args:
+        stage: in evaluation mode.
+        panorama: [1, 3, H, W], the photo in its middle.
+        headings_deg: [N].
+    """
+    parts = np.split(headings_deg, range(BATCH, len(headings_deg), BATCH))
+    turned = (turn(panorama.expand(len(part), -1, -1, -1), -part) for part in parts)
+    return torch.cat([stage.towers.embed_ground(images) for images in turned])
+
+
+def best_places(queries: Tensor, items: Tensor, k: int) -> list[tuple[int, float, int]]:
+    """Return the k items that are nearest to any of some queries, best first.
+
+    Args:
+        queries: [N, D].
+        items: [G, D].
+        k: at least 1.
+
+    Returns:
+        The item, its score, and the query that is nearest to it.
+
+    Raises:
+        EvaluationError: a descriptor is zero or not finite.
+    """
+    scores, indices = nearest(queries, items, min(k, len(items)))
+    best: dict[int, tuple[float, int]] = {}
+    for query, (row, at) in enumerate(zip(scores.tolist(), indices.tolist(), strict=True)):
+        for score, item in zip(row, at, strict=True):
+            if item not in best or score > best[item][0]:
+                best[item] = (score, query)
+    ordered = sorted(best.items(), key=lambda entry: (-entry[1][0], entry[0]))
+    return [(item, score, query) for item, (score, query) in ordered[:k]]
+
+
+def elevation_of(config: RetrievalConfig, gallery: Gallery) -> Elevation | None:
+    """Return the elevations of a run's panoramas, from its configuration or the gallery's split."""
+    return config.geometry.elevation_deg or gallery.described.elevation_deg
+
+
+def read_photo(path: Path) -> Tensor:
+    """Decode a photo, upright: uint8 [h, w, 3].
+
+    Raises:
+        InputError: it is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is no image that can be read") from None
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror or error}") from None
+    return torch.from_numpy(np.array(upright))
+
+
+def geojson(found: list[Found], gallery: Gallery) -> dict[str, Any]:
+    """Return places as a GeoJSON collection of points; those without coordinates have no point."""
+    features = []
+    for rank, each in enumerate(found, start=1):
+        place = gallery.place(each.item)
+        lat, lon = place["lat"], place["lon"]
+        features.append(
+            {
+                "type": "Feature",
+                "geometry": None
+                if lat is None or lon is None
+                else {"type": "Point", "coordinates": [lon, lat]},
+                "properties": {
+                    "rank": rank,
+                    "score": each.score,
+                    "source_id": place["source_id"],
+                    "heading_deg": each.heading_deg,
+                },
+            }
+        )
+    return {"type": "FeatureCollection", "features": features}

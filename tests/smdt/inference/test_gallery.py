@@ -1,0 +1,142 @@
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data_shards.errors import InputError
+from smdt import config as configuration
+from smdt.data.errors import DataError
+from smdt.data.evaluation_loader import EvaluationLoader
+from smdt.data.split import Split
+from smdt.inference.embed import EmbedJob, begin, default_split, embed, finish, prepare, shards_left
+from smdt.inference.gallery import Gallery
+from tests.checkpoints import save_untrained
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def job(world, write_config, tmp_path):
+    config = configuration.load(write_config(tmp_path / "run"))
+    save_untrained(tmp_path / "checkpoint", config)
+    out = tmp_path / "gallery"
+    return EmbedJob(tmp_path / "checkpoint", str(world), "train", out, batch=5, max_missing=0)
+
+
+def run(job, ranks=1, rank=None):
+    for each in range(ranks) if rank is None else [rank]:
+        embed(job, CPU, each, ranks, lambda samples: None)
+
+
+def expected(job, world):
+    """The aerial descriptors of a split, one image at a time."""
+    split = Split.open(world, job.split)
+    config = configuration.load(job.trained / "config.yaml")
+    stage = save_untrained(job.trained.with_name(f"again-{job.split}"), config)
+    loader = EvaluationLoader(split, views=["aerial"], batch=1, rank=0, world_size=1, device=CPU)
+    stage.towers.eval()
+    with torch.no_grad():
+        return torch.cat(
+            [stage.towers.embed_aerial(stage._aerial(batch, slice(0, 1))) for batch in loader]
+        )
+
+
+def test_a_gallery_has_every_aerial_image_and_its_place(job, world):
+    run(job)
+    gallery = finish(job)
+    split = Split.open(world, "train")
+    torch.testing.assert_close(gallery.descriptors, expected(job, world), rtol=1e-4, atol=1e-5)
+    table = pq.read_table(job.out / "places.parquet").to_pydict()
+    assert table["source_id"] == split.names("source_id")
+    assert np.array_equal(table["lat"], split.column("lat"), equal_nan=True)
+    assert gallery.place(3)["key"] == "train-000000003"
+    assert sorted(path.name for path in job.out.iterdir()) == [
+        "descriptors.safetensors",
+        "gallery.json",
+        "places.parquet",
+    ]
+
+
+def test_ranks_share_the_shards_and_what_is_done_is_not_done_again(job, world):
+    split = Split.open(world, "train")
+    run(job, ranks=3, rank=1)
+    part = job.out / "parts" / "000001.safetensors"
+    before = part.stat().st_mtime_ns
+    assert shards_left(job, split, 1, 3) == []
+    with pytest.raises(InputError, match=r"000000.safetensors can't be read"):
+        finish(job)
+    run(job)
+    assert part.stat().st_mtime_ns == before
+    gallery = finish(job)
+    torch.testing.assert_close(gallery.descriptors, expected(job, world), rtol=1e-4, atol=1e-5)
+    assert shards_left(job, split, 0, 1) == []
+    assert torch.equal(finish(job).descriptors, gallery.descriptors)
+
+
+def test_a_folder_holds_one_gallery(job, write_config, tmp_path):
+    begin(job)
+    with pytest.raises(InputError, match="is a gallery of split train"):
+        begin(replace(job, split="val"))
+    other = configuration.load(write_config(tmp_path / "other"))
+    save_untrained(tmp_path / "other-weights", other, seed=1)
+    with pytest.raises(InputError, match="name another folder"):
+        begin(replace(job, trained=tmp_path / "other-weights"))
+    with pytest.raises(InputError, match=r"not finished: start its `smdt embed` again"):
+        Gallery.open(job.out)
+
+
+def test_what_is_no_gallery_is_refused(job, tmp_path):
+    with pytest.raises(InputError, match="make it with `smdt embed`"):
+        Gallery.open(tmp_path)
+    run(job)
+    finish(job)
+    description = json.loads((job.out / "gallery.json").read_text())
+    (job.out / "gallery.json").write_text(json.dumps(description | {"format": 99}))
+    with pytest.raises(InputError, match="format 99, and this code knows 1"):
+        Gallery.open(job.out)
+    (job.out / "gallery.json").write_text(json.dumps(description))
+    (job.out / "descriptors.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match="make it again"):
+        Gallery.open(job.out)
+
+
+def test_damaged_samples_are_left_out_and_counted(job, world, tmp_path):
+
+    copy = tmp_path / "copy"
+    shutil.copytree(world, copy)
+    split = Split.open(copy, "train")
+    middle = int(split.column("aerial_offset")[5] + split.column("aerial_size")[5] // 2)
+    with split.tar(5).open("r+b") as tar:
+        tar.seek(middle)
+        byte = tar.read(1)[0]
+        tar.seek(middle)
+        tar.write(bytes([byte ^ 255]))
+    damaged = replace(job, shards=str(copy), out=tmp_path / "damaged")
+    with pytest.raises(DataError):
+        run(damaged)
+    tolerant = replace(damaged, max_missing=1)
+    run(tolerant)
+    gallery = finish(tolerant)
+    assert len(gallery.descriptors) == 63
+    assert 5 not in [int(key[-9:]) for key in gallery.places["key"].to_pylist()]
+
+
+def test_another_stage_is_refused_before_ranks_start(job, alignment):
+    with pytest.raises(InputError, match="is of stage 'alignment'"):
+        prepare(replace(job, trained=alignment.folder))
+
+
+def test_the_default_split_is_the_one_that_is_evaluated(world):
+    assert default_split(str(world)) == "val"
+
+
+def test_parts_are_plain_safetensors(job):
+    run(job)
+    part = load_file(job.out / "parts" / "000002.safetensors")
+    assert part["sample_ids"].tolist() == list(range(32, 48))
+    assert part["descriptors"].shape == (16, 64)

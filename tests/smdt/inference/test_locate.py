@@ -1,0 +1,189 @@
+from dataclasses import replace
+
+import faiss
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_shards.errors import InputError
+from smdt import config as configuration
+from smdt.data.split import Split
+from smdt.evaluation.recall import EvaluationError, nearest
+from smdt.inference.embed import EmbedJob, embed, finish
+from smdt.inference.locate import Locator, Look, best_places, embed_at, geojson, read_photo
+from tests.checkpoints import save_untrained
+
+CPU = torch.device("cpu")
+
+
+def unit(count, width=32, seed=0):
+    made = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+    return made / made.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("k", [1, 7, 2000])
+def test_the_search_finds_what_faiss_finds(k):
+    items, queries = unit(2000), unit(300, seed=1)
+    index = faiss.IndexFlatIP(32)
+    index.add(items.numpy())
+    expected_scores, expected = index.search(queries.numpy(), k)
+    scores, found = nearest(queries, items, k, block=64)
+    np.testing.assert_allclose(scores.numpy(), expected_scores, rtol=0, atol=1e-5)
+    differing = found.numpy() != expected
+    # only what is equally near to rounding may stand in another order
+    assert differing.mean() < 1e-3
+    rows, columns = np.nonzero(differing)
+    gaps = np.abs(scores.numpy()[rows, columns] - expected_scores[rows, columns])
+    assert (gaps < 1e-5).all()
+
+
+def test_the_best_places_over_all_headings_are_those_of_the_whole_matrix():
+    queries, items = unit(36), unit(500, seed=1)
+    scores = (queries @ items.T).double()
+    best = scores.max(dim=0)
+    order = best.values.argsort(descending=True)[:10]
+    found = best_places(queries, items, 10)
+    assert [item for item, _, _ in found] == order.tolist()
+    assert [query for _, _, query in found] == best.indices[order].tolist()
+    assert [score for _, score, _ in found] == pytest.approx(best.values[order].tolist(), abs=1e-6)
+    assert len(best_places(queries, items[:3], 10)) == 3
+
+
+def test_broken_descriptors_find_nothing():
+    with pytest.raises(EvaluationError, match="zero or not finite"):
+        best_places(torch.zeros(2, 32), unit(5), 1)
+    with pytest.raises(EvaluationError, match="zero or not finite"):
+        best_places(unit(2), torch.full((5, 32), torch.nan), 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ((0.0, None, "panorama", 8), "--fov: .* more than 0 and at most 360"),
+        ((180.0, None, "rectilinear", 8), "at most 170 degrees, not 180"),
+        ((90.0, None, "fisheye", 8), "--lens: 'fisheye' is none of panorama, rectilinear"),
+        ((90.0, float("nan"), "panorama", 8), "--heading: nan is no direction"),
+    ],
+)
+def test_what_no_photo_can_be_is_refused(said, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Look.of(*said)
+
+
+def test_photos_are_read_upright_and_in_colour(tmp_path):
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:, 20:, 0] = 255
+    turned = Image.fromarray(pixels)
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned clockwise
+    turned.save(tmp_path / "a.png", exif=exif)
+    read = read_photo(tmp_path / "a.png")
+    assert read.shape == (30, 20, 3)
+    assert torch.equal(read, torch.from_numpy(np.rot90(pixels, -1).copy()))
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
+    assert read_photo(tmp_path / "grey.png").shape == (20, 30, 3)
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(InputError, match=r"text\.jpg is no image"):
+        read_photo(tmp_path / "text.jpg")
+    with pytest.raises(InputError, match="No such file"):
+        read_photo(tmp_path / "missing.jpg")
+
+
+@pytest.fixture
+def make_gallery(world, write_config, tmp_path):
+    def make(**augment):
+        config = configuration.load(write_config(tmp_path / "run", augment=augment))
+        save_untrained(tmp_path / "checkpoint", config)
+        job = EmbedJob(tmp_path / "checkpoint", str(world), "val", tmp_path / "out", 8, 0)
+        embed(job, CPU, 0, 1, lambda samples: None)
+        return finish(job)
+
+    return make
+
+
+def ground(world, sample=0):
+    """The panorama of a validation sample, [32, 128, 3]."""
+    split = Split.open(world, "val")
+    offset, size = (int(split.column(f"ground_{what}")[sample]) for what in ("offset", "size"))
+    with split.tar(sample).open("rb") as tar:
+        tar.seek(offset)
+        path = world.parent / f"photo-{sample}.jpg"
+        path.write_bytes(tar.read(size))
+    return read_photo(path)
+
+
+def test_a_panorama_of_known_heading_is_one_query_as_in_an_evaluation(make_gallery, world):
+    gallery = make_gallery()
+    locator = Locator(gallery)
+    panorama = ground(world)
+    found = locator(panorama, Look.of(360, 0, "panorama", 72), 24)
+    query = locator._stage.towers.embed_ground(panorama.permute(2, 0, 1).unsqueeze(0))
+    scores = (query.detach() @ gallery.descriptors.T)[0]
+    assert sorted(each.item for each in found) == list(range(24))
+    assert [each.score for each in found] == pytest.approx(
+        [float(scores[each.item]) for each in found], abs=1e-5
+    )
+    assert {each.heading_deg for each in found} == {0.0}
+
+
+def test_a_photo_is_tried_where_each_heading_would_put_it(make_gallery, world):
+    gallery = make_gallery()
+    locator = Locator(gallery)
+    panorama = ground(world)
+    # what looks east, a quarter of the panorama: columns 80 to 112 of 128
+    piece = panorama[:, 80:112]
+    placed = torch.zeros(1, 3, 32, 128)
+    placed[0, :, :, 80:112] = piece.permute(2, 0, 1)
+    expected = locator._stage.towers.embed_ground(placed).detach() @ gallery.descriptors.T
+    (best,) = locator(piece, Look.of(90, 90, "panorama", 72), 1)
+    assert best.score == pytest.approx(float(expected.max()), abs=1e-5)
+    assert (best.item, best.heading_deg) == (int(expected.argmax()), 90.0)
+    scanned = locator(piece, Look.of(90, None, "panorama", 4), 24)
+    at_east = {each.item: each.score for each in locator(piece, Look.of(90, 90, "panorama", 4), 24)}
+    assert all(each.score >= at_east[each.item] - 1e-6 for each in scanned)
+    assert {each.heading_deg for each in scanned} <= {0.0, 90.0, 180.0, 270.0}
+
+
+def test_headings_are_embedded_alike_in_every_batch(make_gallery, world):
+    locator = Locator(make_gallery())
+    photo = ground(world).permute(2, 0, 1).unsqueeze(0).float()
+    headings = np.arange(40) * 9.0
+    whole = embed_at(locator._stage, photo, headings)
+    alone = torch.cat([embed_at(locator._stage, photo, headings[i : i + 1]) for i in (0, 17, 39)])
+    torch.testing.assert_close(whole[[0, 17, 39]], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_towers_that_never_know_a_heading_get_the_photo_in_the_middle(make_gallery, world):
+    gallery = make_gallery(unknown_heading=True, fov_deg=[70, 360])
+    locator = Locator(gallery)
+    assert locator.narrowest_deg == 70
+    found = locator(ground(world), Look.of(360, 120, "panorama", 72), 3)
+    assert [each.heading_deg for each in found] == [None] * 3
+
+
+def test_a_gallery_of_other_weights_is_refused(make_gallery, write_config, tmp_path):
+    gallery = make_gallery()
+    save_untrained(
+        tmp_path / "later", configuration.load(write_config(tmp_path / "later-run")), seed=5
+    )
+    with pytest.raises(InputError, match="made by other weights"):
+        Locator(gallery, tmp_path / "later")
+    moved = replace(gallery.described, checkpoint="gone")
+    with pytest.raises(InputError, match="gone"):
+        Locator(replace(gallery, described=moved))
+    assert Locator(replace(gallery, described=moved), tmp_path / "checkpoint")
+
+
+def test_places_without_coordinates_are_no_points(make_gallery, world):
+    gallery = make_gallery()
+    found = Locator(gallery)(ground(world), Look.of(360, 0, "panorama", 1), 2)
+    collection = geojson(found, gallery)
+    assert collection["type"] == "FeatureCollection"
+    split = Split.open(world, "val")
+    for feature, each in zip(collection["features"], found, strict=True):
+        assert feature["properties"]["source_id"] == split.source_id(each.item)
+        lon, lat = feature["geometry"]["coordinates"]
+        assert (lat, lon) == (split.column("lat")[each.item], split.column("lon")[each.item])
+    lost = gallery.places.set_column(2, "lat", [[float("nan")] * 24])
+    assert geojson(found, replace(gallery, places=lost))["features"][0]["geometry"] is None
