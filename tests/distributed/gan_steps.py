@@ -84,7 +84,7 @@ def weights(config: AlignmentConfig, case: Case, folder: Path, device) -> dict[s
                 dist.all_reduce(share)
                 found[f"losses.{step}.{term}"] = share
     for name, engine in engines.items():
-        found[f"skipped.{name}"] = torch.tensor(engine.skipped_steps)
+        found[f"skipped.{name}"] = torch.tensor(float(engine.skipped_steps))
         found[f"scale.{name}"] = torch.tensor(engine.loss_scale)
         found |= {f"{name}.{key}": value for key, value in engine.full_weights().items()}
     return found
