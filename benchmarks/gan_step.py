@@ -10,25 +10,20 @@ as training does.
 """
 
 import json
-import os
-import platform
-import statistics
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter, process_time
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.plain_gan import PlainGan, textbook
+from benchmarks.turns import machine, speedups, summary, take_turns
 from data_shards.classes import CLASS_COUNT
 from smdt.config import AlignmentConfig, load_deepspeed
 from smdt.data.batch import Batch
@@ -116,46 +111,6 @@ def our_step(batch: Batch, precision: Precision, zero: int, device: torch.device
     return step
 
 
-@dataclass
-class Times:
-    """Seconds a step, one entry a turn."""
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-
-def measure(steps: Mapping[str, Step], rounds: int) -> dict[str, Times]:
-    """Time the steps by turns, after one turn of warming up."""
-    times = {name: Times() for name in steps}
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
-            wall, cpu = perf_counter(), process_time()
-            step()
-            if turn:
-                times[name].wall.append(perf_counter() - wall)
-                times[name].cpu.append(process_time() - cpu)
-    return times
-
-
-def summary(times: Mapping[str, Times]) -> dict[str, dict[str, float]]:
-    """Medians and quartiles, and how many times as fast as the plain loop, turn by turn."""
-    result = {}
-    for name, each in times.items():
-        ratios = [p / own for p, own in zip(times[PLAIN].wall, each.wall, strict=True)]
-        low, middle, high = statistics.quantiles(each.wall, n=4)
-        ratio_low, ratio, ratio_high = statistics.quantiles(ratios, n=4)
-        result[name] = {
-            "wall_seconds": middle,
-            "wall_quartile_low_seconds": low,
-            "wall_quartile_high_seconds": high,
-            "cpu_seconds": statistics.median(each.cpu),
-            "speedup": ratio,
-            "speedup_quartile_low": ratio_low,
-            "speedup_quartile_high": ratio_high,
-        }
-    return result
-
-
 def compare(first: Mapping[str, Losses]) -> dict[str, float]:
     """Return the largest relative difference of each method's first losses to the plain loop's."""
     differences = {}
@@ -190,38 +145,18 @@ def main(
     for precision in precisions:
         steps[f"smdt, ZeRO {zero}, {precision}"] = our_step(pairs, precision, zero, device)
     differences = compare({name: step() for name, step in steps.items()})
-    figures = summary(measure(steps, rounds))
-    table = Table("step", "s", "quartiles", "CPU s", "x as fast", "quartiles", "losses off by")
-    for name, row in figures.items():
-        low, high = row["wall_quartile_low_seconds"], row["wall_quartile_high_seconds"]
-        slow, fast = row["speedup_quartile_low"], row["speedup_quartile_high"]
-        table.add_row(
-            name,
-            f"{row['wall_seconds']:.2f}",
-            f"{low:.2f} to {high:.2f}",
-            f"{row['cpu_seconds']:.2f}",
-            f"{row['speedup']:.2f}",
-            f"{slow:.2f} to {fast:.2f}",
-            f"{differences[name]:.0e}",
-        )
+    figures = summary(take_turns(steps, rounds), against=PLAIN)
+    for name, difference in differences.items():
+        figures[name]["first_losses_off_by"] = difference
     console = Console()
-    console.print(table)
-    threads, load = torch.get_num_threads(), os.getloadavg()[0]
-    console.print(f"{batch} pairs, {rounds} turns, {threads} threads, load {load:.1f}")
+    console.print(speedups(figures))
+    console.print(f"{batch} pairs, {rounds} turns, {machine()}; first losses off by {differences}")
     if show_profile:
         for name, step in steps.items():
             typer.echo(name)
             print_profile(step)
     if json_file is not None:
-        machine = {
-            "machine": platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": threads,
-            "load": load,
-            "torch": torch.__version__,
-        }
-        content = {"machine": machine, "batch": batch, "zero": zero, "steps": figures}
-        content["first_losses_off_by"] = differences
+        content = {"machine": machine(), "batch": batch, "zero": zero, "steps": figures}
         json_file.write_text(json.dumps(content, indent=2) + "\n")
     torch.distributed.destroy_process_group()
 

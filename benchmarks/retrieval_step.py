@@ -35,6 +35,7 @@ from smdt.models.weights import fit
 from smdt.stages.retrieval import RetrievalStage
 from smdt.train import open_engines
 from smdt.training.engine import Precision, init_distributed
+from smdt.training.processor import keep_freed_memory
 from smdt.training.stage import StepContext
 
 DEEPSPEED_FILES = Path(__file__).parent.parent / "configs" / "deepspeed"
@@ -212,6 +213,7 @@ def main(
 ) -> None:
     """Measure a step of retrieval with R50+ViT-B/16 against plain loops in fp32."""
     init_distributed(600.0)
+    keep_freed_memory()
     config = make_config(batch, "fp32" if precision == "fp32" else "bf16")
     pairs = make_batch(batch)
     torch.manual_seed(config.run.seed)
