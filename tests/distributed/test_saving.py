@@ -33,12 +33,12 @@ def kill_in(run: RunFolder, config: Path, moment: Callable[[Path], bool], proces
     end = time.monotonic() + 120
     while True:
         assert time.monotonic() < end, "never seen"
-        if not any(moment(path) for path in run.checkpoints.glob("*.tmp")):
+        if not any(moment(path) for path in run.checkpoints.glob("step-*.tmp")):
             time.sleep(0.001)
             continue
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        caught = [path for path in run.checkpoints.glob("*.tmp") if moment(path)]
+        caught = [path for path in run.checkpoints.glob("step-*.tmp") if moment(path)]
         if caught and checkpoint.published(run.checkpoints):
             break
         for pid in pids:
@@ -76,7 +76,7 @@ def test_killed_while_it_saves_a_run_loses_nothing(
     assert losses(run) == losses(undisturbed)
     ours, theirs = final_weights(run), final_weights(undisturbed)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert list(run.checkpoints.glob("*.tmp")) == []
+    assert list(run.checkpoints.glob("step-*.tmp")) == []
     saved = [each for each in run.read_history() if each["event"] == "saved"]
     assert saved[-1]["step"] == TOTAL
     assert saved[-1]["bytes"] > 0
