@@ -1,6 +1,6 @@
-"""Make docs/images/world.jpg: pairs of the synthetic world with their class maps.
+"""Makes world.jpg: pairs of the synthetic world with their class maps.
 
-Run from the repository's root: .venv/bin/python docs/make_world_sheet.py
+python docs/images/world.py
 """
 
 import io
