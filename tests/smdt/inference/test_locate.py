@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import faiss
@@ -6,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data_shards.errors import InputError
+from data_shards.errors import InputError, run
 from smdt import config as configuration
+from smdt.cli import app
 from smdt.data.split import Split
 from smdt.evaluation.recall import EvaluationError, nearest
 from smdt.inference.embed import EmbedJob, embed, finish
@@ -187,3 +189,48 @@ def test_places_without_coordinates_are_no_points(make_gallery, world):
         assert (lat, lon) == (split.column("lat")[each.item], split.column("lon")[each.item])
     lost = gallery.places.set_column(2, "lat", [[float("nan")] * 24])
     assert geojson(found, replace(gallery, places=lost))["features"][0]["geometry"] is None
+
+
+def smdt(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        run(app, [str(word) for word in arguments])
+    assert not ended.value.code, arguments
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_photos_cut_to_90_degrees_of_unknown_heading_are_located(world, write_config, tmp_path):
+    """The README's commands, on a small model of the small world that was trained for it."""
+    config = write_config(
+        tmp_path / "run",
+        augment={"mirror": True, "fov_deg": [90, 360]},
+        model={"dropout": 0.0, "width": 64, "layers": 2},
+        batch={"global": 32},
+        optimizer={"learning_rate": 0.001},
+        schedule={"length": "600 epochs", "warmup_steps": 20},
+        checkpoint={"every": "600 epochs"},
+        evaluation={"every": "600 epochs", "batch": 8},
+    )
+    smdt("train", "--config", config)
+    gallery, answer = tmp_path / "gallery", tmp_path / "answer.json"
+    smdt("embed", tmp_path / "run", "--shards", world, "--split", "train", "--out", gallery)
+    split = Split.open(world, "train")
+    ranks = []
+    for sample in range(0, 64, 4):
+        offset, size = (int(split.column(f"ground_{w}")[sample]) for w in ("offset", "size"))
+        with split.tar(sample).open("rb") as tar:
+            tar.seek(offset)
+            (tmp_path / "whole.jpg").write_bytes(tar.read(size))
+        whole = Image.open(tmp_path / "whole.jpg")
+        heading = (sample * 50) % 360
+        column = round((heading - 180) / 360 * 128)  # that looks there
+        middle = np.roll(np.array(whole), 64 - column, axis=1)
+        Image.fromarray(middle[:, 48:80]).save(tmp_path / "photo.png")
+        smdt("locate", tmp_path / "photo.png", "--gallery", gallery, "--fov", 90, "--json", answer)
+        places = [each["source_id"] for each in json.loads(answer.read_text())["places"]]
+        ranks.append(
+            places.index(split.source_id(sample)) if split.source_id(sample) in places else 5
+        )
+    # of 64 places; by chance one of 16 photos would be in its first five
+    assert sum(rank < 5 for rank in ranks) >= 11
+    assert sum(rank == 0 for rank in ranks) >= 4
