@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data_shards.atomic import sync_folder, write_atomic
-from data_shards.errors import UserError
+from data_shards.errors import InputError, UserError
 from smdt.data.order import DataState
 from smdt.training.engine import Engine
 from smdt.training.run_folder import write_json
@@ -208,8 +208,18 @@ def newest_good(checkpoints: Path) -> Path | None:
 
 
 def load_progress(folder: Path) -> Progress:
-    """Return how far the run was that wrote the checkpoint `folder`."""
-    return Progress.from_json(json.loads((folder / PROGRESS).read_text()))
+    """Return how far the run was that wrote the checkpoint `folder`.
+
+    Raises:
+        InputError: another version of smdt wrote it.
+    """
+    try:
+        return Progress.from_json(json.loads((folder / PROGRESS).read_text()))
+    except KeyError as missing:
+        raise InputError(
+            f"{folder / PROGRESS} does not say {missing}: another version of smdt wrote it; go on "
+            "with that one, or start a new run"
+        ) from missing
 
 
 def load_engines(states: Path, engines: Mapping[str, Engine], weights: Path | None) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.errors import UserError
+from data_shards.errors import InputError, UserError
 from smdt.data.order import DataState
 from smdt.training import checkpoint
 from smdt.training.checkpoint import Progress
@@ -72,3 +72,9 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
 def test_progress_survives_json(best):
     progress = Progress(40, 1280, 2, 3, DataState("hash", 3, 2, 64, "table"), best)
     assert Progress.from_json(json.loads(json.dumps(progress.to_json()))) == progress
+
+
+def test_what_another_version_wrote_is_said_in_a_sentence(tmp_path):
+    (tmp_path / "progress.json").write_text('{"step": 5, "best": null}')
+    with pytest.raises(InputError, match=r"progress.json does not say 'samples': another version"):
+        checkpoint.load_progress(tmp_path)
