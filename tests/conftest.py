@@ -1,6 +1,7 @@
 """A small world that every test of the whole system shares."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ from tests.store import S3, Proxy, environment, s3_store
 # The machine is shared: a slow moment is no failure.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+# A job in a shell's background ignores ^C, and so would every program that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,8 +74,9 @@ class Host:
         self._bridge.run("ip", "link", "set", "dev", self.name, "up")
 
     def kill(self) -> None:
-        """End every process of this host."""
-        os.kill(self.pid, signal.SIGKILL)
+        """End every process of this host, if there is one left."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
 
 class Process:

@@ -109,14 +109,14 @@ def test_a_browser_opens_the_page(run, tmp_path):
     output = [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}"]
     page = write_report(run.root).as_uri()
     subprocess.run(
-        [chromium, *flags, *quiet, *output, "--window-size=1100,2400", page],
+        [chromium, *flags, *quiet, *output, "--window-size=1100,6000", page],
         check=True,
         capture_output=True,
         timeout=120,
     )
     picture = Image.open(shot).convert("RGB")
-    assert picture.size == (1100, 2400)
-    colours = picture.getcolors(maxcolors=1100 * 2400)
+    assert picture.size == (1100, 6000)
+    colours = picture.getcolors(maxcolors=1100 * 6000)
     assert len(colours) > 5000, "pictures of tiles and panoramas have many colours"
 
 
