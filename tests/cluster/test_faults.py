@@ -85,20 +85,9 @@ def test_a_link_cut_for_5_seconds_is_waited_out(
     assert_same(started.run, undisturbed)
 
 
-def test_a_link_cut_for_long_ends_the_attempt_and_the_run_goes_on_when_it_is_back(
-    disturb, undisturbed, cluster
-):
-    started = disturb(lambda _: cluster.hosts[1].cut(), "--max-restarts", "9")
-    assert started.say("the session on b broke off")
-    started.wait_for(lambda: started.say("left out: b"))
-    cluster.hosts[1].mend()
-    started.wait()
-    assert started.left() == []
-    assert_same(started.run, undisturbed)
-
-
-def test_a_host_lost_for_good_is_left_out_and_the_run_goes_on(
-    launch, write_config, cluster, tmp_path
+@pytest.mark.parametrize("back", [False, True], ids=["for good", "for long"])
+def test_a_host_out_of_reach_is_left_out_and_the_run_goes_on(
+    launch, write_config, cluster, tmp_path, back
 ):
     sections = {"model": {"dropout": 0.0, "width": 64, "layers": 2}}
     alone = launch(write_config(tmp_path / "alone", **sections), include="a")
@@ -106,7 +95,11 @@ def test_a_host_lost_for_good_is_left_out_and_the_run_goes_on(
     started = launch(write_config(tmp_path / "run", **sections))
     started.wait_for(lambda: started.steps >= 5)
     cluster.hosts[1].cut()
+    if back:
+        started.wait_for(lambda: started.say("left out: b"))
+        cluster.hosts[1].mend()
     output = started.wait()
+    assert "the session on b broke off" in output
     assert "left out: b" in output
     assert "1 ranks on a" in output
     log = (started.run.logs / "rank-00000.log").read_text()

@@ -192,6 +192,6 @@ def test_a_store_that_stays_away_ends_a_run(damaged, s3, write_config, start_tra
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1, output
     assert 60 < time.monotonic() - start < 120
-    assert f"{s3.url}/train/train-0000" in run.read_state()["reason"]
+    assert f"{s3.url}/" in run.read_state()["reason"]  # a tar, or the manifest of a tar not found
     assert "is out of reach" in output
     assert ranks_of(config) == []
