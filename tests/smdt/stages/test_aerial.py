@@ -2,7 +2,6 @@ from contextlib import closing
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 
 from smdt import config as configuration
@@ -55,14 +54,6 @@ def make_config(world, aligned_world, alignment, tmp_path):
         return config
 
     return make
-
-
-@pytest.fixture
-def alone(tmp_path):
-    """A process group of this process."""
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def first_batch(config):

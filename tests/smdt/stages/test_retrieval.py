@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from data_shards.build import BuildOptions, build
 from data_shards.world.source import WorldSource
@@ -41,14 +40,6 @@ def config(world, tmp_path):
         """
     )
     return configuration.load(path)
-
-
-@pytest.fixture
-def alone(tmp_path):
-    """A process group of this process."""
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.fixture

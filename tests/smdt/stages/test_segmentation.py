@@ -48,14 +48,6 @@ def config(world, tmp_path):
     return configuration.load(path)
 
 
-@pytest.fixture
-def alone(tmp_path):
-    """A process group of this process."""
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
 def batches(config, epochs):
     loader = TrainLoader(
         Split.open(config.data.shards, "train"),
