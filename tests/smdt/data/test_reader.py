@@ -1,5 +1,6 @@
 """Bytes by offset: right or damaged, never wrong, from few open files and any thread."""
 
+import gc
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -40,6 +41,7 @@ def source_bytes(built):
 
 def open_tars(root: Path) -> int:
     """Descriptors of this process that lead to files below `root`."""
+    gc.collect()  # readers of earlier tests keep theirs until then
     count = 0
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # others of this process open and close files meanwhile
@@ -60,7 +62,7 @@ def test_every_part_is_read_from_many_threads(built, read_from, source_bytes, mo
     )
     assert open_tars(built) <= before + 1
     del reader
-    assert open_tars(built) == before
+    assert open_tars(built) <= before
 
 
 def test_any_flipped_byte_is_found(shards, read_from, flip_byte):
