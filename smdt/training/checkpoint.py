@@ -240,11 +240,16 @@ def load_engines(states: Path, engines: Mapping[str, Engine], weights: Path | No
 
 
 def prune(checkpoints: Path, keep_last: int, keep_steps: Iterable[int]) -> None:
-    """Delete all but the newest `keep_last` checkpoints and those of `keep_steps`."""
+    """Delete all but the newest `keep_last` checkpoints and those of `keep_steps`.
+
+    What killed processes left half written goes too: nothing may be being published.
+    """
     for folder in superfluous(published(checkpoints), keep_last, keep_steps):
         shutil.rmtree(folder)
-    for leftover in checkpoints.glob("step-*.tmp"):
-        shutil.rmtree(leftover)
+    for folder in checkpoints.glob("step-*.tmp"):
+        shutil.rmtree(folder)
+    for file in checkpoints.glob(f"{LATEST}.*.tmp"):
+        file.unlink()
 
 
 def superfluous(

@@ -1,25 +1,21 @@
-from contextlib import closing
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from smdt import config as configuration
 from smdt.data.errors import DataInputError
-from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
 from smdt.geometry.mapping import GeometryConfig, PanoramaMapping
 from smdt.geometry.view import resize_classes
 from smdt.report.page import write_report
 from smdt.semantics.augment import draw_semantics
-from smdt.stages import training_views
 from smdt.stages.aerial import aerial_images
 from smdt.stages.references import references
 from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.trained import evaluate_stage
-from smdt.telemetry.metrics import TrainingMetrics
 from smdt.training.run_folder import RunFolder, write_json
 from smdt.training.stage import StepContext
+from tests.first_batch import first_batch
 from tests.plain_engine import PlainEngine
 
 CPU = torch.device("cpu")
@@ -54,23 +50,6 @@ def make_config(world, aligned_world, alignment, tmp_path):
         return config
 
     return make
-
-
-def first_batch(config):
-    loader = TrainLoader(
-        Split.open(config.data.shards, "train"),
-        config.data,
-        views=training_views(config),
-        global_batch=8,
-        seed=0,
-        rank=0,
-        world_size=1,
-        device=CPU,
-        quarantine=RunFolder(config.run.out).quarantine,
-        metrics=TrainingMetrics("test", "retrieval", 0),
-    )
-    with closing(loader.stream(loader.start, 1)) as stream:
-        return next(stream)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,4 @@
 import shutil
-from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,6 @@ from data_shards.world.source import WorldSource
 from smdt import config as configuration
 from smdt.data.errors import DataInputError
 from smdt.data.evaluation_loader import EvaluationLoader
-from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
 from smdt.geometry.view import resize_classes
 from smdt.losses import InfoNceConfig, SoftMarginConfig
@@ -19,9 +17,8 @@ from smdt.stages import training_views
 from smdt.stages.references import references
 from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.trained import evaluate_stage
-from smdt.telemetry.metrics import TrainingMetrics
-from smdt.training.run_folder import RunFolder
 from smdt.training.stage import StepContext
+from tests.first_batch import first_batch
 from tests.plain_engine import PlainEngine
 from tests.plain_losses import PLAIN_LOSSES
 
@@ -45,23 +42,6 @@ def config(world, tmp_path):
 @pytest.fixture
 def batch(config):
     return first_batch(config)
-
-
-def first_batch(config):
-    loader = TrainLoader(
-        Split.open(config.data.shards, "train"),
-        config.data,
-        views=training_views(config),
-        global_batch=8,
-        seed=0,
-        rank=0,
-        world_size=1,
-        device=torch.device("cpu"),
-        quarantine=RunFolder(config.run.out).quarantine,
-        metrics=TrainingMetrics("test", "retrieval", 0),
-    )
-    with closing(loader.stream(loader.start, 1)) as stream:
-        return next(stream)
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 4])

@@ -60,6 +60,7 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     for step in (5, 10, 15, 20, 25):
         make(tmp_path, step)
     (tmp_path / "step-00000030.tmp").mkdir()
+    (tmp_path / f"latest.{'0' * 16}.tmp").touch()
     checkpoint.prune(tmp_path, keep_last=2, keep_steps=[10])
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-00000010",
