@@ -6,12 +6,22 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
+import torch
+from PIL import Image
 from rich.console import Console
+from torch import Tensor
 
 from data_shards.errors import UserError
+from data_shards.images import decode_photo
+from smdt.data.reader import Reader
+from smdt.data.split import Split
+from smdt.geometry.photo import cut_photo
+from smdt.telemetry.metrics import TrainingMetrics
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+PHOTO, FOV_DEG, AZIMUTH_DEG = "photo.png", 90.0, 120.0
 WORLD = ("--seed", "0", "--difficulty", "normal", "--ground-size", "64x256", "--aerial-size", "192")
 
 
@@ -50,24 +60,31 @@ def run_demo(out: Path, quick: bool) -> None:
     """
     console, start = Console(), time.monotonic()
     out = out / "quick" if quick else out
-    for command in commands(out, QUICK if quick else FULL):
+    make_world, *others = commands(out, QUICK if quick else FULL)
+    _smdt(console, make_world)
+    console.print(write_photo(out / "shards", out / PHOTO))
+    for command in others:
         _smdt(console, command)
     console.print(f"{out}/*/report.html  ({(time.monotonic() - start) / 60:.1f} minutes)")
 
 
 def commands(out: Path, budget: Budget) -> Iterator[Sequence[str]]:
     """Yield what follows `smdt` in each command of the demo."""
-    world, segmented, aligned = (f"{out / name}" for name in ("shards", "segmented", "aligned"))
+    world, segmented, aligned, gallery = (
+        f"{out / name}" for name in ("shards", "segmented", "aligned", "gallery")
+    )
     mixed, segmenter, generators, retrieval = (
         f"{out / name}" for name in ("run", "segmentation", "alignment", "aligned-run")
     )
     size = ("--train", f"{budget.train}", "--val", f"{budget.val}")
     yield ("shards", "world", "--out", world, *size, *WORLD)
-    # Retrieval on the mapping alone.
-    yield _train("retrieval", mixed, world, budget.retrieval)
+    # Retrieval on the mapping alone, of panoramas and of photos.
+    yield _train("photos", mixed, world, budget.retrieval)
     yield _evaluate(mixed, world)
     yield ("report", mixed)
-    # The whole method: class maps, the dual conditional GAN, retrieval on what it makes.
+    yield ("embed", mixed, "--shards", world, "--out", gallery)
+    yield ("locate", f"{out / PHOTO}", "--gallery", gallery, "--fov", f"{FOV_DEG:g}")
+    # The paper's method: class maps, the dual conditional GAN, retrieval on what it makes.
     yield _train("segmentation", segmenter, world, budget.segmentation)
     yield ("segment", "--shards", world, "--out", segmented, "--checkpoint", segmenter)
     often = "evaluation.every=125 steps"  # for a curve of an epoch
@@ -80,8 +97,23 @@ def commands(out: Path, budget: Budget) -> Iterator[Sequence[str]]:
     yield ("report", retrieval)
 
 
-def _train(stage: str, run: str, shards: str, length: str, *overrides: str) -> Sequence[str]:
-    configuration = ("--config", f"{CONFIGS / 'world' / stage}.yaml")
+def write_photo(shards: Path, file: Path) -> str:
+    """Write a photo of a place of the unseen city; return what it shows."""
+    split = Split.open(f"{shards}", "val")
+    photo = unseen_photo(split, 0, AZIMUTH_DEG, FOV_DEG)
+    Image.fromarray(photo.numpy()).save(file)
+    return f"{file}: {FOV_DEG:g} degrees around {AZIMUTH_DEG:g} of {split.source_id(0)}"
+
+
+def unseen_photo(split: Split, sample_id: int, azimuth_deg: float, fov_deg: float) -> Tensor:
+    """Cut a photo out of a sample's panorama: uint8 [h, w, 3]. See `cut_photo`."""
+    reader = Reader(split, TrainingMetrics("", "", 0), Event())
+    panorama = torch.from_numpy(decode_photo("ground", reader.read(sample_id, "ground")))
+    return cut_photo(panorama, azimuth_deg, fov_deg)
+
+
+def _train(config: str, run: str, shards: str, length: str, *overrides: str) -> Sequence[str]:
+    configuration = ("--config", f"{CONFIGS / 'world' / config}.yaml")
     deepspeed = ("--deepspeed_config", f"{CONFIGS / 'deepspeed' / 'zero2.json'}", "--ranks", "2")
     own = (f"data.shards={shards}", f"run.out={run}", f"schedule.length={length}")
     return ("train", *configuration, *deepspeed, *own, *overrides)

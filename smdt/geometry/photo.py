@@ -46,6 +46,23 @@ def lay_into_panorama(
     return panorama
 
 
+def cut_photo(panorama: Tensor, azimuth_deg: float, fov_deg: float) -> Tensor:
+    """Cut a photo out of a panorama: what `lay_into_panorama` puts back, in the middle.
+
+    Args:
+        panorama: [H, W, C], all round.
+        azimuth_deg: of the photo's middle, clockwise of the panorama's; to the nearest column.
+        fov_deg: horizontal, above 0, at most 360.
+
+    Returns:
+        [H, w, C].
+    """
+    width = panorama.shape[1]
+    kept = max(round(fov_deg * width / 360), 1)
+    first = width // 2 - kept // 2 + round(azimuth_deg * width / 360)
+    return panorama[:, (first + torch.arange(kept)) % width]
+
+
 def _from_rectilinear(
     photo: Tensor, fov_rad: float, size: tuple[int, int], elevation_deg: Elevation
 ) -> Tensor:

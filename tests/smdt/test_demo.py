@@ -1,14 +1,18 @@
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 from smdt import config as configuration
 from smdt.cli import app
-from smdt.demo import FULL, QUICK, commands
+from smdt.data.split import Split
+from smdt.demo import AZIMUTH_DEG, FOV_DEG, FULL, PHOTO, QUICK, commands, write_photo
 
 OUT = Path("/tmp/a-demo")
 ROOT = Path(__file__).parent.parent.parent
@@ -32,7 +36,7 @@ def test_every_command_is_one_that_a_user_can_type(budget):
     steps = [parsed(command) for command in commands(OUT, budget)]
     names = [name for name, _ in steps]
     assert names.count("train") == 4
-    made: set[str] = set()
+    made = {str(OUT / PHOTO)}
     for name, parameters in steps:
         if name == "train":
             config = configuration.load(parameters["config"], parameters["overrides"])
@@ -49,6 +53,8 @@ def test_every_command_is_one_that_a_user_can_type(budget):
 
 NEEDS = {
     "world": (),
+    "embed": ("shards", "trained"),
+    "locate": ("photo", "gallery"),
     "segment": ("shards", "checkpoint"),
     "align": ("shards", "checkpoint"),
     "evaluate": ("shards", "trained"),
@@ -66,6 +72,22 @@ def test_each_training_is_evaluated_and_reported_where_its_report_looks():
     for run, parameters in scored.items():
         assert parameters["json_file"] == Path(run) / "evaluation.json"
         assert parameters["references_file"] == Path(run) / "references.json"
+
+
+def test_the_photo_is_a_quarter_of_an_unseen_panorama(world, tmp_path):
+    said = write_photo(world, tmp_path / PHOTO)
+    split = Split.open(str(world), "val")
+    assert split.source_id(0) in said
+    offset, size = (int(split.column(f"ground_{what}")[0]) for what in ("offset", "size"))
+    with split.tar(0).open("rb") as tar:
+        tar.seek(offset)
+        panorama = np.array(Image.open(io.BytesIO(tar.read(size))))
+    photo = np.array(Image.open(tmp_path / PHOTO))
+    # 128 columns for 360 degrees; the middle one of a photo of 32 is its 17th
+    middle = 64 + round(AZIMUTH_DEG * 128 / 360)
+    columns = [(middle - 16 + column) % 128 for column in range(32)]
+    assert FOV_DEG == 90
+    np.testing.assert_array_equal(photo, panorama[:, columns])
 
 
 @pytest.mark.full

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from smdt.geometry.photo import lay_into_panorama
+from smdt.geometry.photo import cut_photo, lay_into_panorama
+from smdt.geometry.view import keep_field_of_view, turn
 
 
 def test_a_piece_of_a_panorama_lies_where_it_was_cut():
@@ -17,6 +18,17 @@ def test_a_piece_of_a_panorama_lies_where_it_was_cut():
     assert laid[..., :48].sum() == laid[..., 80:].sum() == 0
     again = lay_into_panorama(whole, 360.0, "panorama", (32, 128), (-45.0, 45.0))
     assert torch.equal(again[0], whole.permute(2, 0, 1).float())
+
+
+@pytest.mark.parametrize("azimuth", [-170.0, 0.0, 61.0, 300.0])
+@pytest.mark.parametrize("fov", [1.0, 70.0, 90.0, 360.0])
+def test_a_photo_that_was_cut_is_what_a_turned_panorama_keeps(azimuth, fov):
+    whole = torch.randint(1, 256, (16, 128, 3), dtype=torch.uint8)
+    laid = lay_into_panorama(
+        cut_photo(whole, azimuth, fov), fov, "panorama", (16, 128), (-45.0, 45.0)
+    )
+    turned = turn(whole.permute(2, 0, 1).unsqueeze(0).float(), np.array([azimuth]))
+    assert torch.equal(laid, keep_field_of_view(turned, np.array([fov])))
 
 
 def test_a_photo_of_another_size_is_resized():
