@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.complete
 
 # Two test processes on two cores: threads of their own would only wait for each other.
-PYTEST_2 := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadgroup
+PYTEST_2 := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2
 
 # The tests are exact, which a GPU is not; what only a GPU can show is gpu-check's.
 test test-full check: export CUDA_VISIBLE_DEVICES :=

@@ -7,7 +7,7 @@ import pytest
 
 from tests.image import COMMIT, IMAGE, Container, build, buildah, lacking
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(2400), pytest.mark.xdist_group("image")]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(scope="module")
