@@ -44,9 +44,11 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.first_batch
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.gan_step
+	$(BIN)/python -m benchmarks.retrieval_step
 	$(BIN)/python -m benchmarks.recall
 	$(BIN)/python -m benchmarks.two_ranks
 	$(BIN)/python -m benchmarks.memory_per_rank
+	$(BIN)/python -m benchmarks.capacity
 	$(BIN)/python -m benchmarks.saving
 	$(BIN)/python -m benchmarks.telemetry
 
