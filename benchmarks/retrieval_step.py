@@ -95,7 +95,8 @@ def make_config(batch: int, precision: Precision) -> RetrievalConfig:
             "run": {"name": "benchmark", "out": "unused"},
             "data": {"shards": "unused"},
             "batch": {"global": batch},
-            "geometry": {"panorama_size": SIZE, "mapping": "polar"},
+            "aerial": "polar",
+            "geometry": {"panorama_size": SIZE},
             "model": {"backbone": "r50_vit_b16", "attention": "self", "dropout": DROPOUT},
             "precision": precision,
         }
