@@ -21,7 +21,9 @@ from smdt.geometry.photo import cut_photo
 from smdt.telemetry.metrics import TrainingMetrics
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-PHOTO, FOV_DEG, AZIMUTH_DEG = "photo.png", 90.0, 120.0
+PHOTO = "photo.png"
+FOV_DEG, AZIMUTH_DEG = 90.0, 120.0
+"""What the photo shows of a panorama: how wide, and around which direction from its middle."""
 WORLD = ("--seed", "0", "--difficulty", "normal", "--ground-size", "64x256", "--aerial-size", "192")
 
 

@@ -15,7 +15,7 @@ from smdt.stages.alignment import DISCRIMINATORS, GENERATORS, AlignmentStage
 from smdt.training.engine import free_port
 from tests.distributed.gan_steps import CASES, OVERFLOWING, STEPS, with_loops
 from tests.distributed.runs import DEEPSPEED_FILES, ROOT
-from tests.gan_batches import training_batches
+from tests.training_batches import training_batches
 
 SCRIPT = Path(__file__).parent / "gan_steps.py"
 Weights = dict[str, torch.Tensor]

@@ -31,7 +31,7 @@ def ranks_oracle(query, gallery, right, ignored) -> np.ndarray:
         scores = (unique.astype(np.float64) @ row)[place]
         true = max(scores[item] for item in good)
         wrong = [scores[item] for item in set(range(len(gallery))) - {*good, *neither}]
-        assume(not any(0 < abs(score - true) < 1e-5 for score in wrong))
+        assume(not any(0 < abs(score - true) < 2e-6 for score in wrong))
         better = sum(score > true for score in wrong)
         ranks.append(better + sum(score == true for score in wrong) / 2)
     return np.array(ranks)

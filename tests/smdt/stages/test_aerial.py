@@ -15,8 +15,8 @@ from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.trained import evaluate_stage
 from smdt.training.run_folder import RunFolder, write_json
 from smdt.training.stage import StepContext
-from tests.first_batch import first_batch
 from tests.plain_engine import PlainEngine
+from tests.training_batches import training_batches
 
 CPU = torch.device("cpu")
 CONTEXT = StepContext(0, 0, 0, 1, 2, CPU, 1.0)
@@ -57,7 +57,9 @@ def test_a_run_steps_mines_evaluates_and_reports(make_config, kind, alone):
     config = make_config(kind)
     torch.manual_seed(0)
     stage = RetrievalStage(config)
-    losses = stage.step({"two_tower": PlainEngine(stage.towers)}, first_batch(config), CONTEXT)
+    losses = stage.step(
+        {"two_tower": PlainEngine(stage.towers)}, next(training_batches(config, 1)), CONTEXT
+    )
     assert all(p.grad is not None for p in stage.towers.parameters())
     assert 0 < float(losses["loss"]) < 100
     split = Split.open(config.data.shards, "train")
@@ -81,7 +83,7 @@ def test_a_run_steps_mines_evaluates_and_reports(make_config, kind, alone):
 @pytest.mark.parametrize("kind", KINDS)
 def test_augmentation_moves_both_views_and_paints_the_ground_alone(make_config, kind):
     config = make_config(kind)
-    batch = first_batch(config)
+    batch = next(training_batches(config, 1))
     stage = RetrievalStage(config)
     ground, aerial = stage.augmented(batch, ALL, seed=3)
     plain_ground, plain_aerial = stage.images(batch, ALL)
@@ -117,7 +119,7 @@ def rotated(tile, quarter, mirrored):
 
 def test_a_raw_tile_is_the_tile_made_smaller(make_config):
     config = make_config("raw")
-    batch = first_batch(config)
+    batch = next(training_batches(config, 1))
     tiles = aerial_images(config)(batch, slice(2, 5))
     assert tiles.shape == (3, 3, 64, 64)
     for tile, source in zip(tiles, batch.images["aerial"][2:5], strict=True):
@@ -129,7 +131,7 @@ def test_a_raw_tile_is_the_tile_made_smaller(make_config):
 @pytest.mark.parametrize("mapping", ["polar", "perspective", "mixed"])
 def test_a_mapping_is_that_of_the_geometry(make_config, mapping):
     config = make_config(mapping)
-    batch = first_batch(config)
+    batch = next(training_batches(config, 1))
     module = PanoramaMapping(GeometryConfig(mapping=mapping, panorama_size=(32, 128)), 32, 128)
     elevation = torch.tensor([[-32.75, 32.75]]).expand(8, 2).numpy()
     expected = module(batch.images["aerial"], batch.extent_m, elevation)
@@ -141,7 +143,10 @@ def test_aligned_images_from_shards_are_those_made_on_the_fly_but_for_the_jpeg(m
     torch.manual_seed(0)
     ours, theirs = RetrievalStage(stored), RetrievalStage(made)
     theirs.towers.load_state_dict(ours.towers.state_dict())
-    (_, a), (_, b) = ours.images(first_batch(stored), ALL), theirs.images(first_batch(made), ALL)
+    (_, a), (_, b) = (
+        ours.images(next(training_batches(stored, 1)), ALL),
+        theirs.images(next(training_batches(made, 1)), ALL),
+    )
     assert a.shape == b.shape == (8, 3, 32, 128)
     assert not torch.equal(a, b)
     assert (a.float() - b.float()).abs().mean() < 4
@@ -166,7 +171,7 @@ def test_generators_on_the_fly_are_no_part_of_what_is_trained_or_saved(make_conf
     stage = RetrievalStage(make_config("aligned on the fly"))
     (module,) = stage.modules().values()
     assert {name.split(".")[0] for name in module.state_dict()} == {"ground", "aerial"}
-    _, aerial = stage.images(first_batch(make_config("aligned on the fly")), ALL)
+    _, aerial = stage.images(next(training_batches(make_config("aligned on the fly"), 1)), ALL)
     assert not aerial.requires_grad
 
 

@@ -16,8 +16,8 @@ from smdt.semantics.palette import to_classes
 from smdt.stages.alignment import DISCRIMINATORS, GENERATORS, TERMS, AlignmentStage, frozen
 from smdt.stages.trained import evaluate_stage
 from smdt.training.stage import StepContext
-from tests.gan_batches import training_batches
 from tests.plain_engine import PlainEngine
+from tests.training_batches import training_batches
 
 MODELS = [
     {"arrangement": "chain"},

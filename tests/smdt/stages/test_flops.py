@@ -14,7 +14,7 @@ from smdt.stages.alignment import AlignmentStage
 from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.segmentation import SegmentationStage
 from smdt.training.stage import StepContext
-from tests.gan_batches import training_batches
+from tests.training_batches import training_batches
 
 SAMPLES = 4
 

@@ -18,9 +18,9 @@ from smdt.stages.references import references
 from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.trained import evaluate_stage
 from smdt.training.stage import StepContext
-from tests.first_batch import first_batch
 from tests.plain_engine import PlainEngine
 from tests.plain_losses import PLAIN_LOSSES
+from tests.training_batches import training_batches
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def config(world, tmp_path):
 
 @pytest.fixture
 def batch(config):
-    return first_batch(config)
+    return next(training_batches(config, 1))
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 4])
@@ -150,7 +150,7 @@ def test_what_cannot_be_read_has_no_neighbours_and_is_none(config, alone, world,
 def test_keep_and_remove_paint_the_ground_image_alone(config):
     painting = SemanticsConfig(keep={"vegetation": 0.5}, remove={"sky": 0.5, "road": 0.5})
     config = config.model_copy(update={"semantics": painting})
-    batch = first_batch(config)
+    batch = next(training_batches(config, 1))
     stage = RetrievalStage(config)
     ground, aerial = stage.augmented(batch, slice(2, 8), seed=3)
     plain_ground, plain_aerial = stage.images(batch, slice(2, 8))
@@ -177,7 +177,7 @@ def test_shards_without_class_maps_are_refused_for_keep_and_remove(tmp_path, con
         }
     )
     with pytest.raises(DataInputError, match=r"8 of the 8 .* no seg image: make .* `smdt segment`"):
-        first_batch(painting)
+        next(training_batches(painting, 1))
 
 
 class Unlabelled(WorldSource):

@@ -1,5 +1,4 @@
 import multiprocessing
-from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +9,12 @@ import torch.nn.functional as F
 
 from smdt import config as configuration
 from smdt.data.evaluation_loader import EvaluationLoader
-from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
-from smdt.stages import make_stage, training_views
+from smdt.stages import make_stage
 from smdt.stages.trained import evaluate_stage
-from smdt.telemetry.metrics import TrainingMetrics
-from smdt.training.run_folder import RunFolder
 from smdt.training.stage import StepContext
 from tests.plain_engine import PlainEngine
+from tests.training_batches import training_batches
 
 pytestmark = pytest.mark.slow  # importing a network of transformers takes seconds
 
@@ -48,23 +45,6 @@ def config(world, tmp_path):
     return configuration.load(path)
 
 
-def batches(config, epochs):
-    loader = TrainLoader(
-        Split.open(config.data.shards, "train"),
-        config.data,
-        views=training_views(config),
-        global_batch=8,
-        seed=0,
-        rank=0,
-        world_size=1,
-        device=CPU,
-        quarantine=RunFolder(config.run.out).quarantine,
-        metrics=TrainingMetrics("test", "segmentation", 0),
-    )
-    with closing(loader.stream(loader.start, epochs)) as stream:
-        yield from stream
-
-
 def context(chunks=1):
     return StepContext(0, 0, 0, 1, chunks, CPU, 1.0)
 
@@ -73,7 +53,7 @@ def context(chunks=1):
 def test_a_step_is_the_mean_over_the_labelled_pixels_of_the_global_batch(config, alone, chunks):
     torch.manual_seed(0)
     stage = make_stage(config)
-    batch = next(batches(config, 1))
+    batch = next(training_batches(config, 1))
     seg = [each.clone() for each in batch.images["seg"]]
     seg[1][:20] = 255  # chunks have unequal numbers of labelled pixels
     seg[6][:] = 255
@@ -93,7 +73,7 @@ def test_a_step_is_the_mean_over_the_labelled_pixels_of_the_global_batch(config,
 
 
 def test_panorama_and_class_map_are_turned_alike(config):
-    batch = next(batches(config, 1))
+    batch = next(training_batches(config, 1))
     stage = make_stage(config)
     ground, classes = stage.augmented(batch, slice(0, 8), seed=0)
     still = make_stage(config.model_copy(update={"augment": type(config.augment)()}))
@@ -121,7 +101,7 @@ def test_training_lowers_the_loss_and_raises_the_agreement(config, alone):
     engine = PlainEngine(stage.segmenter, torch.optim.AdamW(stage.segmenter.parameters(), 3e-3))
     losses = [
         float(stage.step({"segmenter": engine}, batch, context())["loss"])
-        for batch in batches(config, 4)
+        for batch in training_batches(config, 4 * 8)  # epochs of 64 samples
     ]
     assert np.mean(losses[-8:]) < 0.6 * np.mean(losses[:2])
     assert evaluate_stage(config, stage, config.data.shards, "val").scores["mIoU"] > before + 0.1
@@ -140,7 +120,7 @@ def test_an_evaluation_counts_every_labelled_pixel_once(config):
 
 def test_two_ranks_make_the_step_of_one(config, alone, tmp_path):
     """Each rank has half of the global batch, cut in two; gradients add up."""
-    batch = next(batches(config, 1))
+    batch = next(training_batches(config, 1))
     seg = [each.clone() for each in batch.images["seg"]]
     seg[1][:20] = 255  # ranks have unequal numbers of labelled pixels
     images = {"ground": list(batch.images["ground"]), "seg": seg}

@@ -5,27 +5,27 @@ from contextlib import closing
 
 import torch
 
-from smdt.config import AlignmentConfig
+from smdt.config import Config
 from smdt.data.loader import Batch, TrainLoader
 from smdt.data.split import Split
-from smdt.stages.alignment import AlignmentStage
+from smdt.stages import training_views
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.training.run_folder import RunFolder
 
 
-def training_batches(config: AlignmentConfig, count: int) -> Iterator[Batch]:
+def training_batches(config: Config, count: int) -> Iterator[Batch]:
     """The first global batches of a run, whole."""
     loader = TrainLoader(
         Split.open(config.data.shards, config.data.split),
         config.data,
-        views=AlignmentStage.views,
+        views=training_views(config),
         global_batch=config.batch.global_batch,
         seed=config.run.seed,
         rank=0,
         world_size=1,
         device=torch.device("cpu"),
         quarantine=RunFolder(config.run.out).quarantine,
-        metrics=TrainingMetrics("test", "alignment", 0),
+        metrics=TrainingMetrics("test", config.stage, 0),
     )
     with closing(loader.stream(loader.start, 1 + count // loader.steps_per_epoch)) as stream:
         for _, batch in zip(range(count), stream, strict=False):
