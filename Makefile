@@ -12,6 +12,8 @@ test test-full check: export CUDA_VISIBLE_DEVICES :=
 
 export PYTHONHASHSEED := 0
 export TOKENIZERS_PARALLELISM := false
+# Where it is set, every process compiles torch from its source again: 10 s of each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-full gpu-check check bench lock clean
 
