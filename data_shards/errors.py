@@ -1,5 +1,7 @@
 """Errors that a person reads, and the one place where commands turn them into exit codes."""
 
+import atexit
+import gc
 import sys
 import traceback
 from typing import ClassVar, NoReturn
@@ -48,6 +50,7 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
     """
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
+    atexit.register(gc.freeze)  # the kernel frees a process's memory sooner than a collection finds it
     command = typer.main.get_command(app)
     try:
         result = command.main([a for a in given if a != "--debug"], standalone_mode=False)
