@@ -50,7 +50,7 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
     """
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
-    atexit.register(gc.freeze)  # the kernel frees a process's memory sooner than a collection finds it
+    atexit.register(gc.freeze)  # memory is freed sooner by the kernel than by a collection
     command = typer.main.get_command(app)
     try:
         result = command.main([a for a in given if a != "--debug"], standalone_mode=False)
