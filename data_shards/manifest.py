@@ -2,8 +2,9 @@
 
 import hashlib
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_shards import layout
 from data_shards.atomic import write_atomic
@@ -11,7 +12,7 @@ from data_shards.classes import CLASS_NAMES
 from data_shards.duplicates import DuplicateCount
 from data_shards.errors import InputError, ShardError
 from data_shards.pixels import ViewStatistics
-from data_shards.plan import BuildOptions
+from data_shards.plan import SPLIT_NAME, BuildOptions
 from data_shards.sources.source import JSON, Kind
 from data_shards.store import Location, exists, location, read_bytes
 
@@ -31,6 +32,11 @@ class _Version(BaseModel):
     format_version: int
 
 
+# A manifest may come from anywhere, and these become names of files.
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+SplitName = Annotated[str, Field(pattern=f"^{SPLIT_NAME.pattern}$")]
+
+
 class ShardEntry(_Strict):
     """A shard on disk."""
 
@@ -39,9 +45,9 @@ class ShardEntry(_Strict):
     samples: int
     bytes: int
     """Of the tar."""
-    sha256: str
+    sha256: Sha256
     """Of the tar."""
-    index_sha256: str
+    index_sha256: Sha256
     """Of the index part."""
 
 
@@ -60,7 +66,7 @@ class SplitEntry(_Strict):
     """Pixel statistics by view: ground, aerial, aligned."""
     duplicates: dict[str, DuplicateCount] | None = None
     """By view; None: its shards are older than the count."""
-    table_sha256: str
+    table_sha256: Sha256
     """Of the merged index."""
     shards: list[ShardEntry]
 
@@ -82,7 +88,7 @@ class Manifest(_Strict):
     """By part, the model that made it from the other parts."""
     classes: dict[int, str] = CLASS_NAMES
     """Meaning of the ids in class maps."""
-    splits: dict[str, SplitEntry]
+    splits: dict[SplitName, SplitEntry]
 
 
 def load(root: str | Location) -> Manifest:

@@ -134,6 +134,11 @@ def check_gpus(ranks: int, gpus: int) -> None:
         )
 
 
+def local_attempt(launcher_pid: int) -> str:
+    """Return the name of the one attempt that a process of this machine makes."""
+    return f"local-{launcher_pid}"
+
+
 def local_environment(
     plan: LocalPlan, inherited: Mapping[str, str], launcher_pid: int
 ) -> dict[str, str]:
@@ -141,7 +146,7 @@ def local_environment(
     ours = {"OMP_NUM_THREADS": str(max(1, plan.cores // plan.ranks))}
     if not plan.has_gpu:
         ours["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed warns, in every process, that it found none
-    attempt = {LAUNCHER: str(launcher_pid), ATTEMPT: f"local-{launcher_pid}"}
+    attempt = {LAUNCHER: str(launcher_pid), ATTEMPT: local_attempt(launcher_pid)}
     return {**ours, **inherited, **attempt}
 
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 
 from data_shards.errors import Stopped, UserError
-from launcher.command import LocalPlan, local_command, local_environment
+from launcher.command import LocalPlan, local_attempt, local_command, local_environment
 from launcher.signals import on_stop
 from smdt.training.run_folder import RunFolder
 
@@ -27,6 +27,8 @@ def run_local(plan: LocalPlan, folder: RunFolder) -> None:
     with on_stop(lambda again: _pass_on(process, folder, again)):
         process.wait()
     state = folder.read_state() or {}
+    if state.get("attempt") != local_attempt(os.getpid()):
+        state = {}  # what an earlier start left: these ranks ended before they could say anything
     if state.get("status") == "preempted":
         raise Stopped(f"Stopped at step {state['step']} and saved; start again to go on.")
     if process.returncode != 0 or state.get("status") != "done":

@@ -194,19 +194,22 @@ class Supervisor:
         on_cpu = {"DS_ACCELERATOR": "cpu"} if first.device == "cpu" else {}
         ours = {FILE: str(self._lease), ATTEMPT: name}
         environment = {**os.environ, **on_cpu, **ours, "PDSH_SSH_ARGS_APPEND": _ssh_options()}
-        self._write_script({**on_cpu, **self._options.variables, **ours})
         tenure.begin(name)
-        self._voice(f"attempt {number}: {count(hosts)} ranks on {', '.join(hosts)}")
-        attempt = Attempt(cluster_command(plan), environment, folder, name, log)
         try:
-            stalled_seconds = attempt.watch(
-                self._options.stall_seconds, lambda: self._abandoned or tenure.lost
-            )
+            self._write_script({**on_cpu, **self._options.variables, **ours})
+            self._voice(f"attempt {number}: {count(hosts)} ranks on {', '.join(hosts)}")
+            attempt = Attempt(cluster_command(plan), environment, folder, name, log)
+            try:
+                stalled_seconds = attempt.watch(
+                    self._options.stall_seconds, lambda: self._abandoned or tenure.lost
+                )
+            finally:
+                tenure.end()
+                attempt.kill()
+                if not tenure.lost:  # what runs on the hosts is the other launcher's by now
+                    self._sweep()
         finally:
-            tenure.end()
-            attempt.kill()
             self._script.unlink(missing_ok=True)
-            self._sweep()
         return attempt.evidence(stalled_seconds)
 
     @property

@@ -57,23 +57,33 @@ class Tenure:
 
         Raises:
             OSError: the lease cannot be written.
+            UserError: another launcher holds it.
         """
         with self._lock:
+            if self.lost or self._is_anothers():
+                self._lost.set()
+                raise UserError(f"Another launcher has taken over the run of {self._file}.")
             self._holder = Holder(attempt, self._holder.host, self._holder.pid)
             self._holder.write(self._file)
 
     def end(self) -> None:
-        """Tell all ranks to leave."""
-        with suppress(OSError):
+        """Tell all ranks to leave, unless they are another launcher's by now."""
+        with suppress(OSError, UserError):
             self.begin("")
 
     def _beat(self) -> None:
         while not self._closing.wait(BEAT_SECONDS):
             with self._lock, suppress(OSError):  # away for a moment: the ranks are patient
-                if read(self._file)[0] != self._holder:
+                if self._is_anothers():
                     self._lost.set()
                     return
                 os.utime(self._file)
+
+    def _is_anothers(self) -> bool:
+        try:
+            return read(self._file)[0] != self._holder
+        except FileNotFoundError:
+            return False
 
 
 def living_holder(file: Path) -> Holder | None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ PROGRESS = "progress.json"
 CONFIG = "config.yaml"
 FILES = "files.json"
 LATEST = "latest"
+_NAME = re.compile(r"step-\d{8,}")
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ class Progress:
             samples=content["samples"],
             world_size=content["world_size"],
             zero_stage=content["zero_stage"],
-            data=DataState(**content["data"]),
+            data=DataState.from_json(content["data"]),
             best=None if best is None else (best[0], best[1]),
         )
 
@@ -181,8 +183,8 @@ def step_of(folder: Path) -> int:
 
 def published(checkpoints: Path) -> list[Path]:
     """Return the published checkpoints, newest first."""
-    folders = [path for path in checkpoints.glob("step-*") if not path.name.endswith(".tmp")]
-    return sorted(folders, reverse=True)
+    folders = [path for path in checkpoints.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(folders, key=step_of, reverse=True)
 
 
 def newest_good(checkpoints: Path) -> Path | None:
@@ -202,7 +204,7 @@ def newest_good(checkpoints: Path) -> Path | None:
     if found:
         raise UserError(
             f"{checkpoints}: none of the {len(found)} checkpoints is whole; "
-            "restore one from a copy or start with --resume never"
+            "restore one from a copy, or set run.out to another folder"
         )
     return None
 

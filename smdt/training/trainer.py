@@ -38,7 +38,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"[A-Za-z0-9._-]+")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Label of the run in metrics and reports."""
     out: str
     """The run folder."""

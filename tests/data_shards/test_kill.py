@@ -106,7 +106,7 @@ def test_ten_kills_a_job_array_and_one_quiet_build_write_the_same_2000_pairs(
     for kill in range(10):
         process = start(raw, killed, workers=1 + kill % 3, per_shard=10, start_new_session=True)
         # Three kills at any moment from the start, the others when some more shards are finished.
-        goal = 0 if kill < 3 else min(parts(killed) + rng.randint(0, 18), 185)
+        goal = 0 if kill < 3 else min(parts(killed) + rng.randint(0, 18), 140)
         wait_for(lambda goal=goal, process=process: parts(killed) >= goal or process.poll())
         time.sleep(rng.random() * (3 if goal == 0 else 0.2))
         os.killpg(process.pid, signal.SIGKILL)

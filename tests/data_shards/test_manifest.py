@@ -76,3 +76,22 @@ def test_folders_without_a_manifest(small_set, tmp_path):
     shutil.copy(small_set / "build.json", tmp_path)
     with pytest.raises(InputError, match="has not finished: start the same"):
         manifest_hash(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda split: split | {"table_sha256": "/etc/passwd"},
+        lambda split: split | {"shards": [split["shards"][0] | {"sha256": "../" * 8 + "x"}]},
+    ],
+)
+def test_no_hash_is_a_path(edited, small_set, change):
+    splits = json.loads((small_set / "manifest.json").read_text())["splits"]
+    with pytest.raises(ShardError, match="sha256"):
+        load(edited(splits=splits | {"train": change(splits["train"])}))
+
+
+def test_no_split_is_a_path(edited, small_set):
+    splits = json.loads((small_set / "manifest.json").read_text())["splits"]
+    with pytest.raises(ShardError):
+        load(edited(splits={"../out": splits["train"]}))

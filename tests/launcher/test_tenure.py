@@ -51,3 +51,15 @@ def test_a_launcher_sees_that_another_one_took_over(tmp_path):
         Holder("", "elsewhere", 17).write(file)
         wait_for(lambda: tenure.lost)
     assert read(file)[0].host == "elsewhere"
+
+
+def test_a_launcher_that_slept_takes_nothing_back(tmp_path):
+    file = tmp_path / "lease"
+    with Tenure(file) as tenure:
+        tenure.begin("1-ours")
+        Holder("2-theirs", "elsewhere", 17).write(file)
+        tenure.end()
+        assert tenure.lost
+        with pytest.raises(UserError, match="Another launcher has taken over"):
+            tenure.begin("3-ours")
+    assert read(file)[0] == Holder("2-theirs", "elsewhere", 17)

@@ -90,6 +90,12 @@ def test_the_backbone_decides_which_keys_there_are(minimal, backbone, override, 
         configuration.load(minimal, [f"model.backbone={backbone}", override])
 
 
+@pytest.mark.parametrize("name", ["CVUSA retrieval", "../x", ".hidden", "a/b"])
+def test_the_name_of_a_run_is_one_word(minimal, name):
+    with pytest.raises(InputError, match=r"run\.name"):
+        configuration.load(minimal, [f"run.name={name}"])
+
+
 def test_an_unknown_class_names_the_nearest(minimal):
     sentence = "semantics.remove: 'vehicel' is no class; did you mean 'vehicle'"
     with pytest.raises(InputError, match=sentence):

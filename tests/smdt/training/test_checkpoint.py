@@ -56,6 +56,19 @@ def test_an_unpublished_checkpoint_does_not_count(tmp_path):
     assert [folder.name for folder in checkpoint.published(tmp_path)] == ["step-00000005"]
 
 
+def test_a_copy_of_a_checkpoint_is_none_and_is_kept(tmp_path):
+    for step in (5, 99_999_999, 100_000_000):
+        make(tmp_path, step % 251).rename(checkpoint.folder_of(tmp_path, step))
+    (tmp_path / "step-00000005.bak").mkdir()
+    newest_first = [checkpoint.step_of(folder) for folder in checkpoint.published(tmp_path)]
+    assert newest_first == [100_000_000, 99_999_999, 5]
+    checkpoint.prune(tmp_path, keep_last=1, keep_steps=[])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-00000005.bak",
+        "step-100000000",
+    ]
+
+
 def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     for step in (5, 10, 15, 20, 25):
         make(tmp_path, step)
