@@ -93,5 +93,6 @@ def test_no_hash_is_a_path(edited, small_set, change):
 
 def test_no_split_is_a_path(edited, small_set):
     splits = json.loads((small_set / "manifest.json").read_text())["splits"]
-    with pytest.raises(ShardError):
+    load(edited(splits={"out": splits["train"]}))
+    with pytest.raises(ShardError, match=r"splits\.\.\./out"):
         load(edited(splits={"../out": splits["train"]}))

@@ -1,0 +1,36 @@
+import os
+import subprocess
+
+import pytest
+
+from data_shards.errors import Stopped, UserError
+from launcher import local
+from launcher.command import LocalPlan, local_attempt
+from smdt.training.lease import ATTEMPT
+from smdt.training.run_folder import RunFolder
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run whose ranks end at once and say nothing, after a start that was stopped and saved."""
+
+    def left_by(attempt):
+        monkeypatch.setenv(ATTEMPT, attempt)
+        folder = RunFolder(tmp_path / "run")
+        folder.create()
+        folder.write_state("preempted", 7)
+        monkeypatch.setattr(local, "_start", lambda plan: subprocess.Popen(["true"]))
+        local.run_local(LocalPlan("smdt.train", [], 1, 1, 1, False), folder)
+
+    return left_by
+
+
+def test_how_the_run_ended_is_in_its_state(run):
+    with pytest.raises(Stopped, match="Stopped at step 7 and saved"):
+        run(local_attempt(os.getpid()))
+
+
+def test_what_an_earlier_start_left_is_not_believed(run):
+    with pytest.raises(UserError, match="a rank ended before its time") as failed:
+        run("local-1")
+    assert not isinstance(failed.value, Stopped)
