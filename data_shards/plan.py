@@ -74,6 +74,8 @@ class BuildPlan(BaseModel):
     splits: dict[str, PlannedSplit]
     made: dict[str, dict[str, JSON]] = {}
     """By part, the model that made it from the other parts."""
+    made_from: str | None = None
+    """SHA-256 of the manifest whose samples these are, hexadecimal; None where they are built."""
 
     @classmethod
     def of(cls, source: Source, options: BuildOptions) -> "BuildPlan":

@@ -15,7 +15,7 @@ from data_shards.sources.source import JSON
 from smdt.data.batch import Batch
 from smdt.geometry.view import resize
 from smdt.inference.annotated_shard import Annotator
-from smdt.models.segmenter import Segmenter, class_map, open_folder
+from smdt.models.segmenter import CONFIG, Segmenter, class_map, open_folder, used_files
 from smdt.stages.segmentation import SegmentationStage
 from smdt.stages.trained import load_stage
 from smdt.stages.weights import find_weights
@@ -77,10 +77,9 @@ def open_segmentation(trained: Path, device: torch.device) -> SegmentationAnnota
     Raises:
         InputError: it is none of them, or of another stage.
     """
-    if (trained / "config.json").is_file():
+    if (trained / CONFIG).is_file():
         segmenter = open_folder(trained)
-        files = [trained / "config.json", *sorted(trained.glob("*.safetensors"))]
-        model = _described(segmenter, files, None)
+        model = _described(segmenter, used_files(trained), None)
         return SegmentationAnnotator(segmenter, None, model, device)
     _, stage = load_stage(trained)
     if not isinstance(stage, SegmentationStage):

@@ -34,6 +34,9 @@ SMALLEST_SIDE = 32
 MASK_CLASSIFIERS = ("maskformer", "mask2former")
 SMALLEST_SCORE = 1e-8
 
+CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
+
 IMAGENET = NORMALISATIONS["imagenet"]
 
 
@@ -168,6 +171,12 @@ def open_folder(folder: Path) -> Segmenter:
     return Segmenter(network, classes, *_normalisation(folder))
 
 
+def used_files(folder: Path) -> list[Path]:
+    """Return the files of a Hugging Face folder that decide what its network says."""
+    described = [folder / name for name in (CONFIG, PREPROCESSOR) if (folder / name).is_file()]
+    return [*described, *sorted(folder.glob("*.safetensors"))]
+
+
 def _settings(config: SegmenterConfig) -> "PretrainedConfig":
     """The architecture's default configuration, once its name and the changed keys are checked."""
     from transformers import AutoConfig
@@ -198,7 +207,7 @@ def _pretrained(folder: Path, changes: Mapping[str, Any]) -> "PreTrainedModel":
         AutoModelForUniversalSegmentation,
     )
 
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} is no Hugging Face folder: it has no config.json")
     try:
         described = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -224,7 +233,7 @@ def _normalisation(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
     Raises:
         InputError: it expects blue before red.
     """
-    path = folder / "preprocessor_config.json"
+    path = folder / PREPROCESSOR
     if not path.is_file():
         return IMAGENET.mean, IMAGENET.std
     content = json.loads(path.read_text())

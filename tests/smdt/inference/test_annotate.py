@@ -1,6 +1,8 @@
 import json
+import shutil
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,11 +151,19 @@ def test_another_model_or_the_source_itself_is_refused_as_a_place(job, world):
         begin(replace(job, out=str(world)), Brightness())
 
 
+def test_a_source_that_was_built_anew_is_not_mixed_with_what_was_made_of_the_old(job, world):
+    source = shutil.copytree(world, Path(job.out).with_name("source"))
+    job = replace(job, source=str(source))
+    begin(job, Brightness())
+    manifest = source / layout.MANIFEST
+    manifest.write_bytes(manifest.read_bytes() + b" ")
+    with pytest.raises(InputError, match=r"begun with made_from [0-9a-f]{64}, not [0-9a-f]{64}"):
+        begin(job, Brightness())
+
+
 @pytest.fixture
 def damaged(world, tmp_path, job):
     """The world with a panorama of the first shard that fails its checksum; and which."""
-    import shutil
-
     root = shutil.copytree(world, tmp_path / "damaged")
     split = Split.open(root, "train")
     with split.tar(3).open("r+b") as tar:

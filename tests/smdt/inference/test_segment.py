@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -103,6 +105,17 @@ def test_a_hugging_face_folder_with_cityscapes_labels_gives_our_classes(
             shares = torch.stack([scaled[classes == k].sum(0) for k in range(6)])
             agreeing.append((shares.argmax(0) == seg[..., 0]).float().mean())
     assert np.mean(agreeing) > 0.999
+
+
+def test_a_folder_that_expects_other_colours_is_another_model(cityscapes):
+    (cityscapes / "README.md").write_text("no part of it")
+    path = cityscapes / "preprocessor_config.json"
+    models = []
+    for mean in ([0.5, 0.5, 0.5], [0.4, 0.4, 0.4]):
+        path.write_text(json.dumps({"image_mean": mean}))
+        models.append(open_segmentation(cityscapes, CPU).model)
+    assert models[0] != models[1]
+    assert set(models[0]["sha256"]) == {"config.json", path.name, "model.safetensors"}
 
 
 def test_images_of_different_sizes_are_segmented_one_by_one(cityscapes):
