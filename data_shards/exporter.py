@@ -112,8 +112,8 @@ class Exporter:
         labels: of the process; they stand on `up`, which knows of those who don't answer.
 
     Raises:
-        InputError: the files of the endpoint's TLS are wrong.
-        OSError: nothing can be bound there, or the entry not written.
+        InputError: the files of the endpoint's TLS are wrong, its address is not this machine's, or
+            the entry can't be written.
     """
 
     def __init__(
@@ -148,20 +148,32 @@ class Exporter:
             serve(endpoint.port)
         except OSError as error:
             _log.warning("metrics port %d: %s; taking a free one", endpoint.port, error.strerror)
-            serve(0)
+            try:
+                serve(0)
+            except OSError as again:
+                raise InputError(
+                    f"metrics can't be served at {endpoint.address} ({again.strerror}): let it be "
+                    "127.0.0.1, 0.0.0.0 or an address of this machine"
+                ) from None
         if tls is not None:
             # Else a client that says nothing would keep all others waiting.
             listening: Any = self._server.socket
             listening.do_handshake_on_connect = False
         self.port = self._server.server_port
-        target.parent.mkdir(parents=True, exist_ok=True)
         scheme = {} if tls is None else {"__scheme__": "https"}
         where = f"{_reachable(endpoint.address)}:{self.port}"
         entry = [{"targets": [where], "labels": {**labels, **scheme}}]
-        # Prometheus reads every *.json at any moment: the entry appears whole.
-        unpublished = target.with_name(target.name + ".tmp")
-        unpublished.write_text(json.dumps(entry) + "\n")
-        unpublished.replace(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Prometheus reads every *.json at any moment: the entry appears whole.
+            unpublished = target.with_name(target.name + ".tmp")
+            unpublished.write_text(json.dumps(entry) + "\n")
+            unpublished.replace(target)
+        except OSError as error:
+            self._close()
+            raise InputError(
+                f"the metrics' entry can't be written to {target.parent} ({error.strerror})"
+            ) from None
 
     def __enter__(self) -> Self:
         return self
@@ -175,6 +187,9 @@ class Exporter:
         if isinstance(error, UserError) and not isinstance(error, Stopped):
             self._scrapes.wait_for_another(LAST_WORDS_SECONDS)
         self._target.unlink(missing_ok=True)
+        self._close()
+
+    def _close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

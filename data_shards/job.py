@@ -7,7 +7,6 @@ from pathlib import Path
 
 from data_shards.build import build_share, finish, stop_signals
 from data_shards.console import Bar, show_build, show_left, show_run, write_json
-from data_shards.errors import InputError
 from data_shards.executor import Executor, run_tasks
 from data_shards.exporter import LOOPBACK, Endpoint, Exporter
 from data_shards.job_array import WHOLE, ArrayTask
@@ -75,12 +74,5 @@ class Job:
         run, rank = Path(out).resolve().name, self.task.index if self.task else 0
         metrics = ShardMetrics(run, rank)
         target = self.metrics_targets / f"{run}-shards-{rank:05d}.json"
-        try:
-            exporter = Exporter(metrics.registry, self.metrics, target, metrics.labels)
-        except OSError as error:
-            raise InputError(
-                f"The metrics can't be served at {self.metrics.address} with an entry in "
-                f"{self.metrics_targets}: {error.strerror}."
-            ) from None
-        with exporter:
+        with Exporter(metrics.registry, self.metrics, target, metrics.labels):
             yield metrics

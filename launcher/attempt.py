@@ -120,10 +120,9 @@ class Attempt:
     def state(self) -> dict[str, Any] | None:
         """Return what `state.json` says, None while it is of another attempt."""
         try:
-            state = self._folder.read_state()
+            return self._folder.read_state_of(self._name)
         except (OSError, ValueError):  # storage that is away for a moment
             return None
-        return state if state is not None and state.get("attempt") == self._name else None
 
     def kill(self) -> None:
         """End what runs on this machine: `deepspeed`, pdsh and its ssh clients."""

@@ -146,7 +146,7 @@ def stop(config: ConfigOption, overrides: Overrides = None) -> None:
     running = (folder.read_state() or {}).get("status") == "running"
     if not running and living_holder(folder.lease) is None:
         raise UserError(f"The run in {folder.root} does not run.")
-    folder.stop.touch()
+    folder.stop.write_bytes(b"")  # empties that of a pod that has to leave
     print(f"Asked the run in {folder.root} to stop; its launcher says when it has saved.")
 
 
@@ -174,7 +174,7 @@ def targets(
     if telemetry.metrics_address.startswith("127."):
         raise InputError(
             f"configuration {config}: telemetry.metrics_address is {telemetry.metrics_address}, "
-            "which no other host reaches; set 0.0.0.0 or an address of your network"
+            "which no other host reaches; set 0.0.0.0, which is right on every host"
         )
     labels = {"run": loaded.run.name, "stage": loaded.stage}
     if telemetry.tls is not None:
@@ -198,7 +198,6 @@ def slurm(
     out: ScriptOut,
     overrides: Overrides = None,
     deepspeed_config: DeepSpeedOption = None,
-    resume: Resume = "auto",
     option: Annotated[
         list[str] | None, typer.Option(help="Of sbatch, as --option=--partition=gpu; repeatable.")
     ] = None,
@@ -210,7 +209,7 @@ def slurm(
     from launcher.render import Allocation, slurm_script
 
     ranks = nodes * ranks_per_node
-    job = open_job(config, deepspeed_config, resume, overrides or [], ranks)
+    job = open_job(config, deepspeed_config, "auto", overrides or [], ranks)
     job.folder.create()  # Slurm opens its log there before anything runs
     allocation = Allocation(
         name=job.config.run.name,

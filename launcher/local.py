@@ -26,9 +26,7 @@ def run_local(plan: LocalPlan, folder: RunFolder) -> None:
     process = _start(plan)
     with on_stop(lambda again: _pass_on(process, folder, again)):
         process.wait()
-    state = folder.read_state() or {}
-    if state.get("attempt") != local_attempt(os.getpid()):
-        state = {}  # what an earlier start left: these ranks ended before they could say anything
+    state = folder.read_state_of(local_attempt(os.getpid())) or {}
     if state.get("status") == "preempted":
         raise Stopped(f"Stopped at step {state['step']} and saved; start again to go on.")
     if process.returncode != 0 or state.get("status") != "done":

@@ -1,9 +1,11 @@
 """What a scheduler's job script does when its ranks have ended: `python -m launcher.requeue RUN`.
 
-`state.json` decides. Exit code 0: the run is done; 75: start it again; 1: it is over.
+`state.json` decides, if it is of the attempt that the environment names. Exit code 0: the run is
+done; 75: start it again; 1: it is over.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,7 @@ from data_shards.errors import EXIT_STOPPED, run
 from launcher.causes import Evidence, cause, what_next
 from launcher.restarts import Restarts
 from smdt.training import checkpoint
+from smdt.training.lease import ATTEMPT
 from smdt.training.run_folder import RunFolder, write_json
 
 FILE = "restarts.json"
@@ -30,7 +33,7 @@ def requeue(
     ] = None,
 ) -> int:
     """Say whether a run should start again."""
-    state = RunFolder(folder).read_state()
+    state = RunFolder(folder).read_state_of(os.environ.get(ATTEMPT))
     evidence = Evidence(state)
     verdict = what_next(evidence, asked_to_stop=False)
     if verdict == "done":

@@ -22,6 +22,14 @@ from smdt.use import export, locate
 if TYPE_CHECKING:
     from smdt.inference.annotate import Annotation
 
+AlignmentOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--alignment",
+        help="Run or checkpoint that makes aligned images, if it is elsewhere now.",
+    ),
+]
+
 app = typer.Typer(
     name="smdt",
     help="Cross-view geo-localization: shards, training, evaluation, use.",
@@ -111,10 +119,7 @@ def evaluate(
     panogan_compat: Annotated[
         bool, typer.Option("--panogan-compat", help="SSIM, PSNR and SD as papers publish them.")
     ] = False,
-    alignment: Annotated[
-        Path | None,
-        typer.Option(help="Run or checkpoint that makes aligned images, if it is elsewhere now."),
-    ] = None,
+    alignment: AlignmentOption = None,
     references_file: Annotated[
         Path | None,
         typer.Option("--references", help="Measure what the scores are worth; write it here."),
@@ -126,15 +131,17 @@ def evaluate(
     from smdt.stages.references import references
     from smdt.stages.trained import Asked, evaluate_trained, load_config
     from smdt.stages.weights import find_weights
+    from smdt.training.checkpoint import step_in_run
 
     asked = Asked(protocol, fov, unknown_heading)
     split = split or asked.split(shards)
+    folder = find_weights(trained)
     evaluation = evaluate_trained(
-        trained, shards, split, max_missing, panogan_compat, alignment, asked
+        folder, shards, split, max_missing, panogan_compat, alignment, asked
     )
     rows = {evaluation.protocol: dict(evaluation.scores)}
     if references_file is not None:
-        config = asked.apply(load_config(find_weights(trained), alignment))
+        config = asked.apply(load_config(folder, alignment))
         compared = references(config, shards, split)
         write_json(references_file, compared)
         rows |= compared
@@ -144,7 +151,8 @@ def evaluate(
         table.add_row(name, *known)
     Console().print(table)
     if json_file is not None:
-        write_json(json_file, {"scores": dict(evaluation.scores), **evaluation.details})
+        measured = {"step": step_in_run(folder), "scores": dict(evaluation.scores)}
+        write_json(json_file, {**measured, **evaluation.details})
 
 
 @app.command()
@@ -158,13 +166,15 @@ def embed(
     ranks: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images that a process sees at once.")] = 32,
     max_missing: Annotated[int, typer.Option(min=0, help="Unreadable samples to leave out.")] = 0,
+    alignment: AlignmentOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Make a gallery of a split's aerial images: their descriptors and their places."""
     from smdt.inference.embed import EmbedJob, default_split, finish, prepare
     from smdt.inference.embed_rank import embed_on_rank, rank_arguments
 
-    job = EmbedJob(trained, shards, split or default_split(shards), out, batch, max_missing)
+    split = split or default_split(shards)
+    job = EmbedJob(trained, shards, split, out, batch, max_missing, alignment)
     try:
         with stop_signals():
             prepare(job)

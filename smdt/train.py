@@ -234,9 +234,8 @@ def record_failure(folder: RunFolder, error: Exception) -> None:
     lease = LeaseWatch.of(os.environ)
     if lease is not None and lease.superseded():
         return
-    state = folder.read_state() or {}
-    told = (state.get("status"), state.get("attempt")) == ("failed", os.environ.get(ATTEMPT))
-    if told and not isinstance(error, UserError):
+    state = folder.read_state_of(os.environ.get(ATTEMPT)) or {}
+    if state.get("status") == "failed" and not isinstance(error, UserError):
         return
     try:
         wrong_input = isinstance(error, UserError) and error.exit_code == InputError.exit_code

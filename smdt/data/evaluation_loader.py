@@ -15,6 +15,11 @@ from smdt.data.reader import DamagedPart, Reader
 from smdt.data.split import DataError, Split
 from smdt.telemetry.metrics import TrainingMetrics
 
+READ_THREADS = 4
+DECODE_THREADS = 2
+READ_AHEAD = 4
+"""Batches that are read before they are decoded."""
+
 Missing = dict[str, str]
 """key, source_id, part, reason and detail of a sample that an evaluation left out."""
 
@@ -32,11 +37,7 @@ class EvaluationLoader:
         world_size: ranks that share the split.
         device: where the images end up; a GPU also decodes them.
         max_missing: samples that may be left out on this rank.
-        sample_ids: what of the split, int64 [n]; None is all of it.
-        metrics: what this rank exports; None exports nothing.
-        read_threads: that read.
-        decode_threads: that decode.
-        read_ahead: batches that are read before they are decoded.
+        sample_ids: what of the split, int64 [n]; None is all of it, and its tars are looked for.
 
     Attributes:
         missing: what the last pass left out, in the order of the shards.
@@ -59,13 +60,10 @@ class EvaluationLoader:
         device: torch.device,
         max_missing: int = 0,
         sample_ids: Ids | None = None,
-        metrics: TrainingMetrics | None = None,
-        read_threads: int = 4,
-        decode_threads: int = 2,
-        read_ahead: int = 4,
     ) -> None:
         split.require_views(views)
-        split.require_tars(max_missing, "max_missing")
+        if sample_ids is None:
+            split.require_tars(max_missing, "max_missing")
         split.require_cache(shuffled=False)
         self.missing: list[Missing] = []
         chosen: range | Ids = range(len(split)) if sample_ids is None else sample_ids
@@ -77,18 +75,13 @@ class EvaluationLoader:
         self._own = chosen[slices[rank].start : slices[rank].stop]
         self._device = device
         self._max_missing = max_missing
-        self._metrics = metrics or TrainingMetrics("", "evaluation", rank)
-        self._read_threads = read_threads
-        self._decode_threads = decode_threads
-        self._read_ahead = read_ahead
+        self._metrics = TrainingMetrics("", "evaluation", rank)  # nobody exports them
 
     def __iter__(self) -> Iterator[Batch]:
         self.missing.clear()
         stopping = Event()
         reader = Reader(self._split, self._metrics, stopping)
-        maker = BatchMaker(
-            self._split, self._views, self._batch, self._device, self._decode_threads
-        )
+        maker = BatchMaker(self._split, self._views, self._batch, self._device, DECODE_THREADS)
 
         def reads(own: range) -> list[Callable[[], EncodedSample | Missing]]:
             return [partial(self._read, reader, int(self._own[row])) for row in own]
@@ -107,9 +100,9 @@ class EvaluationLoader:
             (rows[i : i + self._batch] for i in range(0, len(rows), self._batch)),
             reads,
             make,
-            threads=self._read_threads,
+            threads=READ_THREADS,
             finishers=maker.concurrency,
-            ahead=self._read_ahead,
+            ahead=READ_AHEAD,
             stopping=stopping,
         )
         with closing(batches):

@@ -45,6 +45,7 @@ class EmbedJob:
         out: folder of the gallery.
         batch: images that a process sees at once.
         max_missing: how many unreadable samples may be left out.
+        alignment: run or checkpoint that makes aligned images; None: where the run had it.
     """
 
     trained: Path
@@ -53,15 +54,18 @@ class EmbedJob:
     out: Path
     batch: int
     max_missing: int
+    alignment: Path | None = None
 
 
-def open_retrieval(trained: Path, device: torch.device) -> tuple[RetrievalConfig, RetrievalStage]:
+def open_retrieval(
+    trained: Path, device: torch.device, alignment: Path | None = None
+) -> tuple[RetrievalConfig, RetrievalStage]:
     """Return a trained retrieval on a device, ready for use.
 
     Raises:
-        InputError: it is of another stage, or no checkpoint.
+        InputError: it is of another stage, or no checkpoint; or it sees no aligned images.
     """
-    config, stage = load_stage(trained)
+    config, stage = load_stage(trained, alignment)
     if not isinstance(stage, RetrievalStage) or not isinstance(config, RetrievalConfig):
         raise InputError(f"{trained} is of stage {stage.name!r}: name a run of stage 'retrieval'")
     stage.towers.to(device).eval()
@@ -85,7 +89,7 @@ def prepare(job: EmbedJob) -> None:
     Raises:
         InputError: the model or the data set can't be used, or the output is another gallery.
     """
-    _, stage = open_retrieval(job.trained, torch.device("cpu"))
+    _, stage = open_retrieval(job.trained, torch.device("cpu"), job.alignment)
     stage.require(begin(job))
 
 
@@ -94,8 +98,10 @@ def begin(job: EmbedJob) -> Split:
 
     Raises:
         InputError: the output is another gallery, or there is no such split or checkpoint.
+        DataError: more samples are in missing or truncated tars than allowed.
     """
     split = Split.open(job.shards, job.split)
+    split.require_tars(job.max_missing, "--max-missing")
     folder = find_weights(job.trained)
     Description(
         checkpoint=str(folder.resolve()),
@@ -128,7 +134,7 @@ def embed(
     left = shards_left(job, split, rank, world_size)
     if not left:
         return
-    _, stage = open_retrieval(job.trained, device)
+    _, stage = open_retrieval(job.trained, device, job.alignment)
     stage.require(split)
     view = stage.views[1]
     for shard in left:

@@ -43,6 +43,7 @@ def rank_arguments(job: EmbedJob) -> list[str]:
         "--out": job.out,
         "--batch": job.batch,
         "--max-missing": job.max_missing,
+        **({} if job.alignment is None else {"--alignment": job.alignment}),
     }
     return [str(job.trained), *(str(word) for option in options.items() for word in option)]
 
@@ -55,13 +56,15 @@ def main_rank(
     out: Annotated[Path, typer.Option(help="Folder of the gallery.")],
     batch: Annotated[int, typer.Option(min=1)] = 32,
     max_missing: Annotated[int, typer.Option(min=0)] = 0,
+    alignment: Annotated[Path | None, typer.Option(help="What makes aligned images.")] = None,
     local_rank: Annotated[int | None, typer.Option("--local_rank", hidden=True)] = None,
 ) -> None:
     """Do the shards of this rank; `deepspeed` starts one such process for each rank."""
     del local_rank  # DeepSpeed's launcher says it in the environment as well
     die_with_parent()
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    embed_on_rank(EmbedJob(trained, shards, split, out, batch, max_missing), rank, world_size)
+    job = EmbedJob(trained, shards, split, out, batch, max_missing, alignment)
+    embed_on_rank(job, rank, world_size)
 
 
 def main() -> None:

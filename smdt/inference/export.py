@@ -68,8 +68,8 @@ def evaluation_of(folder: Path) -> Mapping[str, Any] | None:
         content: Mapping[str, Any] = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):
         return None
-    is_of = checkpoint.folder_of(folder.parent, int(content.get("step", -1)))
-    return content if is_of == folder else None
+    step = checkpoint.step_in_run(folder)
+    return content if step is not None and content.get("step") == step else None
 
 
 def card(name: str, config: Config, stage: Stage, evaluation: Mapping[str, Any] | None) -> str:
@@ -123,7 +123,7 @@ def card(name: str, config: Config, stage: Stage, evaluation: Mapping[str, Any] 
 ## Use
 
 ```
-{USES[config.stage].format(here=name)}
+{_use(config, name)}
 ```
 
 ## Limits
@@ -134,14 +134,23 @@ of the data allows it.
 """
 
 
+def _use(config: Config, name: str) -> str:
+    text = USES[config.stage].format(here=name)
+    if isinstance(config, RetrievalConfig) and config.alignment.checkpoint is not None:
+        text = text.replace("--out GALLERY", "--out GALLERY --alignment ALIGNMENT", 1)
+    return text
+
+
 def _retrieval_facts(config: Config) -> list[tuple[str, str]]:
     if not isinstance(config, RetrievalConfig):
         return []
     sizes = {view: "{}x{}".format(*size) for view, size in config.image_sizes.items()}
     narrowest, widest = config.augment.fov_deg
+    aligned_by = config.alignment.sha256
     return [
         ("backbone", config.model.backbone),
         ("ground image", sizes["ground"]),
         ("aerial image", f"{sizes['aerial']}, {config.aerial}"),
         ("fields of view", f"{narrowest:g} to {widest:g} degrees"),
+        *([] if aligned_by is None else [("aligned by", f"weights with SHA-256 {aligned_by}")]),
     ]

@@ -4,6 +4,7 @@ H rows, W columns.
 """
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -93,19 +94,29 @@ class AlignedOnTheFly(AerialImages):
 
     def __init__(self, config: RetrievalConfig, checkpoint: Path) -> None:
         super().__init__(config)
-        self._alignment = FrozenAlignment(find_alignment(checkpoint, config.alignment.sha256))
+        self._checkpoint, self._sha256 = checkpoint, config.alignment.sha256
+
+    @cached_property
+    def _alignment(self) -> FrozenAlignment:
+        """The generators: who only looks for photos never needs them."""
+        return FrozenAlignment(find_alignment(self._checkpoint, self._sha256))
 
     def __call__(self, batch: Batch, rows: slice) -> Tensor:
         """Generate, then resize as what is in shards."""
         return resize(self._alignment(batch, rows).permute(0, 2, 3, 1), self.size)
 
+    def require(self, split: Split) -> None:
+        """Load the generators, whatever the split.
+
+        Raises:
+            InputError: they are not to be found.
+        """
+        del split
+        _ = self._alignment
+
 
 def aerial_images(config: RetrievalConfig) -> AerialImages:
-    """Return what makes the images that a configuration asks for.
-
-    Raises:
-        InputError: the alignment that they come from is not to be found.
-    """
+    """Return what makes the images that a configuration asks for."""
     match config.aerial:
         case "raw":
             return RawTiles(config)

@@ -138,7 +138,7 @@ def find_alignment(trained: Path, wanted_sha256: str | None) -> Path:
     raise InputError(
         f"{trained} has no weights with SHA-256 {wanted_sha256}, and the towers know the aligned "
         "images of no others: bring that checkpoint back, or say where it is "
-        "(alignment.checkpoint, `smdt evaluate --alignment`)"
+        "(alignment.checkpoint, --alignment)"
     )
 
 
@@ -154,7 +154,7 @@ def require_same_alignment(split: Split, wanted_sha256: str | None) -> None:
             f"The aligned images in {split.root} were made by weights with SHA-256 "
             f"{there or 'unknown'}, and the towers know those of {wanted_sha256} alone: make them "
             "anew with `smdt align`, or let those generators make them (alignment.checkpoint, "
-            "`smdt evaluate --alignment`)."
+            "--alignment)."
         )
 
 

@@ -78,7 +78,7 @@ class TelemetryConfig(BaseModel):
             port_offset: of the process, from local rank 0.
 
         Raises:
-            InputError: the TLS files are wrong.
+            InputError: the TLS files are wrong, or the address is not this machine's.
         """
         if self.metrics_port is None:
             return nullcontext()

@@ -181,6 +181,11 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
+def step_in_run(folder: Path) -> int | None:
+    """Return the step of a checkpoint that still lies in its run; None where it is a copy."""
+    return step_of(folder) if folder in published(folder.parent) else None
+
+
 def published(checkpoints: Path) -> list[Path]:
     """Return the published checkpoints, newest first."""
     folders = [path for path in checkpoints.glob("step-*") if _NAME.fullmatch(path.name)]

@@ -107,10 +107,18 @@ def find_checkpoint(folder: RunFolder, resume: str) -> Path | None:
         return None
     if resume == "auto":
         return checkpoint.newest_good(folder.checkpoints)
-    fault = checkpoint.damage(Path(resume))
+    found = Path(resume)
+    fault = checkpoint.damage(found)
     if fault:
-        raise InputError(f"checkpoint {resume}: {fault}; name another one for --resume")
-    return Path(resume)
+        raise InputError(f"checkpoint {found}: {fault}; name another one for --resume")
+    newest = checkpoint.published(folder.checkpoints)[:1]
+    if newest and checkpoint.step_of(newest[0]) > checkpoint.load_progress(found).step:
+        raise InputError(
+            f"{newest[0]} is newer than --resume {found}, so the next start would go on from it: "
+            "leave --resume away to do that now, delete what is newer, or set run.out to another "
+            "folder"
+        )
+    return found
 
 
 def universal_form(folder: Path, zero_stage: int, kept: Path) -> Path:

@@ -82,6 +82,11 @@ class RunFolder:
         state: dict[str, Any] = json.loads(self.state.read_text())
         return state
 
+    def read_state_of(self, attempt: str | None) -> dict[str, Any] | None:
+        """Return what an attempt wrote to `state.json`, None while it is another one's."""
+        state = self.read_state()
+        return state if state is not None and state.get("attempt") == attempt else None
+
     def note(self, event: Event, **facts: object) -> None:
         """Append one line to `history.jsonl`: what happened to the run, and when."""
         line = json.dumps({"time": time.time(), "event": event, **facts}).encode()

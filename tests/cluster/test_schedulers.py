@@ -79,33 +79,58 @@ def test_a_slurm_job_that_is_asked_to_stop_does_not_queue_again(
     assert run.read_state()["status"] == "preempted"
 
 
-def test_pods_that_must_leave_save_and_go_on(undisturbed, cluster, write_config, tmp_path):
-    """The containers' own script on two hosts that bear the pods' names."""
-    run, out = RunFolder(tmp_path / "run"), tmp_path / "jobset.yaml"
-    config = write_config(run.root, precision="bf16")
-    more = ["--image", "smdt", "--claim", "claim", "--mount", tmp_path, "--folder", ROOT]
-    render("k8s", config, out, *more, "--python", sys.executable)
-    (job,) = yaml.safe_load(out.read_text())["spec"]["replicatedJobs"]
-    pod = job["template"]["spec"]["template"]["spec"]["containers"][0]
-    names = [f"{host.address} test-hosts-0-{i}.test" for i, host in enumerate(cluster.hosts[:2])]
-    with (cluster.hostfile.parent / "hosts").open("a") as file:
-        file.write("\n".join([*names, ""]))
+@pytest.fixture
+def pods(cluster, tmp_path):
+    """Start what a JobSet's containers run, on two hosts that bear the pods' names."""
+    started = []
 
-    def pods():
-        return [
+    def start(config, uid):
+        out = tmp_path / "jobset.yaml"
+        more = ["--image", "smdt", "--claim", "claim", "--mount", tmp_path, "--folder", ROOT]
+        render("k8s", config, out, *more, "--python", sys.executable)
+        (job,) = yaml.safe_load(out.read_text())["spec"]["replicatedJobs"]
+        pod = job["template"]["spec"]["template"]["spec"]["containers"][0]
+        hosts = cluster.hosts[:2]
+        names = [f"{host.address} test-hosts-0-{i}.test" for i, host in enumerate(hosts)]
+        with (cluster.hostfile.parent / "hosts").open("a") as file:
+            file.write("\n".join([*names, ""]))
+        started.extend(
             subprocess.Popen(
                 host.command([*pod["command"], *pod["args"]]),
-                env={**ENVIRONMENT, "JOB_COMPLETION_INDEX": str(index), "HOSTNAME": host.name},
+                env={**ENVIRONMENT, "JOB_COMPLETION_INDEX": str(index), "SMDT_ATTEMPT": uid},
                 cwd=pod["workingDir"],
             )
-            for index, host in enumerate(cluster.hosts[:2])
-        ]
+            for index, host in enumerate(hosts)
+        )
+        leave = hosts[1].command(pod["lifecycle"]["preStop"]["exec"]["command"])
+        return started[-2:], leave
 
-    first = pods()
+    yield start
+    for process in started:
+        process.kill()
+
+
+def test_pods_that_must_leave_save_and_go_on(undisturbed, pods, write_config, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    config = write_config(run.root, precision="bf16")
+    first, leave = pods(config, "uid-1")
     wait_for(lambda: len(losses(run)) >= 11)
-    hook = pod["lifecycle"]["preStop"]["exec"]["command"]
-    subprocess.run(cluster.hosts[1].command(hook), check=True)
+    subprocess.run(leave, check=True)
     assert [process.wait(120) for process in first] == [75, 75]
     assert run.read_state()["status"] == "preempted"
-    assert [process.wait(240) for process in pods()] == [0, 0]
+    again, _ = pods(config, "uid-2")
+    assert [process.wait(240) for process in again] == [0, 0]
+    assert run.read_state()["attempt"] == "uid-2"
     assert_same(run, undisturbed)
+
+
+def test_pods_of_a_run_that_is_asked_to_stop_save_and_are_done(pods, write_config, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    config = write_config(run.root, schedule={"length": "100 epochs"})
+    started, leave = pods(config, "uid-1")
+    wait_for(lambda: len(losses(run)) >= 2)
+    command = [sys.executable, "-m", "launcher", "stop", "--config", str(config)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    subprocess.run(leave, check=True)  # is not what ends it
+    assert [process.wait(120) for process in started] == [0, 0]
+    assert run.read_state()["status"] == "preempted"

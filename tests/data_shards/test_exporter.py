@@ -56,6 +56,22 @@ def test_a_port_that_is_taken_ends_nothing(registry, tmp_path):
             assert f":{exporter.port}" in (tmp_path / "rank.json").read_text()
 
 
+@pytest.mark.parametrize("address", ["192.0.2.1", "no.such.host.invalid"])
+def test_an_address_that_is_not_of_this_machine_is_said(registry, tmp_path, address):
+    target = tmp_path / "job.json"
+    with pytest.raises(InputError, match=f"metrics can't be served at {address} .*127.0.0.1"):
+        Exporter(registry, Endpoint(address=address), target, {})
+    assert not target.exists()
+
+
+def test_an_entry_that_cannot_be_written_is_said_and_frees_the_port(registry, tmp_path):
+    (tmp_path / "file").touch()
+    before = threading.active_count()
+    with pytest.raises(InputError, match=r"entry can't be written to .*file \(File exists\)"):
+        Exporter(registry, LOOPBACK, tmp_path / "file" / "job.json", {})
+    assert threading.active_count() == before
+
+
 def test_an_endpoint_on_every_address_is_found_by_name(registry, tmp_path):
     target = tmp_path / "rank.json"
     with Exporter(registry, Endpoint(0, "0.0.0.0"), target, LABELS) as exporter:

@@ -81,8 +81,9 @@ def test_stop_asks_only_a_run_that_runs(config, tmp_path):
     assert "does not run" in refused.stderr
     folder.create()
     folder.write_state("running", 3)
+    folder.stop.write_text("a pod has to leave\n")
     assert launcher("stop", "--config", config).returncode == 0
-    assert folder.stop.exists()
+    assert folder.stop.read_bytes() == b""
 
 
 @pytest.mark.slow

@@ -84,10 +84,23 @@ def test_a_jobset_has_what_its_api_demands():
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
-    assert container["lifecycle"]["preStop"]["exec"]["command"] == [
-        "touch",
-        f"{ALLOCATION.run}/stop",
-    ]
+    (attempt,) = [each for each in container["env"] if each["name"] == "SMDT_ATTEMPT"]
+    label = attempt["valueFrom"]["fieldRef"]["fieldPath"]
+    assert label == "metadata.labels['batch.kubernetes.io/controller-uid']"
+
+
+def test_a_pod_that_has_to_leave_asks_without_talking_over_a_user(tmp_path):
+    place = {**POD, "mount": str(tmp_path)}
+    document = yaml.safe_load(jobset(replace(ALLOCATION, run=str(tmp_path)), **place))
+    pod = document["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    hook = container["lifecycle"]["preStop"]["exec"]["command"]
+    stop = tmp_path / "stop"
+    subprocess.run(hook, check=True)
+    assert stop.read_text() == "a pod has to leave\n"
+    stop.write_bytes(b"")
+    subprocess.run(hook, check=True, capture_output=True)
+    assert stop.read_bytes() == b""
 
 
 def test_the_index_of_a_pod_is_that_of_its_host():

@@ -1,6 +1,7 @@
 import pytest
 
 from launcher.requeue import requeue
+from smdt.training.lease import ATTEMPT
 from smdt.training.run_folder import RunFolder
 
 
@@ -29,6 +30,15 @@ def test_the_state_decides(run, capsys, status, retry, max_restarts, exit_code):
     said = capsys.readouterr().out
     assert str(run.root) in said
     assert ("the disk is full" in said) == (status == "failed")
+
+
+@pytest.mark.parametrize("status", ["done", "preempted"])
+def test_what_an_earlier_attempt_left_is_not_believed(run, monkeypatch, status):
+    monkeypatch.setenv(ATTEMPT, "slurm-7-0")
+    run.write_state(status, 7)
+    monkeypatch.setenv(ATTEMPT, "slurm-7-1")  # whose ranks ended before they said anything
+    assert [requeue(run.root, 1), requeue(run.root, 1)] == [75, 1]
+    assert requeue(run.root) == 1
 
 
 def test_a_run_that_never_began_starts_again_while_it_may(run):

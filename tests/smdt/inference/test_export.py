@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from data_shards.errors import InputError, run
 from smdt import config as configuration
 from smdt.cli import app
+from smdt.evaluation.score import score_text
 from smdt.inference.export import export_model
 from smdt.stages import make_stage
 from smdt.stages.initial import initialise
@@ -69,6 +70,25 @@ def test_the_card_says_what_the_model_is(trained, tmp_path):
 def test_scores_of_other_weights_are_not_in_the_card(trained, tmp_path):
     first = trained.checkpoints / "step-00000001"
     assert "R@1" not in export_model(first, tmp_path / "first").read_text()
+
+
+def test_scores_that_smdt_evaluate_wrote_are_in_the_card(trained, world, tmp_path):
+    files = ["--json", str(trained.evaluation)]
+    with pytest.raises(SystemExit) as ended:
+        run(app, ["evaluate", str(trained.root), "--shards", str(world), "--split", "val", *files])
+    assert not ended.value.code
+    measured = json.loads(trained.evaluation.read_text())["scores"]["R@1"]
+    text = export_model(trained.root, tmp_path / "model").read_text()
+    assert f"| R@1 | {score_text('R@1', measured)} |" in text
+
+
+def test_the_card_says_whose_aligned_images_the_towers_know(alignment, write_config, tmp_path):
+    section = {"checkpoint": str(alignment.folder), "sha256": "0" * 64}
+    path = write_config(tmp_path / "run", aerial="aligned", alignment=section)
+    save_untrained(tmp_path / "trained", configuration.load(path))
+    text = export_model(tmp_path / "trained", tmp_path / "model").read_text()
+    assert f"| aligned by | weights with SHA-256 {'0' * 64} |" in text
+    assert "smdt embed model --shards DATA --out GALLERY --alignment ALIGNMENT\n" in text
 
 
 def test_every_stage_has_a_card(alignment, tmp_path):

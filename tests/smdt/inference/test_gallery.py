@@ -9,13 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 from data_shards.errors import InputError
+from data_shards.finalize import sha256
 from smdt import config as configuration
 from smdt.data.errors import DataError
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.inference.embed import EmbedJob, begin, default_split, embed, finish, prepare, shards_left
 from smdt.inference.gallery import Gallery
-from tests.checkpoints import save_untrained
+from smdt.inference.locate import Locator, Look
+from tests.checkpoints import UntrainedAlignment, save_untrained
 
 CPU = torch.device("cpu")
 
@@ -103,6 +105,36 @@ def test_what_is_no_gallery_is_refused(job, tmp_path):
     (job.out / "descriptors.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match="make it again"):
         Gallery.open(job.out)
+
+
+def test_generators_that_moved_are_named_and_a_photo_needs_none(
+    job, alignment, write_config, world, tmp_path
+):
+    there = shutil.copytree(alignment.folder, tmp_path / "there")
+    section = {"checkpoint": str(there), "sha256": sha256(there / "weights.safetensors")}
+    path = write_config(tmp_path / "run", aerial="aligned", alignment=section)
+    trained = tmp_path / "aligned-run"
+    save_untrained(trained, configuration.load(path))
+    job = replace(job, trained=trained, out=tmp_path / "aligned-gallery")
+    there.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"say where it is .*--alignment"):
+        prepare(job)
+    other = UntrainedAlignment.save(world, tmp_path / "other", seed=2).folder
+    with pytest.raises(InputError, match="no weights with SHA-256"):
+        prepare(replace(job, alignment=other))
+    job = replace(job, alignment=tmp_path / "elsewhere")
+    prepare(job)
+    run(job)
+    locate = Locator(finish(job))
+    photo = torch.zeros(32, 128, 3, dtype=torch.uint8)
+    assert len(locate(photo, Look.of(360.0, 0.0, "panorama", 1), 3)) == 3
+
+
+def test_tars_that_are_not_there_are_named_before_ranks_start(job, world, tmp_path):
+    copy = shutil.copytree(world, tmp_path / "copy")
+    (copy / "train" / "train-000002.tar").unlink()
+    with pytest.raises(DataError, match=r"train-000002.tar: 16 samples .* more than --max-missing"):
+        prepare(replace(job, shards=str(copy)))
 
 
 def test_damaged_samples_are_left_out_and_counted(job, world, tmp_path):
