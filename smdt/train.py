@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ from smdt.training.engine import (
     init_distributed,
     zero_stage,
 )
-from smdt.training.environment import environment, run_info
+from smdt.training.environment import environment, hosts_of_ranks, run_info
 from smdt.training.lease import ATTEMPT, LeaseWatch
 from smdt.training.meeting import Meeting
 from smdt.training.processor import keep_freed_memory, share_cores
@@ -178,8 +178,9 @@ def run_stage(
         events=events,
         config_yaml=config.to_yaml(),
     )
+    hosts = hosts_of_ranks()
     if rank == 0:
-        open_run(folder, config, progress.step)
+        open_run(folder, config, progress.step, hosts)
         if started_from is not None:
             write_json(folder.init, started_from.to_json())
             for line in started_from.lines():
@@ -314,14 +315,14 @@ def log_to(file: Path) -> None:
     )
 
 
-def open_run(folder: RunFolder, config: Config, step: int) -> None:
+def open_run(folder: RunFolder, config: Config, step: int, hosts: Sequence[str]) -> None:
     """Write what the run folder says of a run that starts or goes on at `step`."""
     if ATTEMPT not in os.environ:  # else the launcher has done it, before anybody could ask
         folder.stop.unlink(missing_ok=True)
     folder.rewind_metrics(step)
     write_atomic(folder.config, config.to_yaml().encode())
-    write_json(folder.environment, environment())
-    folder.note("started", step=step, ranks=dist.get_world_size())
+    write_json(folder.environment, environment(hosts))
+    folder.note("started", step=step, ranks=len(hosts))
     folder.write_state("running", step)
 
 

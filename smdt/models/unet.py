@@ -19,8 +19,6 @@ SMALLEST = 32
 """The least rows and columns of an image: reflection at 1/16 needs two of each."""
 BLOCKS_BEFORE, BLOCKS_AFTER = 4, 5
 """Residual blocks before and after the place where the deepest feedback enters."""
-FEEDBACK_SCALES = 5
-"""Features that a feedback holds: at 1/2, 1/4, 1/8, 1/16 and 1/16 of the image's size."""
 
 
 def check_size(height: int, width: int) -> None:

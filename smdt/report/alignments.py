@@ -5,8 +5,8 @@ from pathlib import Path
 
 from smdt.geometry.view import normalise, to_levels
 from smdt.report.pictures import Pictures, tensor_uri
-from smdt.stages.aligned import mapped
 from smdt.stages.alignment import AlignmentStage
+from smdt.stages.mapped import mapped
 from smdt.stages.trained import load_stage
 
 

@@ -15,7 +15,8 @@ from smdt.data.split import Split
 from smdt.geometry.augment import Draw
 from smdt.geometry.mapping import GeometryConfig, Mapping, PanoramaMapping
 from smdt.geometry.view import resize
-from smdt.stages.aligned import FrozenAlignment, find_alignment, mapped, require_same_alignment
+from smdt.stages.aligned import FrozenAlignment, find_alignment, require_same_alignment
+from smdt.stages.mapped import mapped
 
 
 class AerialImages(ABC):

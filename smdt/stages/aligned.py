@@ -8,7 +8,6 @@ H rows, W columns.
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -19,9 +18,9 @@ from smdt import config as configuration
 from smdt.config import AlignmentConfig, Config, RetrievalConfig
 from smdt.data.batch import Batch
 from smdt.data.split import DataInputError, Split
-from smdt.geometry.mapping import PanoramaMapping
 from smdt.geometry.view import normalise, to_levels
 from smdt.stages.alignment import AlignmentStage
+from smdt.stages.mapped import mapped
 from smdt.stages.weights import find_weights, load_weights
 from smdt.training import checkpoint
 from smdt.training.run_folder import RunFolder
@@ -71,13 +70,6 @@ class FrozenAlignment:
                 module.to(aerial.device)
         _, ground = self._stage.align(normalise(aerial))
         return to_levels(ground)
-
-
-def mapped(mapping: PanoramaMapping, batch: Batch, rows: slice) -> Tensor:
-    """Return the mapped aerial images of some rows: float32 [rows, 3, H, W], 0 to 255."""
-    elevation = np.stack([batch.elevation_min[rows], batch.elevation_max[rows]], axis=1)
-    panoramas: Tensor = mapping(batch.images["aerial"][rows], batch.extent_m[rows], elevation)
-    return panoramas
 
 
 def pinned(config: Config, resumed: Path | None = None) -> Config:

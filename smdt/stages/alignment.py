@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from smdt.semantics.augment import draw_semantics
 from smdt.semantics.palette import known, to_classes, to_colours
 from smdt.stages.chunks import equal_slices
 from smdt.stages.held_out import missing_samples, open_held_out
+from smdt.stages.mapped import mapped
 from smdt.training.engine import Engine
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
 from smdt.training.utilization import forward_flops
@@ -104,8 +104,7 @@ class AlignmentStage(Stage):
             255, and class ids uint8 [rows, H, W].
         """
         size = self._config.geometry.panorama_size
-        elevation = np.stack([batch.elevation_min[rows], batch.elevation_max[rows]], axis=1)
-        aerial = self.mapping(batch.images["aerial"][rows], batch.extent_m[rows], elevation)
+        aerial = mapped(self.mapping, batch, rows)
         ground = resize(batch.images["ground"][rows], size)
         return aerial, ground, resize_classes(batch.images["seg"][rows], size)
 

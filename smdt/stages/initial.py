@@ -11,7 +11,7 @@ from smdt import config as configuration
 from smdt.config import Config
 from smdt.models.weights import Fit, fit, fit_towers, read
 from smdt.stages.retrieval import RetrievalStage
-from smdt.stages.weights import find_weights
+from smdt.stages.weights import find_weights, weights_of
 from smdt.training import checkpoint
 from smdt.training.stage import Stage
 
@@ -93,9 +93,8 @@ def _from_run(stage: Stage, path: Path) -> Initialisation:
         assert isinstance(source, configuration.RetrievalConfig), "its stage says so"
         sizes = source.image_sizes
         return Initialisation(str(folder), fit_towers(stage.towers, tensors, str(folder), sizes))
-    fits = {}
-    for name, module in stage.modules().items():
-        prefix = f"{name}."
-        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        fits[name] = fit(module, own, str(folder))
+    fits = {
+        name: fit(module, weights_of(name, tensors), str(folder))
+        for name, module in stage.modules().items()
+    }
     return Initialisation(str(folder), fits)

@@ -1,8 +1,10 @@
 """What a checkpoint of ours holds for use: the weights of a stage, without DeepSpeed's state."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from data_shards.errors import InputError
 from smdt.training import checkpoint
@@ -29,6 +31,12 @@ def find_weights(trained: Path) -> Path:
     return trained
 
 
+def weights_of(module: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return one module's share of a checkpoint's weights, by its own names."""
+    prefix = f"{module}."
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+
+
 def load_weights(stage: Stage, folder: Path) -> None:
     """Give a stage the weights of a checkpoint folder, fp32.
 
@@ -37,9 +45,7 @@ def load_weights(stage: Stage, folder: Path) -> None:
     """
     weights = load_file(folder / checkpoint.WEIGHTS)
     for name, module in stage.modules().items():
-        prefix = f"{name}."
-        own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
         try:
-            module.load_state_dict(own)
+            module.load_state_dict(weights_of(name, weights))
         except RuntimeError as error:
             raise InputError(f"checkpoint {folder}: {error}") from error

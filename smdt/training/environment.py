@@ -5,6 +5,7 @@ import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,19 @@ import torch.distributed as dist
 from smdt.training.engine import Precision
 
 
-def environment() -> dict[str, Any]:
-    """Return what the run depends on beside its configuration: versions, commit, host."""
+def hosts_of_ranks() -> list[str]:
+    """Return the host of each rank; every rank calls it."""
+    hosts = [""] * dist.get_world_size()
+    dist.all_gather_object(hosts, socket.gethostname())
+    return hosts
+
+
+def environment(hosts: Sequence[str]) -> dict[str, Any]:
+    """Return what the run depends on beside its configuration: versions, commit, machines.
+
+    Args:
+        hosts: of each rank.
+    """
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"],
         cwd=Path(__file__).parent,
@@ -29,8 +41,8 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
         "commit": commit.stdout.strip() or os.environ.get("SMDT_COMMIT") or None,
-        "host": socket.gethostname(),
-        "world_size": dist.get_world_size(),
+        "hosts": list(hosts),
+        "world_size": len(hosts),
         "threads": torch.get_num_threads(),
         "command": sys.argv,
     }
