@@ -1,5 +1,6 @@
 """The metrics endpoint of one process and its entry for Prometheus' file-based discovery."""
 
+import errno
 import json
 import logging
 import socket
@@ -26,6 +27,8 @@ EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 (recognised, not bound)
 
 without_creation_times: Callable[[], None] = disable_created_metrics
 """When a counter was made says nothing, and doubles the series."""
+
+_WRONG_FOLDER = (FileExistsError, NotADirectoryError, PermissionError)
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +116,8 @@ class Exporter:
 
     Raises:
         InputError: the files of the endpoint's TLS are wrong, its address is not this machine's, or
-            the entry can't be written.
+            the entry's folder can't be.
+        UserError: what may be otherwise soon: no port to be had, a full disk, storage that is away.
     """
 
     def __init__(
@@ -151,7 +155,8 @@ class Exporter:
             try:
                 serve(0)
             except OSError as again:
-                raise InputError(
+                kind = InputError if _is_no_address_of_ours(again) else UserError
+                raise kind(
                     f"metrics can't be served at {endpoint.address} ({again.strerror}): let it be "
                     "127.0.0.1, 0.0.0.0 or an address of this machine"
                 ) from None
@@ -171,8 +176,10 @@ class Exporter:
             unpublished.replace(target)
         except OSError as error:
             self._close()
-            raise InputError(
-                f"the metrics' entry can't be written to {target.parent} ({error.strerror})"
+            kind = InputError if isinstance(error, _WRONG_FOLDER) else UserError
+            raise kind(
+                f"the metrics' entry can't be written to {target.parent} ({error.strerror}): name "
+                "a folder that you can write (telemetry.metrics_targets, --metrics-targets)"
             ) from None
 
     def __enter__(self) -> Self:
@@ -221,6 +228,11 @@ class _Scrapes(Collector):
                 return
             self._another.wait_for(lambda: self._count > seen, seconds)
         time.sleep(ANSWER_SECONDS)
+
+
+def _is_no_address_of_ours(error: OSError) -> bool:
+    unknown_name = isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
+    return unknown_name or error.errno == errno.EADDRNOTAVAIL
 
 
 def _reachable(address: str) -> str:

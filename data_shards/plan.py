@@ -137,7 +137,12 @@ class BuildPlan(BaseModel):
         except OSError as error:
             raise InputError(f"{root} can't be written: {error.strerror}.") from None
         begun = BuildPlan.load(root)
-        if begun != self:
+        if begun.made_from is not None and begun.made_from != self.made_from:
+            raise InputError(
+                f"{root} was begun with samples of another data set, or of this one before it was "
+                "built anew: name another --out."
+            )
+        if begun != self.model_copy(update={"made_from": begun.made_from}):
             raise InputError(
                 f"{root} was begun with {_difference(begun, self)}: "
                 "use the same options, or another --out."

@@ -6,23 +6,25 @@ import numpy as np
 
 from data_shards.images import JPEG_SIGNATURE, FileType, PreparedImage, decode_photo
 from data_shards.index import VIEWS
-from data_shards.manifest import load, manifest_hash
+from data_shards.manifest import Manifest
 from data_shards.pixels import PixelSums, grid_histogram, pixel_digest
 from data_shards.plan import BuildPlan, PlannedSplit
 from data_shards.sample import IMAGES, Meta
 from data_shards.sources.source import JSON
-from data_shards.store import Location
 from data_shards.writer import PreparedSample
 
 
-def rewriting_plan(root: str | Location, part: str, model: dict[str, JSON]) -> BuildPlan:
-    """The plan of the data set that has `part` from a model and all else from the one in `root`.
+def rewriting_plan(
+    manifest: Manifest, manifest_hash: str, part: str, model: dict[str, JSON]
+) -> BuildPlan:
+    """The plan of the data set that has `part` from a model and all else from another one (pure).
 
-    Raises:
-        InputError: there is no finished data set.
-        ShardError: its manifest is damaged.
+    Args:
+        manifest: of the other one.
+        manifest_hash: SHA-256 of its bytes.
+        part: of `PARTS`.
+        model: what makes it.
     """
-    manifest = load(root)
     return BuildPlan(
         name=manifest.name,
         source=manifest.source,
@@ -33,7 +35,7 @@ def rewriting_plan(root: str | Location, part: str, model: dict[str, JSON]) -> B
             for name, split in manifest.splits.items()
         },
         made={**manifest.made, part: model},
-        made_from=manifest_hash(root),
+        made_from=manifest_hash,
     )
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from launcher.job import Job
     from launcher.metrics import LauncherMetrics
 
+ASKED = b"asked to stop\n"
+"""What a user's stop file says; that of a pod or a job that has to leave is empty."""
+
 app = typer.Typer(
     name="launch",
     help="Run on many machines, and keep the run alive.",
@@ -146,7 +149,7 @@ def stop(config: ConfigOption, overrides: Overrides = None) -> None:
     running = (folder.read_state() or {}).get("status") == "running"
     if not running and living_holder(folder.lease) is None:
         raise UserError(f"The run in {folder.root} does not run.")
-    folder.stop.write_bytes(b"")  # empties that of a pod that has to leave
+    write_atomic(folder.stop, ASKED)
     print(f"Asked the run in {folder.root} to stop; its launcher says when it has saved.")
 
 

@@ -1,7 +1,7 @@
 """What a scheduler's job script does when its ranks have ended: `python -m launcher.requeue RUN`.
 
 `state.json` decides, if it is of the attempt that the environment names. Exit code 0: the run is
-done; 75: start it again; 1: it is over.
+done, or stopped as it was asked to; 75: start it again; 1: it is over.
 """
 
 import json
@@ -31,6 +31,9 @@ def requeue(
         int | None,
         typer.Option(min=0, help="Failures in a row without a new checkpoint; else none is."),
     ] = None,
+    asked_to_stop: Annotated[
+        bool, typer.Option("--asked-to-stop", help="A user did; then it is never started again.")
+    ] = False,
 ) -> int:
     """Say whether a run should start again."""
     state = RunFolder(folder).read_state_of(os.environ.get(ATTEMPT))
@@ -39,12 +42,25 @@ def requeue(
     if verdict == "done":
         print(f"The run in {folder} is done.")
         return 0
+    if asked_to_stop:
+        print(f"The run in {folder} was asked to stop: {_how_it_stopped(evidence)}.")
+        return 0
     again = verdict == "again"
     if again and (state is None or state["status"] != "preempted"):
         again = max_restarts is not None and _count(folder, max_restarts)
     why = cause(evidence) if state and state["status"] != "running" else "its ranks were ended"
     print(f"The run in {folder} {'starts again' if again else 'is over'}: {why}.")
     return EXIT_STOPPED if again else 1
+
+
+def _how_it_stopped(evidence: Evidence) -> str:
+    state = evidence.state or {"status": "running"}
+    match state["status"]:
+        case "preempted":
+            return f"all ranks saved after step {state['step']}"
+        case "failed":
+            return f"it failed: {cause(evidence)}"
+    return "its ranks ended before they saved"
 
 
 def _count(folder: Path, max_restarts: int) -> bool:

@@ -131,17 +131,15 @@ def evaluate(
     from smdt.stages.references import references
     from smdt.stages.trained import Asked, evaluate_trained, load_config
     from smdt.stages.weights import find_weights
-    from smdt.training.checkpoint import step_in_run
 
     asked = Asked(protocol, fov, unknown_heading)
     split = split or asked.split(shards)
-    folder = find_weights(trained)
     evaluation = evaluate_trained(
-        folder, shards, split, max_missing, panogan_compat, alignment, asked
+        trained, shards, split, max_missing, panogan_compat, alignment, asked
     )
     rows = {evaluation.protocol: dict(evaluation.scores)}
     if references_file is not None:
-        config = asked.apply(load_config(folder, alignment))
+        config = asked.apply(load_config(find_weights(trained), alignment))
         compared = references(config, shards, split)
         write_json(references_file, compared)
         rows |= compared
@@ -151,8 +149,7 @@ def evaluate(
         table.add_row(name, *known)
     Console().print(table)
     if json_file is not None:
-        measured = {"step": step_in_run(folder), "scores": dict(evaluation.scores)}
-        write_json(json_file, {**measured, **evaluation.details})
+        write_json(json_file, {"scores": dict(evaluation.scores), **evaluation.details})
 
 
 @app.command()

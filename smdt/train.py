@@ -66,9 +66,10 @@ def train(
     """Train one stage on this rank; `deepspeed` starts one such process for each rank."""
     del local_rank  # DeepSpeed's launcher says it in the environment as well
     die_with_parent()
+    _, world_size = find_place()
     run_config = configuration.load(config, overrides or [])
     settings = configuration.load_deepspeed(deepspeed_config)
-    configuration.check_ranks(run_config, int(os.environ.get("WORLD_SIZE", "1")))
+    configuration.check_ranks(run_config, world_size)
     folder = RunFolder(run_config.run.out)
     folder.create()
     progress, total = train_rank(run_config, settings, folder, resume)
@@ -144,6 +145,7 @@ def run_stage(
     stage = make_stage(config)
     started_from = None if origin.checkpoint is not None else initialise(stage, config)
     loader = open_loader(config, folder, metrics, rank, world_size, device)
+    stage.require(loader.split)
     context = StepContext(0, config.run.seed, rank, world_size, config.batch.chunks, device)
     ideal_seconds = ideal_seconds_of(config, stage, context)
     engines = open_engines(config, user_settings, stage, world_size, universal=origin.universal)

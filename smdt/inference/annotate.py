@@ -49,13 +49,14 @@ def begin(job: Annotation, annotator: Annotator) -> BuildPlan:
     source, out = location(job.source), location(job.out)
     if source == out:
         raise DataInputError(f"--out {out} is where the shards come from: name another folder.")
-    splits = [Split.open(source, name) for name in manifest.load(source).splits]
+    described = manifest.load(source)
+    splits = [Split.open(source, name) for name in described.splits]
     if not any(has_views(split, annotator.views).any() for split in splits):
         views = " and ".join(annotator.views)
         raise DataInputError(f"No sample in {source} has {views}, which {annotator.part} is from.")
     for split in splits:
         split.require_tars(job.max_missing, "--max-missing")
-    plan = rewriting_plan(source, annotator.part, annotator.model)
+    plan = rewriting_plan(described, splits[0].manifest_hash, annotator.part, annotator.model)
     plan.claim(out)
     return plan
 

@@ -88,9 +88,14 @@ def prepare(job: EmbedJob) -> None:
 
     Raises:
         InputError: the model or the data set can't be used, or the output is another gallery.
+        DataError: more samples are in missing or truncated tars than allowed.
     """
-    _, stage = open_retrieval(job.trained, torch.device("cpu"), job.alignment)
-    stage.require(begin(job))
+    split = Split.open(job.shards, job.split)
+    if shards_left(job, split, 0, 1):
+        _, stage = open_retrieval(job.trained, torch.device("cpu"), job.alignment)
+        stage.require(split)
+        split.require_tars(job.max_missing, "--max-missing")
+    begin(job)
 
 
 def begin(job: EmbedJob) -> Split:
@@ -98,10 +103,8 @@ def begin(job: EmbedJob) -> Split:
 
     Raises:
         InputError: the output is another gallery, or there is no such split or checkpoint.
-        DataError: more samples are in missing or truncated tars than allowed.
     """
     split = Split.open(job.shards, job.split)
-    split.require_tars(job.max_missing, "--max-missing")
     folder = find_weights(job.trained)
     Description(
         checkpoint=str(folder.resolve()),

@@ -68,7 +68,7 @@ def evaluation_of(folder: Path) -> Mapping[str, Any] | None:
         content: Mapping[str, Any] = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):
         return None
-    step = checkpoint.step_in_run(folder)
+    step = checkpoint.named_step(folder)
     return content if step is not None and content.get("step") == step else None
 
 

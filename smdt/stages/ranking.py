@@ -197,6 +197,8 @@ def _two_splits(
             f"{protocol.name} can't say what is right for them."
         )
     embedder.require(gallery)
+    for split in (queries, gallery):
+        split.require_tars(data.max_missing, "max_missing")
     ground_view, aerial_view = embedder.views
     chosen = np.flatnonzero(same_cities(queries.names("source_id"), gallery.names("source_id")))
     limits = context, data.batch, data.max_missing

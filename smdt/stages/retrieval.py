@@ -172,10 +172,10 @@ class RetrievalStage(Stage):
         return table
 
     def require(self, split: Split) -> None:
-        """Check that a gallery's images are what the towers were trained on.
+        """Check that a split's aerial images are what the towers know, or can be made so.
 
         Raises:
-            DataInputError: they are not.
+            InputError: they are not.
         """
         self._aerial.require(split)
 

@@ -1,6 +1,6 @@
 """A trained stage, from a run or a checkpoint: weights only, no DeepSpeed state."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -90,10 +90,12 @@ def load_stage(
     """Return the configuration and the stage of a checkpoint or run, weights loaded, fp32.
 
     Raises:
-        InputError: no checkpoint, or one whose weights do not fit its configuration; no alignment,
-            or one of other weights.
+        InputError: no checkpoint, or one whose weights do not fit its configuration.
     """
-    folder = find_weights(trained)
+    return _load(find_weights(trained), alignment, asked)
+
+
+def _load(folder: Path, alignment: Path | None, asked: Asked) -> tuple[Config, Stage]:
     config = asked.apply(load_config(folder, alignment))
     stage = make_stage(config)
     load_weights(stage, folder)
@@ -111,15 +113,21 @@ def evaluate_trained(
 ) -> Evaluation:
     """Evaluate a checkpoint or run on a split, in this process alone.
 
+    Returns:
+        Its details begin with the checkpoint's `step`, None where its folder is not named by one.
+
     Raises:
-        InputError: as `load_stage`; or `panogan_compat` for a stage that makes no images.
+        InputError: as `load_stage`; no alignment, or one of other weights; or `panogan_compat` for
+            a stage that makes no images.
     """
-    config, stage = load_stage(trained, alignment, asked)
+    folder = find_weights(trained)
+    config, stage = _load(folder, alignment, asked)
     if panogan_compat and stage.name != AlignmentStage.name:
         raise InputError(
             f"--panogan-compat is about generated images, and {trained} is of stage {stage.name!r}"
         )
-    return evaluate_stage(config, stage, shards, split, max_missing, panogan_compat)
+    found = evaluate_stage(config, stage, shards, split, max_missing, panogan_compat)
+    return replace(found, details={"step": checkpoint.named_step(folder), **found.details})
 
 
 def evaluate_stage(

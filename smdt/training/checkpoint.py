@@ -181,9 +181,9 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def step_in_run(folder: Path) -> int | None:
-    """Return the step of a checkpoint that still lies in its run; None where it is a copy."""
-    return step_of(folder) if folder in published(folder.parent) else None
+def named_step(folder: Path) -> int | None:
+    """Return the step that a folder is named by, as those of a run are; None if by none."""
+    return step_of(folder) if _NAME.fullmatch(folder.name) else None
 
 
 def published(checkpoints: Path) -> list[Path]:

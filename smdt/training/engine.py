@@ -162,6 +162,11 @@ def deepspeed_settings(
             "precision: fp16; set zero_optimization.stage to 1, 2 or 3, or precision to bf16"
         )
     share = global_batch // world_size
+    if "writer" in user.get("checkpoint", {}) or "datastates_ckpt" in user:
+        raise InputError(
+            "DeepSpeed configuration: 'checkpoint.writer' and 'datastates_ckpt' go on writing when "
+            "a checkpoint counts as whole; leave them away, hashes are made behind the training"
+        )
     filled: dict[str, Any] = {
         "train_batch_size": global_batch,
         "train_micro_batch_size_per_gpu": share,

@@ -111,13 +111,14 @@ def find_checkpoint(folder: RunFolder, resume: str) -> Path | None:
     fault = checkpoint.damage(found)
     if fault:
         raise InputError(f"checkpoint {found}: {fault}; name another one for --resume")
-    newest = checkpoint.published(folder.checkpoints)[:1]
-    if newest and checkpoint.step_of(newest[0]) > checkpoint.load_progress(found).step:
-        raise InputError(
-            f"{newest[0]} is newer than --resume {found}, so the next start would go on from it: "
-            "leave --resume away to do that now, delete what is newer, or set run.out to another "
-            "folder"
-        )
+    step = checkpoint.load_progress(found).step
+    for newer in checkpoint.published(folder.checkpoints):
+        if checkpoint.step_of(newer) > step and not checkpoint.damage(newer):
+            raise InputError(
+                f"{newer} is newer than --resume {found}, so the next start would go on from it: "
+                "leave --resume away to do that now, delete what is newer, or set run.out to "
+                "another folder"
+            )
     return found
 
 

@@ -113,6 +113,14 @@ class Stage(ABC):
         Without a process group the only rank is this process.
         """
 
+    def require(self, split: Split) -> None:
+        """Check that a split, and whatever else the stage needs, is what it is to work on.
+
+        Raises:
+            InputError: it is not.
+        """
+        del split
+
     def neighbours(self, context: StepContext, split: Split, count: int) -> torch.Tensor:
         """Find the samples that the modules, as they are, find most alike; every rank calls it.
 

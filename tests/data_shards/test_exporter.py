@@ -1,8 +1,11 @@
+import errno
 import json
+import os
 import socket
 import ssl
 import threading
 import time
+from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -62,6 +65,16 @@ def test_an_address_that_is_not_of_this_machine_is_said(registry, tmp_path, addr
     with pytest.raises(InputError, match=f"metrics can't be served at {address} .*127.0.0.1"):
         Exporter(registry, Endpoint(address=address), target, {})
     assert not target.exists()
+
+
+def test_what_may_be_otherwise_soon_is_not_the_users_fault(registry, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match=r"No space left on device.*name a folder") as said:
+        Exporter(registry, LOOPBACK, tmp_path / "job.json", {})
+    assert not isinstance(said.value, InputError)
 
 
 def test_an_entry_that_cannot_be_written_is_said_and_frees_the_port(registry, tmp_path):

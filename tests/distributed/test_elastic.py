@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 
 import pytest
 
@@ -72,7 +73,9 @@ def test_2_ranks_then_1_then_3(
     assert log_of(run).count("was written by another number of ranks") == conversions
     newest = checkpoint.load_progress(checkpoint.published(run.checkpoints)[0])
     assert (newest.step, newest.world_size) == (TOTAL, 3)
-    assert json.loads(run.environment.read_text())["world_size"] == 3
+    environment = json.loads(run.environment.read_text())
+    assert environment["hosts"] == [socket.gethostname()] * environment["world_size"]
+    assert environment["world_size"] == 3
 
     refused = train_to_end(config, *order, zero=(zero + 1) % 4, exit_code=1)
     assert f"was written with ZeRO {zero}" in refused

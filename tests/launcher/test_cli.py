@@ -6,6 +6,7 @@ import sys
 import pytest
 import yaml
 
+from launcher.cli import ASKED
 from smdt.training.run_folder import RunFolder
 from tests.distributed.runs import ROOT
 
@@ -81,9 +82,9 @@ def test_stop_asks_only_a_run_that_runs(config, tmp_path):
     assert "does not run" in refused.stderr
     folder.create()
     folder.write_state("running", 3)
-    folder.stop.write_text("a pod has to leave\n")
+    folder.stop.touch()  # of a pod that has to leave
     assert launcher("stop", "--config", config).returncode == 0
-    assert folder.stop.read_bytes() == b""
+    assert folder.stop.read_bytes() == ASKED
 
 
 @pytest.mark.slow

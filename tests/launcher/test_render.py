@@ -1,7 +1,10 @@
 """What the schedulers get; tests/cluster/test_schedulers.py runs it."""
 
+import json
+import os
 import shlex
 import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,6 +12,7 @@ import yaml
 
 from data_shards.errors import InputError
 from launcher.render import Allocation, jobset, slurm_script
+from tests.distributed.runs import ROOT
 
 ALLOCATION = Allocation(
     name="My.Run_1",
@@ -84,23 +88,71 @@ def test_a_jobset_has_what_its_api_demands():
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
-    (attempt,) = [each for each in container["env"] if each["name"] == "SMDT_ATTEMPT"]
-    label = attempt["valueFrom"]["fieldRef"]["fieldPath"]
-    assert label == "metadata.labels['batch.kubernetes.io/controller-uid']"
+    taken_from = {
+        each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"]
+        for each in container["env"]
+        if "valueFrom" in each
+    }
+    assert taken_from == {
+        "SMDT_ATTEMPT": "metadata.labels['batch.kubernetes.io/controller-uid']",
+        "RESTART_ATTEMPT": "metadata.annotations['jobset.sigs.k8s.io/restart-attempt']",
+    }
 
 
-def test_a_pod_that_has_to_leave_asks_without_talking_over_a_user(tmp_path):
-    place = {**POD, "mount": str(tmp_path)}
-    document = yaml.safe_load(jobset(replace(ALLOCATION, run=str(tmp_path)), **place))
+def pod_of(run):
+    """What a JobSet's pods run, with a program in the ranks' place that does what a test says."""
+    document = yaml.safe_load(jobset(replace(ALLOCATION, run=str(run)), **{**POD, "mount": "/"}))
     pod = document["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    hook = container["lifecycle"]["preStop"]["exec"]["command"]
+    return container
+
+
+def ends_with(run, ranks, before="", **environment):
+    """Return the exit code of a pod's script whose ranks are a line of shell."""
+    (script,) = pod_of(run)["args"]
+    start = script.index("python -m deepspeed.launcher.runner")
+    end = script.index(" &\n", start)
+    script = f"{before}\n{script[:start]}bash -c {shlex.quote(ranks)}{script[end:]}"
+    script = script.replace("exec python", f"exec {sys.executable}")
+    variables = {**os.environ, "JOB_COMPLETION_INDEX": "0", "SMDT_ATTEMPT": "uid-1", **environment}
+    done = subprocess.run(
+        ["bash", "-c", script], env=variables, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout
+
+
+def says(status, attempt="uid-1"):
+    content = {"status": status, "step": 7, "reason": "", "retry": True, "attempt": attempt}
+    return f"echo {shlex.quote(json.dumps(content))} > $RUN/state.json; "
+
+
+@pytest.mark.slow
+def test_a_pods_script_ends_as_the_run_did(tmp_path):
+    seen = f"RUN={tmp_path}; test ! -e $RUN/stop || exit 3; "
     stop = tmp_path / "stop"
-    subprocess.run(hook, check=True)
-    assert stop.read_text() == "a pod has to leave\n"
-    stop.write_bytes(b"")
-    subprocess.run(hook, check=True, capture_output=True)
+    assert ends_with(tmp_path, seen + says("done"))[0] == 0
+    assert ends_with(tmp_path, seen + says("failed"))[0] == 1
+    assert ends_with(tmp_path, seen + says("preempted", "uid-0"))[0] == 1
+    stop.touch()  # an earlier pod's notice
+    assert ends_with(tmp_path, seen + says("preempted"))[0] == 75
+    told = f"RUN={tmp_path}; kill -TERM $PPID; until [ -e $RUN/stop ]; do sleep 0.1; done; "
+    assert ends_with(tmp_path, told + says("preempted"))[0] == 75
     assert stop.read_bytes() == b""
+
+
+@pytest.mark.slow
+def test_a_users_stop_ends_a_set_and_outlives_its_restart(tmp_path):
+    asked = f"RUN={tmp_path}; echo asked > $RUN/stop; touch $RUN/stop; "
+    assert ends_with(tmp_path, asked + says("preempted")) == (
+        0,
+        f"The run in {tmp_path} was asked to stop: all ranks saved after step 7.\n",
+    )
+    still = f"RUN={tmp_path}; [ -s $RUN/stop ] || exit 3; "
+    again = {"RESTART_ATTEMPT": "1", "SMDT_ATTEMPT": "uid-2"}
+    code, said = ends_with(tmp_path, still, **again)
+    assert (code, said.split(": ")[1]) == (0, "its ranks ended before they saved.\n")
+    applied_again = f"RUN={tmp_path}; [ ! -e $RUN/stop ] || exit 3; "
+    assert ends_with(tmp_path, applied_again + says("done"), RESTART_ATTEMPT="0")[0] == 0
 
 
 def test_the_index_of_a_pod_is_that_of_its_host():

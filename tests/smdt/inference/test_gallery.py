@@ -14,6 +14,7 @@ from smdt import config as configuration
 from smdt.data.errors import DataError
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
+from smdt.inference import embed_rank
 from smdt.inference.embed import EmbedJob, begin, default_split, embed, finish, prepare, shards_left
 from smdt.inference.gallery import Gallery
 from smdt.inference.locate import Locator, Look
@@ -119,6 +120,7 @@ def test_generators_that_moved_are_named_and_a_photo_needs_none(
     there.rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"say where it is .*--alignment"):
         prepare(job)
+    assert not job.out.exists(), "what can't be made claims no folder"
     other = UntrainedAlignment.save(world, tmp_path / "other", seed=2).folder
     with pytest.raises(InputError, match="no weights with SHA-256"):
         prepare(replace(job, alignment=other))
@@ -128,6 +130,27 @@ def test_generators_that_moved_are_named_and_a_photo_needs_none(
     locate = Locator(finish(job))
     photo = torch.zeros(32, 128, 3, dtype=torch.uint8)
     assert len(locate(photo, Look.of(360.0, 0.0, "panorama", 1), 3)) == 3
+
+
+def test_a_rank_gets_the_job_through_its_command_line(job, monkeypatch):
+    asked = []
+    monkeypatch.setattr(embed_rank, "embed_on_rank", lambda *job: asked.append(job))
+    monkeypatch.setattr(embed_rank, "die_with_parent", lambda: None)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    jobs = [job, replace(job, alignment=job.out.with_name("alignment"))]
+    for each in jobs:
+        arguments = ["--local_rank=1", *embed_rank.rank_arguments(each)]
+        embed_rank.app(arguments, standalone_mode=False)
+    assert asked == [(each, 1, 4) for each in jobs]
+
+
+def test_a_finished_gallery_needs_its_tars_no_more(job, world, tmp_path):
+    job = replace(job, shards=str(shutil.copytree(world, tmp_path / "copy")))
+    run(job)
+    finish(job)
+    (tmp_path / "copy" / "train" / "train-000002.tar").unlink()
+    prepare(job)
 
 
 def test_tars_that_are_not_there_are_named_before_ranks_start(job, world, tmp_path):

@@ -290,6 +290,19 @@ def test_senseless_protocols_are_one_sentence(vigor, cvact):
         search(Colours(), PROTOCOLS["cvusa"], context, of_vigor)
 
 
+@pytest.mark.parametrize("split", ["test", "aerial"])
+def test_a_half_copied_gallery_is_refused_before_anything_is_embedded(
+    vigor, tmp_path, monkeypatch, split
+):
+    root = shutil.copytree(vigor, tmp_path / "copy")
+    sorted((root / split).glob("*.tar"))[-1].unlink()
+    monkeypatch.setattr(Colours, "embed", None)
+    data = EvaluationData(str(root), "test", 4, 0, CacheConfig())
+    context = StepContext(0, 0, 0, 1, 1, torch.device("cpu"))
+    with pytest.raises(DataError, match=f"tars of split '{split}' are missing"):
+        search(Colours(), PROTOCOLS["vigor_cross"], context, data)
+
+
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_zero_and_nan_descriptors_never_score(cvact, monkeypatch, value):
     honest: Callable = Colours.embed

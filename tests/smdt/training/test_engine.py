@@ -46,6 +46,15 @@ def test_two_files_that_disagree_are_refused(user, key):
         deepspeed_settings(user, **ASKED)
 
 
+@pytest.mark.parametrize(
+    "user", [{"checkpoint": {"writer": {"decoupled": True}}}, {"datastates_ckpt": {}}]
+)
+def test_writers_that_go_on_behind_a_checkpoint_are_refused(user):
+    with pytest.raises(InputError, match="leave them away"):
+        deepspeed_settings(user, **ASKED)
+    deepspeed_settings({"checkpoint": {"use_node_local_storage": False}}, **ASKED)
+
+
 @pytest.fixture
 def unplaced(monkeypatch):
     """An environment that no launcher has made; what the test adds goes with it."""

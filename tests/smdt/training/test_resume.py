@@ -43,6 +43,13 @@ def test_one_that_the_next_start_would_leave_for_a_newer_one_is_refused(run):
         find_checkpoint(run, str(checkpoint.folder_of(run.checkpoints, 5)))
 
 
+def test_one_is_not_refused_for_a_newer_one_that_no_start_would_take(run):
+    older, newer = (checkpoint.folder_of(run.checkpoints, step) for step in (5, 10))
+    (newer / checkpoint.PROGRESS).write_text("{}")
+    assert find_checkpoint(run, "auto") == older
+    assert find_checkpoint(run, str(older)) == older
+
+
 def test_a_damaged_one_and_an_overwritten_run_are_refused(run, tmp_path):
     damaged = checkpoint.folder_of(run.checkpoints, 10)
     (damaged / checkpoint.PROGRESS).write_text("{}")
