@@ -99,8 +99,8 @@ class TimmTower(Tower):
         return {name: depths.get(name, last) for name, _ in self.named_parameters()}
 
     def compile_layers(self) -> Self:
-        """One graph for the network."""
-        self.network.compile()
+        """One graph for the tower: its network is never called as a whole."""
+        self.compile()
         return self
 
 
