@@ -48,6 +48,11 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
+def mean_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Over all weights."""
+    return float(torch.cat([(a[name] - b[name]).abs().flatten() for name in a]).mean())
+
+
 def findings(config: RetrievalConfig, folder: Path, zero: int, device: torch.device) -> dict:
     """Differences that switches make, and updates with a decay over layers beside those without."""
 
@@ -79,14 +84,39 @@ def findings(config: RetrievalConfig, folder: Path, zero: int, device: torch.dev
     }
 
 
+def compiled_findings(
+    config: RetrievalConfig, folder: Path, zero: int, device: torch.device
+) -> dict:
+    """How far compiled steps are from eager ones, over what steps change."""
+    torch.manual_seed(config.run.seed)
+    start = make_stage(config).towers.state_dict()
+    eager, compiled = (
+        weights_after(
+            config.model_copy(
+                update={"model": config.model.model_copy(update={"compile": switch})}
+            ),
+            folder,
+            zero,
+            steps=1,
+            chunks=2,
+            device=device,
+        )
+        for switch in (False, True)
+    )
+    # Adam makes whole steps of rounding where a gradient is next to nothing: hence the mean.
+    return {"compiled": mean_difference(eager, compiled) / mean_difference(eager, start)}
+
+
 def main() -> None:
-    """Write what was found of each ZeRO stage."""
+    """Write what was found of each ZeRO stage, of compiled steps alone if the YAML wants them."""
     yaml, folder, out = (Path(a) for a in sys.argv[1:] if not a.startswith("--local_rank"))
     device = init_distributed(120.0)
     torch.set_num_threads(1)
     config = configuration.load(yaml)
     assert isinstance(config, RetrievalConfig)
-    found = {f"zero{zero}": findings(config, folder, zero, device) for zero in range(4)}
+    # One ZeRO stage that parts no weights, and the one that does: compiling takes minutes.
+    find, stages = (compiled_findings, (2, 3)) if config.model.compile else (findings, range(4))
+    found = {f"zero{zero}": find(config, folder, zero, device) for zero in stages}
     if dist.get_rank() == 0:
         out.write_text(json.dumps(found))
     dist.barrier()

@@ -1,4 +1,4 @@
-"""torch.compile as a switch of the towers: the same descriptors and gradients, from fewer kernels."""
+"""torch.compile as a switch of the towers: other kernels, the same descriptors and gradients."""
 
 import pytest
 import torch
