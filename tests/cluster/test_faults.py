@@ -223,11 +223,12 @@ def test_stopped_on_request_and_a_checkpoint_damaged_since(
     assert checkpoint.step_of(before) < checkpoint.step_of(newest)
 
 
-def test_the_launcher_told_to_stop_by_a_scheduler(undisturbed, launch, write_config, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+def test_the_launcher_told_to_stop_by_a_signal(undisturbed, launch, write_config, tmp_path, number):
     config = write_config(tmp_path / "run", precision="bf16")
     started = launch(config)
     started.wait_for(lambda: started.steps >= 11)
-    kill_all(started.supervisors(), signal.SIGUSR1)
+    kill_all(started.supervisors(), number)
     assert "start the same command again" in started.wait(exit_code=75)
     launch(config).wait()
     assert_same(started.run, undisturbed)

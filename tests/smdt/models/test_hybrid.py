@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from timm.layers import StdConv2dSame
 from timm.layers.norm_act import GroupNormAct
 from timm.models.resnetv2 import ResNetV2
@@ -17,7 +18,7 @@ from smdt.models.hybrid import HybridTower, R50VitB16Config
 from smdt.models.stem import ResNetStemConfig
 from smdt.models.two_tower import TwoTower
 from smdt.models.weight_names import from_timm
-from smdt.models.weights import Fit, fit, fit_towers, read
+from smdt.models.weights import Fit, fit, fit_towers, read, resize_positions
 from tests.google_weights import google_arrays
 
 pytestmark = pytest.mark.slow  # importing timm takes seconds
@@ -110,6 +111,26 @@ def test_timm_reads_the_same_out_of_google_s_file(tmp_path):
         rtol=1e-6,
         atol=1e-7,
     )
+
+
+def test_timm_s_file_loads_whole_into_both_towers(tmp_path):
+    network = small_timm((64, 64)).double()
+    save_file(network.state_dict(), tmp_path / "timm.safetensors")
+    model = TwoTower(SMALL, (32, 96), (64, 64)).double().eval()
+    fits = fit_towers(model, read(tmp_path / "timm.safetensors"), "timm.safetensors")
+    for view, resized in (("ground", ["encoder.positions"]), ("aerial", [])):
+        assert fits[view].fresh == []
+        assert set(fits[view].unused) == {"head.weight", "head.bias"}
+        assert fits[view].resized == resized
+    images = 255 * torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    torch.testing.assert_close(
+        model.embed_aerial(images), descriptors(network, images).float(), rtol=1e-6, atol=1e-7
+    )
+    grid = network.pos_embed[:, 1:].unflatten(1, (4, 4))
+    torch.testing.assert_close(
+        model.ground.encoder.positions, resize_positions(grid, (2, 6)), check_dtype=False
+    )
+    assert torch.equal(model.ground.encoder.class_position, network.pos_embed[:, :1])
 
 
 def test_r50_vit_b16_is_timm_s_with_one_more_norm_a_layer():

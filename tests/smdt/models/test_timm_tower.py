@@ -140,6 +140,37 @@ def test_positions_of_timm_s_file_are_those_of_a_square():
     assert torch.equal(model.aerial.network.pos_embed, plain.pos_embed)
 
 
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"])
+@pytest.mark.parametrize("pooling", ["class_token", "gem"])
+def test_dinov2_s_file_goes_on_with_panoramas(name, pooling):
+    """With registers, positions are of patches alone; without, the class token has one."""
+    plain = timm.create_model(name, img_size=70, num_classes=3).eval()
+    with torch.no_grad():
+        plain.pos_embed.add_(torch.randn_like(plain.pos_embed))
+    model = TwoTower(TimmConfig(backbone=name, pooling=pooling), (70, 98), (70, 70)).eval()
+    fits = fit_towers(model, plain.state_dict(), "file")
+    for view, resized in (("ground", ["network.pos_embed"]), ("aerial", [])):
+        assert fits[view].fresh == (["pool.power"] if pooling == "gem" else [])
+        assert set(fits[view].unused) == {"head.weight", "head.bias"}
+        assert fits[view].resized == resized
+    tokens = plain.pos_embed.shape[1] - 25
+    expected = resize_positions(plain.pos_embed[:, tokens:].unflatten(1, (5, 5)), (5, 7))
+    torch.testing.assert_close(model.ground.network.pos_embed[:, tokens:], expected.flatten(1, 2))
+    square = images(size=(70, 70))
+    features = plain.forward_features(scaled(square, *IMAGENET))
+    patches = features[:, plain.num_prefix_tokens :]
+    vector = features[:, 0] if pooling == "class_token" else plain_gem(patches)
+    torch.testing.assert_close(
+        model.embed_aerial(square), normalize(vector, dim=-1), rtol=1e-4, atol=1e-5
+    )
+    assert model.embed_ground(images(size=(70, 98))).shape == (2, 384)
+
+
+def plain_gem(places: torch.Tensor, power: float = 3.0) -> torch.Tensor:
+    """Generalised mean of [B, N, C] over N (Radenovic et al. 2018)."""
+    return places.clamp(min=1e-6).pow(power).mean(dim=1).pow(1 / power)
+
+
 def test_positions_of_ours_are_those_of_the_image_that_they_were_trained_on():
     config = TimmConfig(backbone="vit_tiny_patch16_224")
     source, model = TwoTower(config, (32, 128), SIZE), TwoTower(config, (64, 64), SIZE)
