@@ -1,6 +1,7 @@
 """The umbrella command `smdt`."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -115,6 +116,7 @@ def evaluate(
             help="Turn each panorama by a heading that nobody knows; else as the run.",
         ),
     ] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     max_missing: Annotated[int, typer.Option(help="Unreadable samples to tolerate.")] = 0,
     panogan_compat: Annotated[
         bool, typer.Option("--panogan-compat", help="SSIM, PSNR and SD as papers publish them.")
@@ -128,15 +130,29 @@ def evaluate(
 ) -> None:
     """Scores of a trained model on a split, such as the recall of retrieval."""
     from smdt.evaluation.score import score_text
+    from smdt.inference.evaluate_rank import EvaluateJob, evaluate_on_ranks
     from smdt.stages.references import references
-    from smdt.stages.trained import Asked, evaluate_trained, load_config
+    from smdt.stages.trained import Asked, load_config
     from smdt.stages.weights import find_weights
 
     asked = Asked(protocol, fov, unknown_heading)
     split = split or asked.split(shards)
-    evaluation = evaluate_trained(
-        trained, shards, split, max_missing, panogan_compat, alignment, asked
+    job = EvaluateJob(
+        trained=trained,
+        shards=shards,
+        split=split,
+        max_missing=max_missing,
+        panogan_compat=panogan_compat,
+        alignment=alignment,
+        asked=asked,
     )
+    if ranks == 1:
+        evaluation = job.evaluate()
+    else:
+        module = "smdt.inference.evaluate_rank"
+        evaluation = evaluate_on_ranks(
+            job, lambda arguments: run_ranks(local_plan(module, arguments, ranks))
+        )
     rows = {evaluation.protocol: dict(evaluation.scores)}
     if references_file is not None:
         config = asked.apply(load_config(find_weights(trained), alignment))
@@ -240,7 +256,7 @@ def annotated(
     write_json(json_file, manifest.model_dump(mode="json"))
 
 
-def local_plan(module: str, arguments: list[str], ranks: int) -> LocalPlan:
+def local_plan(module: str, arguments: Sequence[str], ranks: int) -> LocalPlan:
     """Return the plan of a module on this machine, as it is now.
 
     Raises:

@@ -1,9 +1,11 @@
 """A trained stage, from a run or a checkpoint: weights only, no DeepSpeed state."""
 
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from pydantic import ValidationError
 
 from data_shards import manifest
@@ -111,7 +113,7 @@ def evaluate_trained(
     alignment: Path | None = None,
     asked: Asked = AS_TRAINED,
 ) -> Evaluation:
-    """Evaluate a checkpoint or run on a split, in this process alone.
+    """Evaluate a checkpoint or run on a split, with all ranks of the process group if there is one.
 
     Returns:
         Its details begin with the checkpoint's `step`, None where its folder is not named by one.
@@ -138,12 +140,19 @@ def evaluate_stage(
     max_missing: int = 0,
     panogan_compat: bool = False,
 ) -> Evaluation:
-    """Evaluate a stage as it is on a split, in this process alone, on a GPU if there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Evaluate a stage as it is on a split, on GPUs if there are any.
+
+    All ranks of the process group call it, or, where there is none, this process alone.
+    """
+    together = dist.is_initialized()
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     for module in stage.modules().values():
         module.to(device)
     data = EvaluationData(
         shards, split, config.evaluation.batch, max_missing, config.data.cache, panogan_compat
     )
-    context = StepContext(0, config.run.seed, 0, 1, 1, device)
+    context = StepContext(0, config.run.seed, rank, world_size, 1, device)
     return stage.evaluate(context, data)

@@ -38,6 +38,7 @@ def log_of(run: RunFolder) -> str:
         (RETRIEVAL, 3, HARD),
         pytest.param(RETRIEVAL, 0, (), marks=pytest.mark.full),
         pytest.param(RETRIEVAL, 2, HARD, marks=pytest.mark.full),
+        pytest.param({**RETRIEVAL, "precision": "bf16"}, 2, (), marks=pytest.mark.full),
         pytest.param(WITHOUT_DROPOUT, 1, (), marks=pytest.mark.full),
         pytest.param(ALIGNMENT, 2, (), marks=pytest.mark.full),
     ],
