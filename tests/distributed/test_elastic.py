@@ -69,7 +69,9 @@ def test_2_ranks_then_1_then_3(
 
     train_to_end(config, *order, zero=zero, ranks=3)
     assert list(losses(run)) == list(range(1, TOTAL + 1))
-    assert losses(run) == pytest.approx(losses(whole), rel=1e-4)
+    # in bf16 a sum over another number of ranks is rounded elsewhere, at its 8 bits
+    rounding = 0.02 if sections.get("precision") == "bf16" else 1e-4
+    assert losses(run) == pytest.approx(losses(whole), rel=rounding)
     conversions = 0 if zero == 0 else 2
     assert log_of(run).count("was written by another number of ranks") == conversions
     newest = checkpoint.load_progress(checkpoint.published(run.checkpoints)[0])
