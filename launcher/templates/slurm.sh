@@ -18,8 +18,8 @@ cd {{ folder | quote }} || exit 1
 run={{ run | quote }}
 python={{ python | quote }}
 
-# The stop file of an earlier end; a request that comes from now on is heard.
-rm -f "$run/stop"
+# The stop file of an earlier end goes; a line of `smdt launch stop` is heard even while the job queued again.
+if [ "${SLURM_RESTART_COUNT:-0}" = 0 ] || [ ! -s "$run/stop" ]; then rm -f "$run/stop"; fi
 trap 'touch "$run/stop"; asked_by_slurm=1' USR1 TERM
 
 export SMDT_ATTEMPT="slurm-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
@@ -35,8 +35,9 @@ srun --kill-on-bad-exit=1 bash -c '
 ranks=$!
 while kill -0 "$ranks" 2>/dev/null; do wait "$ranks"; done
 
-if [ -e "$run/stop" ] && [ -z "$asked_by_slurm" ]; then
-    echo "Stopped on request; submit the same script again to go on."
+if [ -s "$run/stop" ] || { [ -e "$run/stop" ] && [ -z "$asked_by_slurm" ]; }; then
+    "$python" -m launcher.requeue "$run" --asked-to-stop
+    echo "Submit the same script again to go on."
     exit 75
 fi
 "$python" -m launcher.requeue "$run" --max-restarts {{ max_restarts }}
