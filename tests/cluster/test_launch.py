@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.launches import DEEPSPEED_FILES, ROOT, assert_same, launch_command
+from tests.cluster.launches import DEEPSPEED_FILES, ROOT, assert_same, launch_command, now
 
 SECRET = "hush hush $HOME"
 
@@ -75,8 +75,10 @@ def test_a_killed_rank_changes_nothing(
     (rank,) = started.ranks(cluster.hosts[1])
     environment = Path(f"/proc/{rank}/environ").read_bytes().split(b"\0")
     assert f"SECRET={SECRET}".encode() in environment
+    began = now()
     os.kill(rank, signal.SIGKILL)
     started.wait_for(lambda: started.say("attempt 2"))
+    print(f"ended after {started.say('the attempt ended') - began:.0f} s")
     shown = started.metrics().splitlines()
     (restarts,) = [line for line in shown if line.startswith("smdt_launcher_restarts_total")]
     (used,) = [line for line in shown if 'state="used"' in line]

@@ -54,7 +54,9 @@ def test_a_preempted_slurm_job_queues_again_and_changes_nothing(
     wait_for(lambda: len(losses(run)) >= 11)
     more_important = ["--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"]
     two_nodes.run("sbatch", *more_important, "--wrap", "sleep 1")
+    began = time.monotonic()
     wait_for(lambda: two_nodes.state(job) == "PENDING", 90)
+    print(f"ended after {time.monotonic() - began:.0f} s")
     assert run.read_state()["status"] == "preempted"
     assert "starts again: a host was told to leave; all ranks saved" in log.read_text()
     two_nodes.run("scontrol", "update", f"jobid={job}", "starttime=now")  # not in two minutes
@@ -116,8 +118,10 @@ def test_pods_that_must_leave_save_and_go_on(undisturbed, pods, write_config, tm
     config = write_config(run.root, precision="bf16")
     first, leave = pods(config, "uid-1")
     wait_for(lambda: len(losses(run)) >= 11)
+    began = time.monotonic()
     subprocess.run(leave, check=True)
     assert [process.wait(120) for process in first] == [75, 75]
+    print(f"ended after {time.monotonic() - began:.0f} s")
     assert run.read_state()["status"] == "preempted"
     again, _ = pods(config, "uid-2")
     assert [process.wait(240) for process in again] == [0, 0]
