@@ -14,9 +14,9 @@ from smdt.training.engine import (
     Engine,
     OptimizerConfig,
     deepspeed_settings,
-    free_port,
     init_distributed,
 )
+from smdt.training.place import free_port
 
 DEEPSPEED_FILES = Path(__file__).parent.parent / "configs" / "deepspeed"
 WIDTH = 1024

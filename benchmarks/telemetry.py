@@ -34,7 +34,7 @@ from smdt.telemetry.metrics import TrainingMetrics
 from smdt.telemetry.tensorboard import TensorBoard
 from smdt.training.collectives import Collectives
 from smdt.training.control import Agreement
-from smdt.training.engine import free_port
+from smdt.training.place import free_port
 from smdt.training.run_folder import RunFolder
 from smdt.training.step_watch import StepRecord, StepWatch
 

@@ -17,6 +17,7 @@ import smdt
 from data_shards.atomic import write_atomic
 from data_shards.errors import UserError
 from data_shards.manifest import manifest_hash
+from smdt.training.place import free_port
 
 PACKAGES = ("torch", "deepspeed", "nvidia-dali-cuda130", "numpy", "webdataset")
 
@@ -179,14 +180,6 @@ def _own_address() -> str:
         return socket.gethostbyname(socket.gethostname())
     except OSError:
         return ""
-
-
-def free_port() -> int:
-    """Return a TCP port that is free on every address at this moment."""
-    with socket.socket() as trial:
-        trial.bind(("", 0))
-        port: int = trial.getsockname()[1]
-        return port
 
 
 def _is_taken(port: int) -> bool:

@@ -38,7 +38,7 @@ def requeue(
     """Say whether a run should start again."""
     state = RunFolder(folder).read_state_of(os.environ.get(ATTEMPT))
     evidence = Evidence(state)
-    verdict = what_next(evidence, asked_to_stop=False)
+    verdict = what_next(evidence, asked_to_stop=asked_to_stop)
     if verdict == "done":
         print(f"The run in {folder} is done.")
         return 0

@@ -264,7 +264,7 @@ def local_plan(module: str, arguments: Sequence[str], ranks: int) -> LocalPlan:
     """
     import torch
 
-    from smdt.training.engine import free_port
+    from smdt.training.place import free_port
 
     check_gpus(ranks, torch.cuda.device_count())
     return LocalPlan(

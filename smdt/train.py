@@ -33,13 +33,13 @@ from smdt.training.control import Control
 from smdt.training.engine import (
     Engine,
     deepspeed_settings,
-    find_place,
     init_distributed,
     zero_stage,
 )
 from smdt.training.environment import environment, hosts_of_ranks, run_info
 from smdt.training.lease import ATTEMPT, LeaseWatch
 from smdt.training.meeting import Meeting
+from smdt.training.place import find_place
 from smdt.training.processor import keep_freed_memory, share_cores
 from smdt.training.resume import Origin, find_origin
 from smdt.training.run_folder import RunFolder, write_json

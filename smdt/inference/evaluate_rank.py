@@ -6,17 +6,18 @@ A folder holds what to do, and at the end what rank 0 found.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch.distributed as dist
 import typer
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from data_shards.errors import UserError, run
 from smdt.data.split import Split
 from smdt.stages.trained import AS_TRAINED, Asked, evaluate_trained, load_config
 from smdt.stages.weights import find_weights
-from smdt.training.engine import find_place, init_distributed
+from smdt.training.engine import init_distributed
+from smdt.training.place import find_place
 from smdt.training.processor import keep_freed_memory, share_cores
 from smdt.training.stage import Evaluation
 from smdt.training.stopping import die_with_parent
@@ -24,6 +25,8 @@ from smdt.training.stopping import die_with_parent
 JOB, FOUND = "job.json", "found.json"
 PATIENCE_SECONDS = 1800.0
 """How long a rank waits for a slower one."""
+
+_EVALUATION = TypeAdapter(Evaluation)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -63,12 +66,6 @@ class EvaluateJob(BaseModel):
         )
 
 
-class _Found(BaseModel):
-    protocol: str
-    scores: dict[str, float]
-    details: dict[str, Any]
-
-
 def evaluate_on_ranks(job: EvaluateJob, start: Callable[[Sequence[str]], None]) -> Evaluation:
     """Have ranks evaluate; return what they found together.
 
@@ -88,8 +85,7 @@ def evaluate_on_ranks(job: EvaluateJob, start: Callable[[Sequence[str]], None]) 
         found = Path(folder) / FOUND
         if not found.exists():
             raise UserError(f"{job.trained} was not evaluated: its ranks say why, above.")
-        made = _Found.model_validate_json(found.read_text())
-    return Evaluation(made.protocol, made.scores, made.details)
+        return _EVALUATION.validate_json(found.read_bytes())
 
 
 @app.command()
@@ -106,10 +102,7 @@ def main_rank(
     init_distributed(PATIENCE_SECONDS)
     found = EvaluateJob.model_validate_json((folder / JOB).read_text()).evaluate()
     if rank == 0:
-        content = _Found(
-            protocol=found.protocol, scores=dict(found.scores), details=dict(found.details)
-        )
-        (folder / FOUND).write_text(content.model_dump_json())
+        (folder / FOUND).write_bytes(_EVALUATION.dump_json(found))
     dist.barrier()
     dist.destroy_process_group()
 

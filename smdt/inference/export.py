@@ -25,12 +25,13 @@ CARD = "README.md"
 
 USES: Mapping[str, str] = {
     "retrieval": (
-        "smdt embed {here} --shards DATA --out GALLERY\nsmdt locate PHOTO --gallery GALLERY"
+        "smdt embed {here} --shards DATA --out GALLERY{options}\n"
+        "smdt locate PHOTO --gallery GALLERY"
     ),
     "alignment": "smdt align --shards DATA --out NEW --checkpoint {here}",
     "segmentation": "smdt segment --shards DATA --out NEW --checkpoint {here}",
 }
-"""Commands that use a model, by its stage."""
+"""Commands that use a model, by its stage; `options` are those that embedding needs besides."""
 
 
 def export_model(trained: Path, out: Path) -> Path:
@@ -135,10 +136,9 @@ of the data allows it.
 
 
 def _use(config: Config, name: str) -> str:
-    text = USES[config.stage].format(here=name)
-    if isinstance(config, RetrievalConfig) and config.alignment.checkpoint is not None:
-        text = text.replace("--out GALLERY", "--out GALLERY --alignment ALIGNMENT", 1)
-    return text
+    generates = isinstance(config, RetrievalConfig) and config.alignment.checkpoint is not None
+    options = " --alignment ALIGNMENT" if generates else ""
+    return USES[config.stage].format(here=name, options=options)
 
 
 def _retrieval_facts(config: Config) -> list[tuple[str, str]]:

@@ -6,7 +6,6 @@ command that only reads a configuration or evaluates needs nothing of it.
 
 import functools
 import os
-import socket
 import warnings
 from collections.abc import Mapping
 from datetime import timedelta
@@ -22,6 +21,7 @@ from torch.optim import AdamW
 from data_shards.errors import InputError
 from smdt.training.finite import FiniteAdamW
 from smdt.training.parameter_groups import parameter_groups
+from smdt.training.place import find_place
 from smdt.training.universal import give_every_rank_a_part
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -59,38 +59,6 @@ class AdamConfig(OptimizerConfig):
     gradient_clipping: float = Field(0.0, ge=0)
 
 
-OPENMPI = {
-    "RANK": "OMPI_COMM_WORLD_RANK",
-    "LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_RANK",
-    "WORLD_SIZE": "OMPI_COMM_WORLD_SIZE",
-    "LOCAL_SIZE": "OMPI_COMM_WORLD_LOCAL_SIZE",
-}
-"""Torch's variables of a process's place, and OpenMPI's."""
-
-
-def find_place() -> tuple[int, int]:
-    """Return this process's rank and the number of ranks, from the launcher's environment.
-
-    What OpenMPI says is said in torch's words from now on. Without a launcher the process is a
-    world of its own, and the environment says so from now on.
-
-    Raises:
-        InputError: OpenMPI started this process, and nobody says where the ranks meet.
-    """
-    if "RANK" not in os.environ and OPENMPI["RANK"] in os.environ:
-        if "MASTER_ADDR" not in os.environ:
-            raise InputError(
-                "mpirun says no rank where rank 0 is: add -x MASTER_ADDR=HOST to its options "
-                "(`deepspeed --launcher_args`), HOST being the hostfile's first"
-            )
-        os.environ |= {name: os.environ[theirs] for name, theirs in OPENMPI.items()}
-        os.environ.setdefault("MASTER_PORT", "29500")
-    if "RANK" not in os.environ:
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
-        os.environ |= {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-
-
 def init_distributed(timeout_seconds: float) -> torch.device:
     """Join the process group that the launcher's environment describes.
 
@@ -125,14 +93,6 @@ def init_distributed(timeout_seconds: float) -> torch.device:
     if device.type != "cpu":
         accelerator.set_device(device.index)
     return device
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def zero_stage(settings: Mapping[str, Any]) -> int:

@@ -3,10 +3,13 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+
+from smdt.training.place import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 DEEPSPEED_FILES = ROOT / "configs" / "deepspeed"
@@ -39,6 +42,19 @@ WITHOUT_DROPOUT = {
     },
 }
 """The same without what is drawn for each rank."""
+
+
+def deepspeed(script: Path, ranks: int, *arguments: object, seconds: float = 600) -> None:
+    """Run a script of ours on some ranks of this machine, to its end."""
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--hostfile", ""]
+    places = ["--num_gpus", str(ranks), "--master_port", str(free_port())]
+    subprocess.run(
+        [*launcher, *places, script, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=seconds,
+    )
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 300):

@@ -1,9 +1,6 @@
 """The losses of a run do not depend on how many ranks make which of its steps."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +8,9 @@ import pytest
 from safetensors.torch import load_file
 
 from smdt.training import checkpoint
-from smdt.training.engine import free_port
 from smdt.training.run_folder import RunFolder
 from tests.distributed.elastic_steps import TOTAL, ZERO_STAGES
-from tests.distributed.runs import DEEPSPEED_FILES, ROOT, WITHOUT_DROPOUT
+from tests.distributed.runs import DEEPSPEED_FILES, WITHOUT_DROPOUT, deepspeed
 
 SCRIPT = Path(__file__).parent / "elastic_steps.py"
 RANKS = {4: 2, 8: 1, 12: 3}
@@ -42,15 +38,7 @@ def test_steps_on_2_then_1_then_3_ranks_have_the_losses_of_2(write_config, tmp_p
         written.rename(yamls / f"{name}.yaml")
     out = tmp_path / "runs"
     for end, ranks in RANKS.items():
-        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--hostfile", ""]
-        places = ["--num_gpus", str(ranks), "--master_port", str(free_port())]
-        subprocess.run(
-            [*launcher, *places, SCRIPT, yamls, DEEPSPEED_FILES, out, str(end)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            check=True,
-            timeout=600,
-        )
+        deepspeed(SCRIPT, ranks, yamls, DEEPSPEED_FILES, out, end)
     for name in (*STAGES, "small"):
         for zero in ZERO_STAGES:
             run = RunFolder(out / f"{name}-zero{zero}")

@@ -1,17 +1,13 @@
 """A step is the same function of the global batch for every rank count, chunk count, ZeRO stage."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from smdt.training.engine import free_port
-from tests.distributed.runs import DEEPSPEED_FILES, ROOT
+from tests.distributed.runs import DEEPSPEED_FILES, deepspeed
 from tests.plain_losses import PLAIN_LOSSES
 
 SCRIPT = Path(__file__).parent / "loss_curves.py"
@@ -21,15 +17,7 @@ def run_cases(
     config: Path, ranks: int, losses: str, chunks: str, out: Path
 ) -> dict[str, dict[str, Any]]:
     """Every loss, ZeRO stage and chunk count in one launch of `deepspeed`."""
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--hostfile", ""]
-    places = ["--num_gpus", str(ranks), "--master_port", str(free_port())]
-    subprocess.run(
-        [*launcher, *places, SCRIPT, config, DEEPSPEED_FILES, losses, chunks, out],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        check=True,
-        timeout=900,
-    )
+    deepspeed(SCRIPT, ranks, config, DEEPSPEED_FILES, losses, chunks, out, seconds=900)
     return json.loads(out.read_text())
 
 

@@ -16,9 +16,9 @@ from smdt.training.engine import (
     Engine,
     OptimizerConfig,
     deepspeed_settings,
-    free_port,
     init_distributed,
 )
+from smdt.training.place import free_port
 from smdt.training.run_folder import RunFolder
 from tests.distributed.runs import DEEPSPEED_FILES
 

@@ -1,8 +1,5 @@
 """Ten steps of the GAN are those of a plain PyTorch loop, however ranks and chunks share them."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +9,8 @@ from safetensors.torch import load_file
 from benchmarks.plain_gan import PlainGan
 from smdt import config as configuration
 from smdt.stages.alignment import DISCRIMINATORS, GENERATORS, AlignmentStage
-from smdt.training.engine import free_port
 from tests.distributed.gan_steps import CASES, OVERFLOWING, STEPS, with_loops
-from tests.distributed.runs import DEEPSPEED_FILES, ROOT
+from tests.distributed.runs import DEEPSPEED_FILES, deepspeed
 from tests.training_batches import training_batches
 
 SCRIPT = Path(__file__).parent / "gan_steps.py"
@@ -41,7 +37,7 @@ def test_ten_steps_are_those_of_a_plain_loop(write_config, tmp_path):
     for ranks in (1, 2):
         out = tmp_path / f"ranks{ranks}"
         out.mkdir()
-        launch(yaml, ranks, out)
+        deepspeed(SCRIPT, ranks, yaml, DEEPSPEED_FILES, out)
         for case in CASES:
             found = load_file(out / case.file)
             name = f"{ranks} ranks, {case}"
@@ -85,19 +81,6 @@ def weights_of(plain: PlainGan) -> Weights:
         for engine, module in modules.items()
         for name, parameter in module.named_parameters()
     }
-
-
-def launch(yaml: Path, ranks: int, out: Path) -> None:
-    """Every case in one launch of `deepspeed`."""
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--hostfile", ""]
-    places = ["--num_gpus", str(ranks), "--master_port", str(free_port())]
-    subprocess.run(
-        [*launcher, *places, SCRIPT, yaml, DEEPSPEED_FILES, out],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        check=True,
-        timeout=600,
-    )
 
 
 def compare(found: Weights, before: Weights, after: Weights, name: str) -> None:

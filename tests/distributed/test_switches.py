@@ -1,15 +1,11 @@
 """Switches of the towers and of their optimizer under DeepSpeed, on two ranks."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from smdt.training.engine import free_port
-from tests.distributed.runs import DEEPSPEED_FILES, ROOT
+from tests.distributed.runs import DEEPSPEED_FILES, deepspeed
 
 SCRIPT = Path(__file__).parent / "switch_steps.py"
 
@@ -29,15 +25,7 @@ def find(write_config, tmp_path):
     def run(**model):
         config = write_config(tmp_path / "run", model={**MODEL, **model}, batch={"global": 8})
         out = tmp_path / "found.json"
-        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--hostfile", ""]
-        places = ["--num_gpus", "2", "--master_port", str(free_port())]
-        subprocess.run(
-            [*launcher, *places, SCRIPT, config, DEEPSPEED_FILES, out],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            check=True,
-            timeout=840,
-        )
+        deepspeed(SCRIPT, 2, config, DEEPSPEED_FILES, out, seconds=840)
         return json.loads(out.read_text())
 
     return run

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from launcher.meeting import call, listen
-from launcher.probe import free_port
+from smdt.training.place import free_port
 
 
 def test_hosts_that_call_hear_the_token():

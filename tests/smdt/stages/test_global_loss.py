@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from smdt.losses import InfoNceConfig, SoftMarginConfig
 from smdt.stages.global_loss import loss_over_ranks
-from smdt.training.engine import free_port
+from smdt.training.place import free_port
 
 BATCH, DIM, SCALE, GAMMA = 12, 8, 7.0, 10.0
 SHOWN = np.full((BATCH, 3), -1)

@@ -1,5 +1,4 @@
 import importlib
-import os
 
 import pytest
 import torch
@@ -10,12 +9,10 @@ from smdt.training.engine import (
     Engine,
     OptimizerConfig,
     deepspeed_settings,
-    find_place,
     init_distributed,
 )
 
 ASKED = {"global_batch": 32, "world_size": 4, "precision": "bf16", "gradient_clipping": 1.0}
-PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def test_every_auto_is_filled_and_the_rest_is_kept():
@@ -53,32 +50,6 @@ def test_writers_that_go_on_behind_a_checkpoint_are_refused(user):
     with pytest.raises(InputError, match="leave them away"):
         deepspeed_settings(user, **ASKED)
     deepspeed_settings({"checkpoint": {"use_node_local_storage": False}}, **ASKED)
-
-
-@pytest.fixture
-def unplaced(monkeypatch):
-    """An environment that no launcher has made; what the test adds goes with it."""
-    monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k not in PLACE})
-    return os.environ
-
-
-def test_the_place_of_a_process_is_what_its_launcher_says(unplaced):
-    assert find_place() == (0, 1)
-    assert unplaced["MASTER_ADDR"] == "127.0.0.1"
-    unplaced |= {"RANK": "3", "WORLD_SIZE": "8"}
-    assert find_place() == (3, 8)
-
-
-def test_what_openmpi_says_is_said_in_torchs_words(unplaced):
-    prefix = "OMPI_COMM_WORLD"
-    unplaced |= {f"{prefix}_RANK": "5", f"{prefix}_SIZE": "8"}
-    unplaced |= {f"{prefix}_LOCAL_RANK": "1", f"{prefix}_LOCAL_SIZE": "4"}
-    with pytest.raises(InputError, match="add -x MASTER_ADDR=HOST"):
-        find_place()
-    unplaced["MASTER_ADDR"] = "host-a"
-    assert find_place() == (5, 8)
-    expected = {"LOCAL_RANK": "1", "LOCAL_SIZE": "4", "MASTER_PORT": "29500"}
-    assert unplaced.items() >= {**expected, "MASTER_ADDR": "host-a"}.items()
 
 
 @pytest.mark.parametrize("user", [{}, {"zero_optimization": {"stage": 0}}])

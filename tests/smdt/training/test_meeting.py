@@ -7,8 +7,8 @@ import pytest
 import torch.multiprocessing as mp
 
 from data_shards.errors import InputError, UserError
-from smdt.training.engine import free_port
 from smdt.training.meeting import Meeting
+from smdt.training.place import free_port
 
 RANKS = 3
 TIMEOUT_SECONDS = 3.0
