@@ -56,7 +56,7 @@ def cause(evidence: Evidence) -> str:
     if state["status"] == "preempted":
         return "a host was told to leave; all ranks saved"
     if evidence.failures:
-        host, code = evidence.failures[0]
+        host, code = _origin(evidence.failures)
         number = _signal(code)
         if code == LOST_SSH:
             return f"the session on {host} broke off: its processes, the host or its link are gone"
@@ -66,12 +66,22 @@ def cause(evidence: Evidence) -> str:
     if state["status"] == "failed":
         return _plain(state["reason"])
     if evidence.failures:
-        host, code = evidence.failures[0]
+        host, code = _origin(evidence.failures)
         said = f": {evidence.last_line}" if evidence.last_line else ""
         return f"a rank on {host} ended with exit code {code}{said}"
     if evidence.exit_code is None:
         return "the launcher ended it"
     return f"DeepSpeed's launcher ended with exit code {evidence.exit_code} and no word of why"
+
+
+def _origin(failures: Sequence[tuple[str, int]]) -> tuple[str, int]:
+    """Return the failure that the others follow from: the first, or the first SIGKILL.
+
+    Partners of a killed rank may end sooner than its own host says so, and nothing but the kernel
+    or a person kills one rank.
+    """
+    killed = (failure for failure in failures if _signal(failure[1]) == signal.SIGKILL)
+    return next(killed, failures[0])
 
 
 def _signal(code: int) -> int | None:

@@ -41,6 +41,12 @@ def test_the_state_decides_whatever_the_exit_code(said, asked, expected, exit_co
         (Evidence(state("failed", "the disk is full"), [("a", 1)]), "the disk is full"),
         # Whoever died first knows; the partner only lost it.
         (Evidence(state("failed", "Connection closed by peer"), [("b", 247)]), "ended by SIGKILL"),
+        (
+            Evidence(state("failed", "Connection closed by peer"), [("a", 1), ("b", 247)]),
+            "a process on b was ended by SIGKILL",
+        ),
+        # A partner that aborts, as NCCL's watchdog does, follows from what the first one says.
+        (Evidence(state("failed", "the disk is full"), [("a", 1), ("b", 250)]), "the disk is full"),
         (Evidence(state("failed", "Connection closed by peer"), [("b", 1)]), "lost the connection"),
         (Evidence(state("failed", "Timed out waiting 20000ms"), [("a", 1)]), "run.timeout_seconds"),
         (Evidence(None, [("b", 1)], last_line="ImportError: x"), "exit code 1: ImportError: x"),
