@@ -107,9 +107,9 @@ def run(config: RetrievalConfig, settings, chunks: int, expected: Gradient | Non
     """Loss of the global batch at each step, and how far the first gradient is from `expected`."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     stage = fresh_stage(config)
-    engine = Watched(
-        open_engines(config, settings, stage, world_size)[ENGINE], config.optimizer.betas[0]
-    )
+    engine = open_engines(config, settings, stage, world_size)[ENGINE]
+    if expected is not None:
+        engine = Watched(engine, config.optimizer.betas[0])
     losses = []
     for step, batch in enumerate(batches(config, rank, world_size, device)):
         context = StepContext(step, config.run.seed, rank, world_size, chunks, device, 1.0)

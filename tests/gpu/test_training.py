@@ -42,10 +42,10 @@ STAGES = {
 def retrieval(write_config, tmp_path) -> Callable[[str], Path]:
     """Write the YAML of a run whose loss curve depends on rounding as little as can be."""
 
-    def write(precision: str) -> Path:
+    def write(precision: str, compiled: bool = False) -> Path:
         return write_config(
-            tmp_path / precision,
-            model={"dropout": 0.0, "width": 64, "layers": 2},
+            tmp_path / f"{precision}-compiled-{compiled}",
+            model={"dropout": 0.0, "width": 64, "layers": 2, "compile": compiled},
             optimizer={"learning_rate": 3e-4, "epsilon": 1e-4},
             precision=precision,
         )
@@ -123,6 +123,18 @@ def test_every_stage_trains_evaluates_and_saves(world, write_config, tmp_path, s
     assert len(curve_of(run)) == 24
     assert np.isfinite(list(curve_of(run).values())).all()
     end(smdt("evaluate", run.root, "--shards", world))
+
+
+def test_a_compiled_run_makes_the_curve_of_a_plain_one(retrieval):
+    plain, compiled = (retrieval("fp32", compiled=each) for each in (False, True))
+    for config in (plain, compiled):
+        end(training(config))
+    expected, found = (
+        np.array(list(curve_of(RunFolder(config.with_suffix(""))).values()))
+        for config in (plain, compiled)
+    )
+    np.testing.assert_allclose(found[:10], expected[:10], rtol=1e-3)
+    np.testing.assert_allclose(found, expected, rtol=2e-2)
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(write_config, tmp_path):
