@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from smdt.config import load_deepspeed
 from smdt.training import checkpoint
@@ -50,12 +51,16 @@ def weights_after(steps: list[int], zero: int, precision: str, value: float) -> 
     return engine.full_weights() | {"skipped": torch.tensor(float(engine.skipped_steps))}
 
 
-def rank_main(rank: int, port: int) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "LOCAL_SIZE": RANKS}
+def join(rank: int, ranks: int, port: int) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_SIZE": ranks}
     os.environ |= {name: str(value) for name, value in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     init_distributed(60.0)
+
+
+def rank_main(rank: int, port: int) -> None:
+    join(rank, RANKS, port)
     for zero in range(4):
         for precision, value in (("fp32", float("nan")), ("bf16", float("inf"))):
             broken = weights_after([0, 1, BROKEN, 3, 4], zero, precision, value)
@@ -70,6 +75,41 @@ def rank_main(rank: int, port: int) -> None:
 @pytest.mark.timeout(300)
 def test_a_step_that_is_not_finite_on_one_rank_is_as_if_it_had_not_been():
     mp.spawn(rank_main, args=(free_port(),), nprocs=RANKS)
+
+
+class Kernels(TorchDispatchMode):
+    """Counts what a GPU would have to start."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+def count_kernels(rank: int, port: int) -> None:
+    join(rank, 1, port)
+    for zero in range(4):
+        settings = deepspeed_settings(
+            load_deepspeed(DEEPSPEED_FILES / f"zero{zero}.json"),
+            global_batch=2,
+            world_size=1,
+            precision="bf16",
+            gradient_clipping=1.0,
+        )
+        module = nn.Sequential(*(nn.Linear(4, 4) for _ in range(50)))
+        engine = Engine("deep", module, OptimizerConfig(), settings)
+        for _ in range(2):  # the first step also makes the optimizer's state
+            engine.backward(engine.forward(torch.randn(2, 4).bfloat16()).float().sum())
+            with Kernels() as kernels:
+                engine.step(1.0)
+        assert kernels.count < 10 * len(list(module.parameters())), f"ZeRO {zero}"
+    dist.destroy_process_group()
+
+
+def test_infinities_are_not_looked_for_in_one_parameter_after_another():
+    """A GPU would spend most of its step starting kernels."""
+    mp.spawn(count_kernels, args=(free_port(),), nprocs=1)
 
 
 @pytest.mark.timeout(300)
