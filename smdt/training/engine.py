@@ -20,6 +20,7 @@ from torch.optim import AdamW
 
 from data_shards.errors import InputError
 from smdt.training.finite import FiniteAdamW
+from smdt.training.flat import flatten
 from smdt.training.parameter_groups import parameter_groups
 from smdt.training.place import find_place
 from smdt.training.universal import give_every_rank_a_part
@@ -202,6 +203,9 @@ class Engine:
             model=module, optimizer=adamw, config=settings, dist_init_required=False
         )
         self._find_infinities_by_norm()
+        if hasattr(self._engine.optimizer, "grad_partitions_flat_buffer"):
+            # ZeRO 3 flattens a rank's gradients, which lie in one buffer, for the optimizer.
+            self._engine.optimizer.flatten = flatten
         self._world_size = dist.get_world_size()
         self.learning_rate = 0.0
 
