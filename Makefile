@@ -47,6 +47,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.gan_step
 	$(BIN)/python -m benchmarks.retrieval_step
+	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.recall
 	$(BIN)/python -m benchmarks.two_ranks
 	$(BIN)/python -m benchmarks.memory_per_rank

@@ -41,7 +41,7 @@ def run_checks(report: Path) -> list[Check]:
     # Most of a test is starting processes; what they hold of a GPU is little.
     at_once = max(1, min(8, len(os.sched_getaffinity(0)) // 2))
     junit = [f"--junit-xml={report}", "--override-ini=junit_family=xunit1"]
-    command = [sys.executable, "-m", "pytest", "tests", "-m", "gpu", "-n", str(at_once), *junit]
+    command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-n", str(at_once), *junit]
     subprocess.run(command, cwd=ROOT, check=False)
     checks = read_checks(report) if report.exists() else []
     if not checks:
