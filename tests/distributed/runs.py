@@ -110,3 +110,16 @@ def files_of(root: Path) -> dict[str, bytes]:
     """What every file below `root` holds, by its path."""
     paths = sorted(path for path in root.rglob("*") if path.is_file())
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+def join_ranks(rank: int, ranks: int, port: int) -> None:
+    """Be one of so many processes on this machine that were spawned to be ranks."""
+    import torch
+
+    from smdt.training.engine import init_distributed
+
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_SIZE": ranks}
+    os.environ |= {name: str(value) for name, value in place.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    init_distributed(60.0)

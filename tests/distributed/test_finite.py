@@ -1,6 +1,5 @@
 """Steps that are not finite change nothing on any rank, and too many in a row end the run."""
 
-import os
 import re
 
 import pytest
@@ -17,11 +16,10 @@ from smdt.training.engine import (
     Engine,
     OptimizerConfig,
     deepspeed_settings,
-    init_distributed,
 )
 from smdt.training.place import free_port
 from smdt.training.run_folder import RunFolder
-from tests.distributed.runs import DEEPSPEED_FILES
+from tests.distributed.runs import DEEPSPEED_FILES, join_ranks
 
 RANKS = 2
 BROKEN = 2
@@ -51,16 +49,8 @@ def weights_after(steps: list[int], zero: int, precision: str, value: float) -> 
     return engine.full_weights() | {"skipped": torch.tensor(float(engine.skipped_steps))}
 
 
-def join(rank: int, ranks: int, port: int) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_SIZE": ranks}
-    os.environ |= {name: str(value) for name, value in place.items()}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    init_distributed(60.0)
-
-
 def rank_main(rank: int, port: int) -> None:
-    join(rank, RANKS, port)
+    join_ranks(rank, RANKS, port)
     for zero in range(4):
         for precision, value in (("fp32", float("nan")), ("bf16", float("inf"))):
             broken = weights_after([0, 1, BROKEN, 3, 4], zero, precision, value)
@@ -78,7 +68,7 @@ def test_a_step_that_is_not_finite_on_one_rank_is_as_if_it_had_not_been():
 
 
 def count_kernels(rank: int, port: int) -> None:
-    join(rank, 1, port)
+    join_ranks(rank, 1, port)
     for zero in range(4):
         settings = deepspeed_settings(
             load_deepspeed(DEEPSPEED_FILES / f"zero{zero}.json"),
