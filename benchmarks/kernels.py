@@ -11,12 +11,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.ranks import run_ranks
@@ -40,7 +41,7 @@ class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has 
 
     def __torch_dispatch__(
         self,
-        func: Any,  # noqa: ANN401  (torch's signature)
+        func: OpOverload,
         types: Sequence[type],
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
@@ -81,7 +82,7 @@ def count(precision: Precision, zero: int, out: Path) -> None:
 
 
 def main(
-    precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    precision: Annotated[Precision, typer.Option(help="Of forward and backward.")] = "bf16",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the counts.")] = None,
 ) -> None:
     """Count the kernels of a step for every ZeRO stage."""

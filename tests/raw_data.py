@@ -1,24 +1,19 @@
 """Small copies of the published data sets, in their own layouts, of pictures made up."""
 
-import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.io import savemat
 
 from data_shards.sources.vigor import CITIES
+from tests.pictures import encoded, picture
 
 PAIRS = 4
 """Of a training split, at least."""
 
 
-def picture(seed: int, height: int, width: int, form: str = "JPEG") -> bytes:
-    """A coarse random picture, enlarged."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(buffer, form)
-    return buffer.getvalue()
+def jpeg(seed: int, height: int, width: int) -> bytes:
+    return encoded(picture(seed, height, width), "JPEG")
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -31,8 +26,8 @@ def write_cvusa(root: Path) -> None:
     for split, ids in (("train", range(1, 1 + PAIRS)), ("val", range(1 + PAIRS, 3 + PAIRS))):
         lines = []
         for i in ids:
-            write(root / f"bingmap/19/{i:07d}.jpg", picture(i, 96, 96))
-            write(root / f"streetview/panos/{i:07d}.jpg", picture(100 + i, 56, 308))
+            write(root / f"bingmap/19/{i:07d}.jpg", jpeg(i, 96, 96))
+            write(root / f"streetview/panos/{i:07d}.jpg", jpeg(100 + i, 56, 308))
             annotation = f"streetview/annotations/{i:07d}.png"
             lines.append(f"bingmap/19/{i:07d}.jpg,streetview/panos/{i:07d}.jpg,{annotation}\n")
         write(root / f"splits/{split}-19zl.csv", "".join(lines))
@@ -46,8 +41,8 @@ def write_cvact(root: Path) -> None:
     ids = [f"{i:022d}" for i in range(count)]
     for i, pano_id in enumerate(ids):
         folder = root / ("ANU_data_small" if i < PAIRS + 2 else "ANU_data_test")
-        write(folder / f"streetview/{pano_id}_grdView.jpg", picture(i, 832, 1664))
-        write(folder / f"satview_polish/{pano_id}_satView_polish.jpg", picture(100 + i, 96, 96))
+        write(folder / f"streetview/{pano_id}_grdView.jpg", jpeg(i, 832, 1664))
+        write(folder / f"satview_polish/{pano_id}_satView_polish.jpg", jpeg(100 + i, 96, 96))
     utm = np.array([[696000 + 100 * i, 6093000] for i in range(count)], dtype=np.float64)
 
     def rows(start: int, stop: int) -> np.ndarray:
@@ -70,12 +65,12 @@ def write_vigor(root: Path) -> None:
     for c, city in enumerate(CITIES):
         tiles = [f"satellite_{40 + c}.{n}_-87.{n}.png" for n in range(5)]
         for n, tile in enumerate(tiles):
-            write(root / city / "satellite" / tile, picture(10 * c + n, 96, 96, "PNG"))
+            write(root / city / "satellite" / tile, encoded(picture(10 * c + n, 96, 96), "PNG"))
         write(root / f"splits/{city}/satellite_list.txt", "\n".join(tiles))
         lines = []
         for n, near in enumerate([(1, 0, 2, 3), (2, 1, 0, 3), (4, 3, 2, 1), (0, 1, 2, 3)]):
             panorama = f"{city[:2]}-_{n},{40 + c}.25{n},-87.6,.jpg"
-            write(root / city / "panorama" / panorama, picture(100 + 10 * c + n, 64, 128))
+            write(root / city / "panorama" / panorama, jpeg(100 + 10 * c + n, 64, 128))
             lines.append(" ".join([panorama, *(f"{tiles[t]} {10.0 * t} -7.0" for t in near)]))
         for name, chosen in (
             ("same_area_balanced_train", lines[:2]),

@@ -247,9 +247,12 @@ class Engine:
             rate_factor: what the peak learning rate is multiplied by in this step.
         """
         self.learning_rate = self._peak_learning_rate * rate_factor
-        groups = self._engine.optimizer.param_groups
-        for group, scale in zip(groups, self._rate_scales, strict=True):
+        optimizer = self._engine.optimizer
+        for group, scale in zip(optimizer.param_groups, self._rate_scales, strict=True):
             group["lr"] = self.learning_rate * scale
+        if hasattr(optimizer, "clear_lp_grads"):
+            # bf16 on ZeRO 1: their sums in fp32 are what the step takes, and it needs the memory.
+            optimizer.clear_lp_grads(set_to_none=True)
         self._engine.step()
 
     @property
