@@ -9,9 +9,10 @@ import torch
 from launcher.command import train_arguments
 from smdt import config as configuration
 from smdt.config import Config
+from smdt.stages import make_stage
 from smdt.stages.aligned import pinned
 from smdt.telemetry.metrics import TrainingMetrics
-from smdt.train import open_loader
+from smdt.train import open_loader, require_data
 from smdt.training.run_folder import RunFolder
 
 
@@ -52,9 +53,10 @@ def open_job(
     config = configuration.load(file, overrides)
     configuration.load_deepspeed(deepspeed_file)
     configuration.check_ranks(config, ranks)
-    pinned(config)
+    stage = make_stage(pinned(config))
     config.telemetry.check()
     folder = RunFolder(config.run.out)
     metrics = TrainingMetrics(config.run.name, config.stage, 0)
-    open_loader(config, folder, metrics, 0, ranks, torch.device("cpu"))
+    loader = open_loader(config, folder, metrics, 0, ranks, torch.device("cpu"))
+    require_data(stage, config, loader.split)
     return Job(file, deepspeed_file, resume, tuple(overrides), config, folder)

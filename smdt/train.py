@@ -145,7 +145,7 @@ def run_stage(
     stage = make_stage(config)
     started_from = None if origin.checkpoint is not None else initialise(stage, config)
     loader = open_loader(config, folder, metrics, rank, world_size, device)
-    stage.require(loader.split)
+    require_data(stage, config, loader.split)
     context = StepContext(0, config.run.seed, rank, world_size, config.batch.chunks, device)
     ideal_seconds = ideal_seconds_of(config, stage, context)
     engines = open_engines(config, user_settings, stage, world_size, universal=origin.universal)
@@ -280,6 +280,16 @@ def open_engines(
         name: Engine(name, module, config.optimizer, settings, universal=universal)
         for name, module in stage.modules().items()
     }
+
+
+def require_data(stage: Stage, config: Config, split: Split) -> None:
+    """Check that a stage can learn from a split, and that its evaluations will find their data.
+
+    Raises:
+        UserError: it can't, or they won't.
+    """
+    stage.require(split)
+    stage.require_shards(config.evaluation_data)
 
 
 def open_loader(

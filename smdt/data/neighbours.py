@@ -127,7 +127,7 @@ def _positions(split: Split) -> NDArray[np.float64]:
     """Points whose straight distances order as the true ones, NaN where unknown: [N, 2 or 3]."""
     lat, lon = np.radians(split.column("lat")), np.radians(split.column("lon"))
     if np.isnan(lat).all():
-        return np.stack([split.column("utm_e"), split.column("utm_n")], axis=1)
+        return split.utm
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
 
 

@@ -141,6 +141,11 @@ class Split:
         """The tar of this number."""
         return layout.tar_path(self.root, self.name, shard)
 
+    @cached_property
+    def utm(self) -> NDArray[np.float64]:
+        """Positions of all samples, easting and northing in metres, [N, 2]; NaN: unknown."""
+        return np.stack([self.column("utm_e"), self.column("utm_n")], axis=1)
+
     @property
     def places(self) -> NDArray[np.int64]:
         """Numbers that samples of one place share (`data_shards.places`), int64 [N], from 0."""

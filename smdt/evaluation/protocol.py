@@ -149,15 +149,24 @@ def tiles_within(
         EvaluationError: a position is unknown.
     """
     for positions in (queries, gallery):
-        unknown = int(np.isnan(positions).any(axis=1).sum())
-        if unknown:
-            raise EvaluationError(
-                f"{unknown} of {len(positions)} samples have no UTM position, which the rule of "
-                f"{metres:g} m needs: evaluate with --protocol pairs"
-            )
+        require_positions(positions, metres)
     near = KDTree(gallery).query_ball_point(queries, metres, return_sorted=True)
     right = _padded([[*tiles] for tiles in near])
     return Truth(right, right[:, :0])
+
+
+def require_positions(positions: NDArray[np.float64], metres: float) -> None:
+    """Check that all positions [N, 2] are known, as `tiles_within` so many metres needs.
+
+    Raises:
+        EvaluationError: one is NaN.
+    """
+    unknown = int(np.isnan(positions).any(axis=1).sum())
+    if unknown:
+        raise EvaluationError(
+            f"{unknown} of {len(positions)} samples have no UTM position, which the rule of "
+            f"{metres:g} m needs: evaluate with --protocol pairs"
+        )
 
 
 def named_tiles(positive: Ids, semi_positives: Ids, tiles: Ids) -> Truth:

@@ -16,7 +16,7 @@ from smdt.geometry.augment import Draw
 from smdt.geometry.mapping import GeometryConfig, Mapping, PanoramaMapping
 from smdt.geometry.view import resize
 from smdt.stages.aligned import FrozenAlignment, find_alignment, require_same_alignment
-from smdt.stages.mapped import mapped
+from smdt.stages.mapped import mapped, require_mappable
 
 
 class AerialImages(ABC):
@@ -73,6 +73,10 @@ class MappedTiles(AerialImages):
         """Unroll."""
         return mapped(self._mapping, batch, rows)
 
+    def require(self, split: Split) -> None:
+        """Check that its tiles can be unrolled."""
+        require_mappable(self._mapping.config, split)
+
 
 class AlignedFromShards(AerialImages):
     """What `smdt align` made of the aerial image."""
@@ -107,13 +111,12 @@ class AlignedOnTheFly(AerialImages):
         return resize(self._alignment(batch, rows).permute(0, 2, 3, 1), self.size)
 
     def require(self, split: Split) -> None:
-        """Load the generators, whatever the split.
+        """Load the generators, and check that they can work on the split.
 
         Raises:
-            InputError: they are not to be found.
+            InputError: they are not to be found, or can't.
         """
-        del split
-        _ = self._alignment
+        self._alignment.require(split)
 
 
 def aerial_images(config: RetrievalConfig) -> AerialImages:

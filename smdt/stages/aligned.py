@@ -54,6 +54,14 @@ class FrozenAlignment:
             module.eval().requires_grad_(False)
         self._device = torch.device("cpu")
 
+    def require(self, split: Split) -> None:
+        """Check that a split's tiles can be aligned.
+
+        Raises:
+            DataInputError: they can't be mapped.
+        """
+        self._stage.require(split)
+
     def __call__(self, batch: Batch, rows: slice) -> Tensor:
         """Return the aligned images of some rows, on the batch's device.
 

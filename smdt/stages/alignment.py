@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from data_shards import manifest
 from smdt.config import AlignmentConfig
 from smdt.data.loader import Batch
 from smdt.data.randomness import sample_seed
+from smdt.data.split import Split
 from smdt.evaluation.alignment import AlignmentScores
 from smdt.geometry.augment import draw
 from smdt.geometry.mapping import PanoramaMapping
@@ -27,7 +29,7 @@ from smdt.semantics.augment import draw_semantics
 from smdt.semantics.palette import known, to_classes, to_colours
 from smdt.stages.chunks import equal_slices
 from smdt.stages.held_out import missing_samples, open_held_out
-from smdt.stages.mapped import mapped
+from smdt.stages.mapped import mapped, require_mappable
 from smdt.training.engine import Engine
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
 from smdt.training.utilization import forward_flops
@@ -95,6 +97,17 @@ class AlignmentStage(Stage):
         discriminators = forward_flops(lambda: self.discriminators(*[blank] * 5))
         again = 0.0 if self._loops == 1 else generators + (self._loops - 1) * discriminators
         return 3.0 * generators + (3.0 + 1.5) * self._loops * discriminators + again
+
+    def require(self, split: Split) -> None:
+        """Check that its tiles can be mapped."""
+        require_mappable(self._config.geometry, split)
+
+    def require_shards(self, data: EvaluationData) -> None:
+        """Check also the galleries, which `smdt align` will ask of the generators."""
+        super().require_shards(data)
+        for name, entry in manifest.load(data.shards).splits.items():
+            if entry.kind == "aerial":
+                self.require(Split.open(data.shards, name, data.cache))
 
     def _panoramas(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Return some rows of a batch as panoramas of one size.

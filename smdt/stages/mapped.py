@@ -7,7 +7,30 @@ import numpy as np
 from torch import Tensor
 
 from smdt.data.batch import Batch
-from smdt.geometry.mapping import PanoramaMapping
+from smdt.data.split import DataInputError, Split
+from smdt.geometry.mapping import GeometryConfig, PanoramaMapping
+
+
+def require_mappable(config: GeometryConfig, split: Split) -> None:
+    """Check that every tile of a split can be mapped.
+
+    Raises:
+        DataInputError: neither the split nor the configuration says its extent or elevations.
+    """
+    if config.mapping == "polar":
+        return
+    asked = {
+        "extent_m": (config.extent_m, ["extent_m"]),
+        "elevation_deg": (config.elevation_deg, ["elevation_min", "elevation_max"]),
+    }
+    for setting, (configured, columns) in asked.items():
+        unknown = np.any([np.isnan(split.column(each)) for each in columns], axis=0).sum()
+        if configured is None and unknown:
+            raise DataInputError(
+                f"{unknown} of the {len(split)} samples of split {split.name!r} in {split.root} "
+                f"have no {setting}, which the {config.mapping} mapping needs: set "
+                f"geometry.{setting}, or choose the polar mapping."
+            )
 
 
 def mapped(mapping: PanoramaMapping, batch: Batch, rows: slice) -> Tensor:

@@ -27,6 +27,7 @@ from smdt.evaluation.protocol import (
     named_tiles,
     own_tile,
     protocol_of,
+    require_positions,
     same_cities,
     tiles_within,
 )
@@ -129,6 +130,35 @@ def embed(embedder: Embedder, loader: EvaluationLoader, views: Sequence[str]) ->
     return [torch.from_numpy(np.concatenate(ids)).to(descriptors[0].device), *descriptors]
 
 
+def open_splits(
+    embedder: Embedder, protocol: Protocol, data: EvaluationData
+) -> tuple[Split, Split]:
+    """Open the split of the queries and that of the gallery, which may be one.
+
+    Raises:
+        DataInputError: they do not fit the protocol or the embedder.
+        DataError: more samples are in missing or truncated tars than may be missing.
+        EvaluationError: a position is unknown that the protocol needs.
+    """
+    queries = gallery = Split.open(data.shards, data.split, data.cache)
+    if protocol.gallery is not None:
+        gallery = Split.open(data.shards, protocol.gallery, data.cache)
+        if (queries.column("positive") < 0).any():
+            raise DataInputError(
+                f"Split {queries.name!r} in {queries.root} names no tile for some samples: "
+                f"protocol {protocol.name} can't say what is right for them."
+            )
+    ground_view, aerial_view = embedder.views
+    queries.require_views([ground_view])
+    gallery.require_views([aerial_view])
+    embedder.require(gallery)
+    for split in (queries, gallery):
+        split.require_tars(data.max_missing, "max_missing")
+    if protocol.within_m:
+        require_positions(queries.utm, protocol.within_m)
+    return queries, gallery
+
+
 def search(
     embedder: Embedder, protocol: Protocol, context: StepContext, data: EvaluationData
 ) -> Search:
@@ -139,9 +169,12 @@ def search(
         DataError: more samples are missing than may be.
         EvaluationError: a position is unknown that the protocol needs.
     """
-    queries = Split.open(data.shards, data.split, data.cache)
-    found = _pairs if protocol.gallery is None else _two_splits
-    result = found(embedder, protocol, queries, context, data)
+    queries, gallery = open_splits(embedder, protocol, data)
+    result = (
+        _pairs(embedder, protocol.within_m, queries, context, data)
+        if gallery is queries
+        else _two_splits(embedder, queries, gallery, context, data)
+    )
     if result.missing > data.max_missing:
         raise DataError(
             f"{result.missing} samples of {queries.root} can't be read, or their tile can't, more "
@@ -153,19 +186,17 @@ def search(
 
 def _pairs(
     embedder: Embedder,
-    protocol: Protocol,
+    within_m: float,
     split: Split,
     context: StepContext,
     data: EvaluationData,
 ) -> Search:
     """The gallery are the aerial images of the queries' own split."""
-    embedder.require(split)
     loader = loader_of_rank(split, embedder.views, context, data.batch, data.max_missing)
     ids, ground, aerial = embed(embedder, loader, embedder.views)
     own_ids, gallery_ids = ids.cpu().numpy(), gather_ragged(ids).cpu().numpy()
-    if protocol.within_m:
-        utm = np.stack([split.column("utm_e"), split.column("utm_n")], axis=1)
-        truth = tiles_within(utm[own_ids], utm[gallery_ids], protocol.within_m)
+    if within_m:
+        truth = tiles_within(split.utm[own_ids], split.utm[gallery_ids], within_m)
     else:
         truth = own_tile(own_ids, gallery_ids)
     return Search(
@@ -183,22 +214,12 @@ def _pairs(
 
 def _two_splits(
     embedder: Embedder,
-    protocol: Protocol,
     queries: Split,
+    gallery: Split,
     context: StepContext,
     data: EvaluationData,
 ) -> Search:
     """Queries name their tiles in a gallery, of which the cities of the queries are searched."""
-    assert protocol.gallery is not None, "the caller has looked"
-    gallery = Split.open(data.shards, protocol.gallery, data.cache)
-    if (queries.column("positive") < 0).any():
-        raise DataInputError(
-            f"Split {queries.name!r} in {queries.root} names no tile for some samples: protocol "
-            f"{protocol.name} can't say what is right for them."
-        )
-    embedder.require(gallery)
-    for split in (queries, gallery):
-        split.require_tars(data.max_missing, "max_missing")
     ground_view, aerial_view = embedder.views
     chosen = np.flatnonzero(same_cities(queries.names("source_id"), gallery.names("source_id")))
     limits = context, data.batch, data.max_missing

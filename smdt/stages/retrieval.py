@@ -34,7 +34,7 @@ from smdt.stages.chunks import equal_slices
 from smdt.stages.global_loss import loss_over_ranks
 from smdt.stages.held_out import loader_of_rank
 from smdt.stages.outcomes import outcomes
-from smdt.stages.ranking import choose_protocol, embed, retrievals, search
+from smdt.stages.ranking import choose_protocol, embed, open_splits, retrievals, search
 from smdt.training.engine import Engine
 from smdt.training.gathering import gather_ragged
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
@@ -178,6 +178,11 @@ class RetrievalStage(Stage):
             InputError: they are not.
         """
         self._aerial.require(split)
+
+    def require_shards(self, data: EvaluationData) -> None:
+        """Check what the protocol asks of the queries and of their gallery."""
+        split = Split.open(data.shards, data.split, data.cache)
+        open_splits(self, choose_protocol(self._config.evaluation.protocol, split), data)
 
     def embed(self, batch: Batch | None, views: Sequence[str]) -> list[Tensor]:
         """Return the descriptors of some views, ground images as evaluation shows them."""

@@ -121,6 +121,18 @@ class Stage(ABC):
         """
         del split
 
+    def require_shards(self, data: EvaluationData) -> None:
+        """Check that shards hold what evaluations, the first of which may be hours away, need.
+
+        Raises:
+            InputError: they do not.
+            DataError: more samples are in missing or truncated tars than may be missing.
+        """
+        split = Split.open(data.shards, data.split, data.cache)
+        split.require_views(self.views)
+        split.require_tars(data.max_missing, "max_missing")
+        self.require(split)
+
     def neighbours(self, context: StepContext, split: Split, count: int) -> torch.Tensor:
         """Find the samples that the modules, as they are, find most alike; every rank calls it.
 

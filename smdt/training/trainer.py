@@ -77,6 +77,12 @@ class TrainerConfig(BaseModel):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    @property
+    def evaluation_data(self) -> EvaluationData:
+        """What the run's own evaluations read."""
+        own, data = self.evaluation, self.data
+        return EvaluationData(data.shards, own.split, own.batch, own.max_missing, data.cache)
+
 
 class Trainer:
     """Runs a stage from where its progress stands to the end of the schedule.
@@ -236,12 +242,7 @@ class Trainer:
 
     def _evaluate(self, progress: Progress) -> Progress:
         """Evaluate the stage and remember its best score."""
-        section = self._config.evaluation
-        shards = self._config.data
-        data = EvaluationData(
-            shards.shards, section.split, section.batch, section.max_missing, shards.cache
-        )
-        evaluation = self._stage.evaluate(self._context, data)
+        evaluation = self._stage.evaluate(self._context, self._config.evaluation_data)
         text = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.scores.items())
         self._display.say(f"step {progress.step}: {text}")
         _log.info("step %d: %s", progress.step, text)

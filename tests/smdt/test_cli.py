@@ -88,15 +88,23 @@ def test_a_folder_without_shards_is_named(config, fails, tmp_path):
     assert "nowhere" in sentence
 
 
-def test_an_unknown_split_names_those_there_are(config, fails):
-    code, sentence = fails("train", "--config", config, "data.split=test")
+@pytest.mark.parametrize("section", ["data", "evaluation"])
+def test_an_unknown_split_names_those_there_are(config, fails, section):
+    code, sentence = fails("train", "--config", config, f"{section}.split=test")
     assert code == 2
     assert "train" in sentence
     assert "val" in sentence
 
 
-def test_a_truncated_tar_is_named_by_training_and_by_verify(config, fails, copied):
-    tar = Split.open(copied, "train").tar(0)
+def test_a_protocol_that_the_shards_cannot_serve_is_refused_before_the_first_step(config, fails):
+    code, sentence = fails("train", "--config", config, "evaluation.protocol=vigor_same")
+    assert code == 2
+    assert "no split 'aerial'" in sentence
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_truncated_tar_is_named_by_training_and_by_verify(config, fails, copied, split):
+    tar = Split.open(copied, split).tar(0)
     with tar.open("r+b") as file:
         file.truncate(tar.stat().st_size // 3)
     code, sentence = fails("train", "--config", config)

@@ -1,21 +1,27 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks.plain_gan import PlainGan
+from data_shards.build import BuildOptions, build
 from data_shards.classes import SKY, VOID
 from data_shards.errors import InputError
+from data_shards.sample import Sample
+from data_shards.sources.source import SplitPlan
+from data_shards.world.source import WorldSource
 from smdt import config as configuration
 from smdt.data.evaluation_loader import EvaluationLoader
-from smdt.data.split import Split
+from smdt.data.shard_cache import CacheConfig
+from smdt.data.split import DataInputError, Split
 from smdt.evaluation.images import ssim
 from smdt.models.dual_cgan import Discriminators
 from smdt.semantics.augment import SemanticsConfig
 from smdt.semantics.palette import to_classes
 from smdt.stages.alignment import DISCRIMINATORS, GENERATORS, TERMS, AlignmentStage, frozen
 from smdt.stages.trained import evaluate_stage
-from smdt.training.stage import StepContext
+from smdt.training.stage import EvaluationData, StepContext
 from tests.plain_engine import PlainEngine
 from tests.training_batches import training_batches
 
@@ -219,3 +225,32 @@ def test_panogan_compat_scores_are_599_db_higher(make_config):
         assert published[name] - standard[name] == pytest.approx(5.987, abs=1e-3)
     assert published["SSIM"] != standard["SSIM"]
     assert published["mIoU"] == standard["mIoU"]
+
+
+class WithGallery(WorldSource):
+    """The world beside a gallery of tiles, whose elevations nobody says."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 4, 2, "easy", (32, 64), 64)
+
+    @property
+    def splits(self) -> dict[str, SplitPlan]:
+        return {**super().splits, "aerial": SplitPlan("aerial", 3)}
+
+    def sample(self, split: str, row: int) -> Sample:
+        if split != "aerial":
+            return super().sample(split, row)
+        tile = super().sample("train", row)
+        meta = replace(tile.meta, elevation=None)
+        return Sample(meta, {name: tile.parts[name] for name in tile.parts if "aerial" in name})
+
+
+def test_a_gallery_that_could_not_be_aligned_is_refused_before_the_training(make_config, tmp_path):
+    root = tmp_path / "shards"
+    build(WithGallery(), root, BuildOptions(), workers=1)
+    data = EvaluationData(str(root), "val", 2, 0, CacheConfig())
+    config = make_config()
+    with pytest.raises(DataInputError, match=r"3 of the 3 .* 'aerial' .* geometry\.elevation_deg"):
+        AlignmentStage(config).require_shards(data)
+    said = config.geometry.model_copy(update={"elevation_deg": (-45.0, 45.0)})
+    AlignmentStage(config.model_copy(update={"geometry": said})).require_shards(data)

@@ -3,7 +3,7 @@
 import multiprocessing
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +23,7 @@ from smdt.data.split import DataError, DataInputError, Split
 from smdt.evaluation.protocol import PROTOCOLS
 from smdt.evaluation.recall import EvaluationError
 from smdt.stages.outcomes import outcomes
-from smdt.stages.ranking import choose_protocol, retrievals, search
+from smdt.stages.ranking import choose_protocol, open_splits, retrievals, search
 from smdt.training.stage import EvaluationData, StepContext
 
 CITIES = ("Chicago", "Seattle", "Chicago", "SanFrancisco")
@@ -81,6 +81,14 @@ def picture(number: int) -> bytes:
     out = BytesIO()
     Image.new("RGB", (8, 8), (number, 0, 0)).save(out, "PNG")
     return out.getvalue()
+
+
+class CvactOfUnknownPlaces(Cvact):
+    """The same; nobody knows where the first two were taken."""
+
+    def sample(self, split: str, row: int) -> Sample:
+        sample = super().sample(split, row)
+        return replace(sample, meta=Meta(f"{row}")) if row < 2 else sample
 
 
 @dataclass
@@ -288,6 +296,15 @@ def test_senseless_protocols_are_one_sentence(vigor, cvact):
     of_vigor = EvaluationData(str(vigor), "test", 4, 0, CacheConfig())
     with pytest.raises(DataInputError, match="no aerial image"):
         search(Colours(), PROTOCOLS["cvusa"], context, of_vigor)
+
+
+def test_five_metres_ask_for_every_position_before_anything_is_embedded(tmp_path):
+    root = tmp_path / "shards"
+    build(CvactOfUnknownPlaces(), root, BuildOptions(), workers=1)
+    data = EvaluationData(str(root), "test", 4, 0, CacheConfig())
+    open_splits(Colours(), PROTOCOLS["cvact_val"], data)
+    with pytest.raises(EvaluationError, match="2 of 30 samples have no UTM position"):
+        open_splits(Colours(), PROTOCOLS["cvact_test"], data)
 
 
 @pytest.mark.parametrize("split", ["test", "aerial"])
