@@ -18,7 +18,8 @@ class Positions:
     def __init__(self, lat, lon, utm_e, utm_n, places, also=None):
         self.places = np.asarray(places)
         self._also = np.empty((len(self.places), 0), dtype=np.int64) if also is None else also
-        self._columns = {"lat": lat, "lon": lon, "utm_e": utm_e, "utm_n": utm_n}
+        self._columns = {"lat": lat, "lon": lon}
+        self.utm = np.stack([utm_e, utm_n], axis=1)
 
     def column(self, name: str) -> np.ndarray:
         return np.asarray(self._columns[name], dtype=float)

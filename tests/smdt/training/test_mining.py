@@ -19,8 +19,8 @@ class FakeSplit:
     def __init__(self, positions: bool):
         self.places = np.arange(SAMPLES)
         known = np.arange(SAMPLES) / 100 if positions else np.full(SAMPLES, np.nan)
-        nothing = np.full(SAMPLES, np.nan)
-        self._columns = {"lat": known, "lon": known, "utm_e": nothing, "utm_n": nothing}
+        self._columns = {"lat": known, "lon": known}
+        self.utm = np.full((SAMPLES, 2), np.nan)
 
     def __len__(self) -> int:
         return SAMPLES
