@@ -66,7 +66,7 @@ def test_wrong_input_is_said_before_anything_starts(write_config, hostfile, tmp_
         (["batch.global=6"], "which 4 ranks x 1 chunks do not divide"),
         (["--env", "NOT_SET"], "--env NOT_SET: the variable is not set here"),
         (["--include", "z"], "names 'z', which is not in the file"),
-        (["evaluation.split=a%h"], "which pdsh replaces on the way to the hosts"),
+        (["run.out=a%h"], "which pdsh replaces on the way to the hosts"),
     ]:
         done = launcher(*words, *more)
         assert done.returncode == 2, done.stderr
