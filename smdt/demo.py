@@ -48,8 +48,8 @@ class Budget:
     aligned_retrieval: str
 
 
-FULL = Budget(2500, 500, "24 epochs", "1 epoch", "1 epoch", "12 epochs")
-QUICK = Budget(500, 100, "8 epochs", "1 epoch", "1 epoch", "4 epochs")
+FULL = Budget(2500, 500, "96 epochs", "1 epoch", "1 epoch", "12 epochs")
+QUICK = Budget(500, 100, "48 epochs", "1 epoch", "1 epoch", "4 epochs")
 
 
 def run_demo(out: Path, quick: bool) -> None:
