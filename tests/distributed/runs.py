@@ -1,5 +1,6 @@
 """Looking after a run that a test has started."""
 
+import atexit
 import os
 import signal
 import subprocess
@@ -122,4 +123,7 @@ def join_ranks(rank: int, ranks: int, port: int) -> None:
     os.environ |= {name: str(value) for name, value in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    # Gloo's threads let go of the last collective's tensors a moment after it; once the
+    # interpreter is ending, that aborts the process.
+    atexit.register(time.sleep, 0.5)
     init_distributed(60.0)
