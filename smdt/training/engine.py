@@ -177,7 +177,9 @@ class Engine:
         from deepspeed.accelerator import get_accelerator
 
         if settings["fp16"]["enabled"] and not get_accelerator().is_fp16_supported():
-            raise InputError("precision: fp16 needs a GPU; set it to bf16 or fp32 on this machine")
+            raise InputError(
+                "precision: fp16 needs a GPU, or a CPU with AVX512-FP16; set it to bf16 or fp32"
+            )
         self._universal = universal
         if universal:
             loading = {**settings.get("checkpoint", {}), "load_universal": True}
