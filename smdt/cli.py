@@ -179,6 +179,9 @@ def embed(
     ranks: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images that a process sees at once.")] = 32,
     max_missing: Annotated[int, typer.Option(min=0, help="Unreadable samples to leave out.")] = 0,
+    turns: Annotated[
+        int, typer.Option(min=1, help="At which each image is embedded; 12 finds photos better.")
+    ] = 1,
     alignment: AlignmentOption = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -187,7 +190,7 @@ def embed(
     from smdt.inference.embed_rank import embed_on_rank, rank_arguments
 
     split = split or default_split(shards)
-    job = EmbedJob(trained, shards, split, out, batch, max_missing, alignment)
+    job = EmbedJob(trained, shards, split, out, batch, max_missing, alignment, turns)
     try:
         with stop_signals():
             prepare(job)

@@ -24,6 +24,8 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 PHOTO = "photo.png"
 FOV_DEG, AZIMUTH_DEG = 90.0, 120.0
 """What the photo shows of a panorama: how wide, and around which direction from its middle."""
+TURNS = 12
+"""At which the gallery has its places."""
 WORLD = ("--seed", "0", "--difficulty", "normal", "--ground-size", "64x256", "--aerial-size", "192")
 
 
@@ -84,7 +86,7 @@ def commands(out: Path, budget: Budget) -> Iterator[Sequence[str]]:
     yield _train("photos", mixed, world, budget.retrieval)
     yield _evaluate(mixed, world)
     yield ("report", mixed)
-    yield ("embed", mixed, "--shards", world, "--out", gallery)
+    yield ("embed", mixed, "--shards", world, "--out", gallery, "--turns", f"{TURNS}")
     yield ("locate", f"{out / PHOTO}", "--gallery", gallery, "--fov", f"{FOV_DEG:g}")
     # The paper's method: class maps, the dual conditional GAN, retrieval on what it makes.
     yield _train("segmentation", segmenter, world, budget.segmentation)

@@ -10,7 +10,7 @@ B batch, C channels, H rows, W columns, S side of a tile.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -46,6 +46,11 @@ class Draw:
     clockwise_deg: NDArray[np.float64]
     mirrored: NDArray[np.bool_]
 
+    @classmethod
+    def turned(cls, clockwise_deg: float, count: int) -> Self:
+        """Return the same turn for each of some samples, none mirrored."""
+        return cls(np.full(count, clockwise_deg), np.zeros(count, bool))
+
     def apply(self, panoramas: Tensor) -> Tensor:
         """Turn, then mirror panoramas [B, C, H, W]."""
         turned = turn(panoramas, self.clockwise_deg)
@@ -71,6 +76,11 @@ class Draw:
     def _mirror(self, images: Tensor, flipped: Tensor) -> Tensor:
         mirrored_B111 = torch.from_numpy(self.mirrored).to(images.device).view(-1, 1, 1, 1)
         return torch.where(mirrored_B111, flipped, images)
+
+
+def even_turns(count: int) -> NDArray[np.float64]:
+    """Return turns at even distances around the circle, the first is 0: degrees [count]."""
+    return np.linspace(0.0, 360.0, count, endpoint=False, dtype=np.float64)
 
 
 def draw(config: AugmentConfig, seeds: list[int]) -> Draw:

@@ -24,6 +24,7 @@ from smdt.data.errors import DataError
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.evaluation.protocol import protocol_of
+from smdt.geometry.look import RetrievalAugmentConfig
 from smdt.inference.gallery import TENSOR, Description, Gallery, places_of, write_gallery
 from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.trained import load_stage
@@ -32,6 +33,7 @@ from smdt.training import checkpoint
 
 PARTS = "parts"
 IDS = "sample_ids"
+QUARTERS = 4
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class EmbedJob:
         batch: images that a process sees at once.
         max_missing: how many unreadable samples may be left out.
         alignment: run or checkpoint that makes aligned images; None: where the run had it.
+        turns: at which each image is embedded, at even distances around the circle.
     """
 
     trained: Path
@@ -55,6 +58,7 @@ class EmbedJob:
     batch: int
     max_missing: int
     alignment: Path | None = None
+    turns: int = 1
 
 
 def open_retrieval(
@@ -92,10 +96,31 @@ def prepare(job: EmbedJob) -> None:
     """
     split = Split.open(job.shards, job.split)
     if shards_left(job, split, 0, 1):
-        _, stage = open_retrieval(job.trained, torch.device("cpu"), job.alignment)
+        config, stage = open_retrieval(job.trained, torch.device("cpu"), job.alignment)
+        require_turns(config.augment, job.turns)
         stage.require(split)
         split.require_tars(job.max_missing, "--max-missing")
     begin(job)
+
+
+def require_turns(augment: RetrievalAugmentConfig, turns: int) -> None:
+    """Check that towers know pairs at as many turns.
+
+    Raises:
+        InputError: they do not.
+    """
+    if turns == 1:
+        return
+    if not augment.turn or augment.unknown_heading:
+        raise InputError(
+            f"--turns {turns} needs towers that know north and were trained on turned pairs "
+            "(augment.turn without augment.unknown_heading): leave it away"
+        )
+    if augment.turn == "quarters" and QUARTERS % turns:
+        raise InputError(
+            f"--turns {turns}: these towers were trained on quarter turns (augment.turn), "
+            "take 2 or 4"
+        )
 
 
 def begin(job: EmbedJob) -> Split:
@@ -113,6 +138,7 @@ def begin(job: EmbedJob) -> Split:
         split=job.split,
         manifest_hash=split.manifest_hash,
         elevation_deg=_elevation(split),
+        turns=job.turns,
     ).claim(job.out)
     return split
 
@@ -155,10 +181,9 @@ def embed(
         with torch.no_grad():
             for batch in loader:
                 ids.append(batch.sample_ids)
-                (made,) = stage.embed(batch, [view])
-                descriptors.append(made.cpu())
+                descriptors.append(stage.embed_turned(batch, job.turns).cpu())
                 advance(len(batch.sample_ids))
-        nothing = torch.empty(0, stage.towers.descriptor_dim)
+        nothing = torch.empty(0, stage.towers.descriptor_dim * job.turns)
         part = {
             IDS: torch.from_numpy(np.concatenate(ids)),
             TENSOR: torch.cat([nothing, *descriptors]),

@@ -43,6 +43,7 @@ def rank_arguments(job: EmbedJob) -> list[str]:
         "--out": job.out,
         "--batch": job.batch,
         "--max-missing": job.max_missing,
+        "--turns": job.turns,
         **({} if job.alignment is None else {"--alignment": job.alignment}),
     }
     return [str(job.trained), *(str(word) for option in options.items() for word in option)]
@@ -56,6 +57,7 @@ def main_rank(
     out: Annotated[Path, typer.Option(help="Folder of the gallery.")],
     batch: Annotated[int, typer.Option(min=1)] = 32,
     max_missing: Annotated[int, typer.Option(min=0)] = 0,
+    turns: Annotated[int, typer.Option(min=1)] = 1,
     alignment: Annotated[Path | None, typer.Option(help="What makes aligned images.")] = None,
     local_rank: Annotated[int | None, typer.Option("--local_rank", hidden=True)] = None,
 ) -> None:
@@ -63,7 +65,7 @@ def main_rank(
     del local_rank  # DeepSpeed's launcher says it in the environment as well
     die_with_parent()
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    job = EmbedJob(trained, shards, split, out, batch, max_missing, alignment)
+    job = EmbedJob(trained, shards, split, out, batch, max_missing, alignment, turns)
     embed_on_rank(job, rank, world_size)
 
 

@@ -1,6 +1,6 @@
 """A gallery on disk: the descriptors of a split's aerial images, and where these are.
 
-G gallery items, D descriptor.
+G gallery items, D descriptor: of the towers, as many of them side by side as there are turns.
 """
 
 import json
@@ -42,6 +42,7 @@ class Description:
         split: of it.
         manifest_hash: of it.
         elevation_deg: of the bottom and the top of the split's panoramas, where it has any.
+        turns: at which each aerial image was embedded, at even distances around the circle.
         format: of the folder.
     """
 
@@ -51,6 +52,7 @@ class Description:
     split: str
     manifest_hash: str
     elevation_deg: tuple[float, float] | None = None
+    turns: int = 1
     format: int = FORMAT
 
     def claim(self, folder: Path) -> None:
@@ -64,7 +66,7 @@ class Description:
             if there != self:
                 raise InputError(
                     f"--out {folder} is a gallery of split {there.split} of {there.shards} as it "
-                    "was, or by other weights: name another folder"
+                    "was, or by other weights or turns: name another folder"
                 )
             return
         folder.mkdir(parents=True, exist_ok=True)

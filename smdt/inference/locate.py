@@ -3,7 +3,11 @@
 A photo of unknown heading is laid into the panorama at many headings, each of which is a query. The
 best k places over all headings are among the best k of each, so the search is exact.
 
-N headings, G gallery items, D descriptor, k places.
+Where the gallery has its places at several turns, photo and place are compared at each of them,
+turned alike, and a score is the mean: what a pair has in common stays as both turn, what only looks
+alike from one side does not.
+
+N headings, T turns, G gallery items, D descriptor, k places.
 """
 
 import math
@@ -21,6 +25,7 @@ from data_shards.errors import InputError
 from data_shards.finalize import sha256
 from smdt.config import RetrievalConfig
 from smdt.evaluation.recall import nearest
+from smdt.geometry.augment import even_turns
 from smdt.geometry.photo import Elevation, Lens, lay_into_panorama
 from smdt.geometry.view import turn
 from smdt.inference.embed import open_retrieval
@@ -108,6 +113,7 @@ class Locator:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._config, self._stage = open_retrieval(folder, self._device)
         self._items = gallery.descriptors.to(self._device)
+        self._turns = gallery.described.turns
         self._elevation_deg = elevation_of(self._config, gallery)
 
     @property
@@ -139,7 +145,7 @@ class Locator:
             self._elevation_deg or (-45.0, 45.0),
         )
         headings = self._headings(look)
-        descriptors = embed_at(self._stage, panorama.to(self._device), headings)
+        descriptors = embed_at(self._stage, panorama.to(self._device), headings, self._turns)
         found = best_places(descriptors, self._items, k)
         told = not self._config.augment.unknown_heading
         return [
@@ -156,17 +162,24 @@ class Locator:
 
 
 @torch.no_grad()
-def embed_at(stage: RetrievalStage, panorama: Tensor, headings_deg: np.ndarray) -> Tensor:
-    """Embed a photo as if it looked to each of some headings: [N, D].
+def embed_at(
+    stage: RetrievalStage, panorama: Tensor, headings_deg: np.ndarray, turns: int = 1
+) -> Tensor:
+    """Embed a photo as if it looked to each of some headings, at each turn: [N, T * D].
 
     Args:
         stage: in evaluation mode.
         panorama: [1, 3, H, W], the photo in its middle.
         headings_deg: [N].
+        turns: T, as in the gallery.
     """
-    parts = np.split(headings_deg, range(BATCH, len(headings_deg), BATCH))
+    # Turned clockwise, a pair has the photo that much less clockwise of its middle.
+    placed_NT = (headings_deg[:, None] - even_turns(turns)) % WHOLE_DEG
+    placed, at = np.unique(placed_NT, return_inverse=True)  # turns fall on other headings
+    parts = np.split(placed, range(BATCH, len(placed), BATCH))
     turned = (turn(panorama.expand(len(part), -1, -1, -1), -part) for part in parts)
-    return torch.cat([stage.towers.embed_ground(images) for images in turned])
+    descriptors = torch.cat([stage.towers.embed_ground(images) for images in turned])
+    return descriptors[torch.from_numpy(at.reshape(placed_NT.shape))].flatten(1) / math.sqrt(turns)
 
 
 def best_places(queries: Tensor, items: Tensor, k: int) -> list[tuple[int, float, int]]:

@@ -8,6 +8,7 @@ to its own descriptors is carried through the towers chunk by chunk (gradient ca
 B samples of the global batch, b of this rank's share, D descriptor.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ from smdt.data.split import Split
 from smdt.evaluation.outcomes import recall_curve
 from smdt.evaluation.protocol import HIT_RATE
 from smdt.evaluation.recall import nearest_elsewhere, recalls
-from smdt.geometry.augment import draw
+from smdt.geometry.augment import Draw, draw, even_turns
 from smdt.geometry.look import draw_look
 from smdt.geometry.view import north_up, resize, resize_classes
 from smdt.losses import InfoNceConfig
@@ -198,6 +199,25 @@ class RetrievalStage(Stage):
         ground, aerial = (images.get(view) for view in self.views)
         descriptors = self.towers(ground, aerial)[: len(views)]
         return [each[:0] if batch is None else each for each in descriptors]
+
+    def embed_turned(self, batch: Batch, turns: int) -> Tensor:
+        """Return the descriptors of aerial images at each of some turns, side by side.
+
+        Args:
+            batch: with the aerial view.
+            turns: at least 1, at even distances around the circle.
+
+        Returns:
+            [n, turns * D], L2-normalised: the cosine of two of them is the mean of the cosines at
+            each turn.
+        """
+        self.towers.eval()
+        images = self.seen(batch, self.views[1])
+        descriptors = [
+            self.towers.embed_aerial(self._aerial.moved(images, Draw.turned(angle, len(images))))
+            for angle in even_turns(turns)
+        ]
+        return torch.cat(descriptors, dim=1) / math.sqrt(turns)
 
     def seen(self, batch: Batch, view: str) -> Tensor:
         """Return what a tower sees of a batch in an evaluation: [n, 3, H, W], 0 to 255."""

@@ -14,8 +14,18 @@ from smdt import config as configuration
 from smdt.data.errors import DataError
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
+from smdt.geometry.look import RetrievalAugmentConfig
 from smdt.inference import embed_rank
-from smdt.inference.embed import EmbedJob, begin, default_split, embed, finish, prepare, shards_left
+from smdt.inference.embed import (
+    EmbedJob,
+    begin,
+    default_split,
+    embed,
+    finish,
+    prepare,
+    require_turns,
+    shards_left,
+)
 from smdt.inference.gallery import Gallery
 from smdt.inference.locate import Locator, Look
 from tests.checkpoints import UntrainedAlignment, save_untrained
@@ -91,6 +101,64 @@ def test_a_folder_holds_one_gallery(job, write_config, tmp_path):
         begin(replace(job, trained=tmp_path / "other-weights"))
     with pytest.raises(InputError, match=r"not finished: start its `smdt embed` again"):
         Gallery.open(job.out)
+
+
+@pytest.mark.parametrize(
+    ("augment", "turns", "refused"),
+    [
+        ({"turn": True}, 12, None),
+        ({"turn": "quarters"}, 4, None),
+        ({"turn": False}, 1, None),
+        ({"turn": False}, 2, "trained on turned pairs"),
+        ({"turn": True, "unknown_heading": True}, 2, "know north"),
+        ({"turn": "quarters"}, 3, "take 2 or 4"),
+    ],
+)
+def test_turns_are_those_that_the_towers_know(augment, turns, refused):
+    known = RetrievalAugmentConfig(**augment)
+    if refused is None:
+        require_turns(known, turns)
+        return
+    with pytest.raises(InputError, match=f"--turns {turns}.*{refused}"):
+        require_turns(known, turns)
+
+
+def test_turns_are_part_of_what_a_gallery_is(job):
+    begin(job)
+    with pytest.raises(InputError, match="weights or turns: name another folder"):
+        begin(replace(job, turns=2))
+    # A gallery of before there were any.
+    described = json.loads((job.out / "gallery.json").read_text())
+    del described["turns"]
+    (job.out / "gallery.json").write_text(json.dumps(described))
+    begin(job)
+
+
+def test_raw_tiles_are_turned_in_quarters(world, write_config, tmp_path):
+    config = configuration.load(
+        write_config(
+            tmp_path / "run",
+            aerial="raw",
+            augment={"turn": "quarters"},
+            geometry={"tile_size": 64},
+        )
+    )
+    stage = save_untrained(tmp_path / "raw", config)
+    stage.towers.eval()
+    out = tmp_path / "out"
+    job = EmbedJob(tmp_path / "raw", str(world), "val", out, batch=24, max_missing=0, turns=4)
+    prepare(job)
+    run(job)
+    made = finish(job).descriptors
+    loader = EvaluationLoader(
+        Split.open(world, "val"), views=["aerial"], batch=24, rank=0, world_size=1, device=CPU
+    )
+    (tiles,) = [stage.seen(batch, "aerial") for batch in loader]
+    # A quarter clockwise of north is east, which comes up by a turn to the left.
+    with torch.no_grad():
+        quarters = [stage.towers.embed_aerial(tiles.rot90(by, dims=(2, 3))) for by in range(4)]
+    torch.testing.assert_close(made, torch.cat(quarters, dim=1) / 2, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(made.norm(dim=1), torch.ones(24), atol=1e-5)
 
 
 def test_what_is_no_gallery_is_refused(job, tmp_path):

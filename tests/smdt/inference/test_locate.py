@@ -10,6 +10,7 @@ from PIL import Image
 from data_shards.errors import InputError, run
 from smdt import config as configuration
 from smdt.cli import app
+from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.evaluation.recall import EvaluationError, nearest
 from smdt.inference.embed import EmbedJob, embed, finish
@@ -94,10 +95,11 @@ def test_photos_are_read_upright_and_in_colour(tmp_path):
 
 @pytest.fixture
 def make_gallery(world, write_config, tmp_path):
-    def make(**augment):
+    def make(turns=1, **augment):
         config = configuration.load(write_config(tmp_path / "run", augment=augment))
         save_untrained(tmp_path / "checkpoint", config)
-        job = EmbedJob(tmp_path / "checkpoint", str(world), "val", tmp_path / "out", 8, 0)
+        out = tmp_path / f"out-{turns}"
+        job = EmbedJob(tmp_path / "checkpoint", str(world), "val", out, 8, 0, turns=turns)
         embed(job, CPU, 0, 1, lambda samples: None)
         return finish(job)
 
@@ -154,6 +156,41 @@ def test_headings_are_embedded_alike_in_every_batch(make_gallery, world):
     whole = embed_at(locator._stage, photo, headings)
     alone = torch.cat([embed_at(locator._stage, photo, headings[i : i + 1]) for i in (0, 17, 39)])
     torch.testing.assert_close(whole[[0, 17, 39]], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("said", "turns"), [(90.0, 3), (None, 4), (None, 5)])
+def test_a_score_is_the_mean_over_turns_of_photo_and_place(make_gallery, world, said, turns):
+    gallery = make_gallery(turns)
+    locator = Locator(gallery)
+    towers = locator._stage.towers
+    piece = ground(world)[:, 80:112]
+    centred = torch.zeros(1, 3, 32, 128)
+    centred[0, :, :, 48:80] = piece.permute(2, 0, 1)
+    # Places as the towers see them, one at a time; columns to the left are turns clockwise.
+    loader = EvaluationLoader(
+        Split.open(world, "val"), views=["aerial"], batch=1, rank=0, world_size=1, device=CPU
+    )
+    places = [locator._stage.seen(batch, "aerial") for batch in loader]
+    columns = [round(128 * turn / turns) for turn in range(turns)]
+    headings = [said] if said is not None else [0.0, 90.0, 180.0, 270.0]
+    means = np.empty((len(headings), 24))
+    with torch.no_grad():
+        for row, heading in enumerate(headings):
+            shift = [round(128 * ((heading / 360 - turn / turns) % 1)) for turn in range(turns)]
+            photos = [towers.embed_ground(centred.roll(by, 3)).double() for by in shift]
+            for item, place in enumerate(places):
+                turned = [towers.embed_aerial(place.roll(-by, 3)).double() for by in columns]
+                means[row, item] = np.mean(
+                    [float((a * b).sum()) for a, b in zip(photos, turned, strict=True)]
+                )
+    found = locator(piece, Look.of(90, said, "panorama", 4), 24)
+    assert [each.score for each in found] == pytest.approx(
+        np.sort(means.max(axis=0))[::-1].tolist(), abs=1e-5
+    )
+    for each in found:
+        assert each.score == pytest.approx(means[:, each.item].max(), abs=1e-5)
+        at = headings.index(each.heading_deg)
+        assert means[at, each.item] == pytest.approx(each.score, abs=1e-5)
 
 
 def test_towers_that_never_know_a_heading_get_the_photo_in_the_middle(make_gallery, world):
