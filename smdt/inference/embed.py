@@ -24,6 +24,7 @@ from smdt.data.errors import DataError
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.evaluation.protocol import protocol_of
+from smdt.geometry.augment import QUARTER_DEG, even_turns
 from smdt.geometry.look import RetrievalAugmentConfig
 from smdt.inference.gallery import TENSOR, Description, Gallery, places_of, write_gallery
 from smdt.stages.retrieval import RetrievalStage
@@ -33,7 +34,6 @@ from smdt.training import checkpoint
 
 PARTS = "parts"
 IDS = "sample_ids"
-QUARTERS = 4
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def require_turns(augment: RetrievalAugmentConfig, turns: int) -> None:
             f"--turns {turns} needs towers that know north and were trained on turned pairs "
             "(augment.turn without augment.unknown_heading): leave it away"
         )
-    if augment.turn == "quarters" and QUARTERS % turns:
+    if augment.turn == "quarters" and (even_turns(turns) % QUARTER_DEG).any():
         raise InputError(
             f"--turns {turns}: these towers were trained on quarter turns (augment.turn), "
             "take 2 or 4"

@@ -206,7 +206,7 @@ def test_a_rank_gets_the_job_through_its_command_line(job, monkeypatch):
     monkeypatch.setattr(embed_rank, "die_with_parent", lambda: None)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    jobs = [job, replace(job, alignment=job.out.with_name("alignment"))]
+    jobs = [job, replace(job, alignment=job.out.with_name("alignment"), turns=12)]
     for each in jobs:
         arguments = ["--local_rank=1", *embed_rank.rank_arguments(each)]
         embed_rank.app(arguments, standalone_mode=False)
