@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from data_shards.errors import InputError, ShardError, UserError
@@ -76,11 +78,12 @@ def _run(
     shipped = ray.put(function)
     work: Any = ray.remote(num_cpus=1, max_retries=RETRIES)(_work)
     queue = iter(tasks)
-    running = [work.remote(shipped, task) for task in islice(queue, at_once)]
+    folder = str(Path.cwd())
+    running = [work.remote(shipped, task, folder) for task in islice(queue, at_once)]
     while running:
         done, running = ray.wait(running, num_returns=len(running), timeout=REFRESH_SECONDS)
         advance(0)  # the caller may want to stop
-        running += [work.remote(shipped, task) for task in islice(queue, len(done))]
+        running += [work.remote(shipped, task, folder) for task in islice(queue, len(done))]
         for reference in done:
             try:
                 result, samples, node = ray.get(reference)
@@ -98,10 +101,22 @@ def _run(
             yield result
 
 
-def _work(function: Callable[[Task, Advance], Result], task: Task) -> tuple[Result, int, str]:
-    """On a node: the result, the number of samples, the node's id."""
+def _work(
+    function: Callable[[Task, Advance], Result], task: Task, folder: str
+) -> tuple[Result, int, str]:
+    """On a node: the result, the number of samples, the node's id.
+
+    Ray starts its workers in a folder of its own; relative paths are meant from the driver's.
+    """
     import ray
 
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder} is not on the Ray node {platform.node()} ({error.strerror}): start the "
+            "build in a folder that all nodes share."
+        ) from None
     advanced: list[int] = []
     result = function(task, advanced.append)
     return result, sum(advanced), ray.get_runtime_context().get_node_id()

@@ -61,15 +61,19 @@ def wait_for_parts(out, count, process):
         time.sleep(0.02)
 
 
-def test_two_nodes_write_what_one_machine_writes(cluster, make_folder, tmp_path, read_files):
-    raw, out, log = make_folder(tmp_path / "raw", 400), tmp_path / "ray", tmp_path / "log"
-    process = start(cluster[0], raw, out, log)
+def test_two_nodes_write_what_one_machine_writes(
+    cluster, make_folder, tmp_path, read_files, monkeypatch
+):
+    out, log = tmp_path / "ray", tmp_path / "log"
+    make_folder(tmp_path / "raw", 400)
+    monkeypatch.chdir(tmp_path)  # the folder that relative paths start from, on every node
+    process = start(cluster[0], "raw", "ray", log)
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 0, error
     assert "Traceback" not in error
     assert len(nodes_in(log)) == 40
     assert len(set(nodes_in(log))) == 2
-    build(FolderSource(raw), tmp_path / "local", OPTIONS, workers=1)
+    build(FolderSource("raw"), tmp_path / "local", OPTIONS, workers=1)
     assert read_files(out) == read_files(tmp_path / "local")
 
 
