@@ -21,9 +21,9 @@ def write(path: Path, content: bytes | str) -> None:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def write_cvusa(root: Path) -> None:
-    """CVUSA with coordinates, without annotations: 4 pairs for training, 2 for evaluation."""
-    for split, ids in (("train", range(1, 1 + PAIRS)), ("val", range(1 + PAIRS, 3 + PAIRS))):
+def write_cvusa(root: Path, train: int = PAIRS, val: int = 2) -> None:
+    """CVUSA with coordinates, without annotations."""
+    for split, ids in (("train", range(1, 1 + train)), ("val", range(1 + train, 1 + train + val))):
         lines = []
         for i in ids:
             write(root / f"bingmap/19/{i:07d}.jpg", jpeg(i, 96, 96))
@@ -31,7 +31,7 @@ def write_cvusa(root: Path) -> None:
             annotation = f"streetview/annotations/{i:07d}.png"
             lines.append(f"bingmap/19/{i:07d}.jpg,streetview/panos/{i:07d}.jpg,{annotation}\n")
         write(root / f"splits/{split}-19zl.csv", "".join(lines))
-    places = [f"{40 + 0.01 * i},{-80 - 0.01 * i},0,0,0\n" for i in range(2 + PAIRS)]
+    places = [f"{40 + 0.01 * i},{-80 - 0.01 * i},0,0,0\n" for i in range(train + val)]
     write(root / "split_locations/all.csv", "".join(places))
 
 
