@@ -1,6 +1,7 @@
 # `make demo` and `make test` are all a newcomer needs; both make .venv from the lock when it is missing or stale.
-PYTHON ?= python3.11
-UV_VERSION := 0.13.9
+# PYTHON=… chooses the interpreter, 3.11 to 3.14; SYSTEM_PACKAGES=no installs no Debian packages for the tests.
+export PYTHON
+SYSTEM_PACKAGES ?= yes
 BIN := .venv/bin
 STAMP := .venv/.complete
 
@@ -15,16 +16,22 @@ export TOKENIZERS_PARALLELISM := false
 # Where it is set, every process compiles torch from its source again: 10 s of each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-full gpu-check check bench lock clean
+.PHONY: system-packages demo test test-full gpu-check check bench lock clean
 
 demo: $(STAMP)
 	$(BIN)/smdt demo
 
-test: $(STAMP)
+system-packages:
+ifeq ($(SYSTEM_PACKAGES),yes)
+	@$(or $(PYTHON),python3) tests/system_packages.py $(SYSTEM_PACKAGES_OPTIONS)
+endif
+
+test: system-packages $(STAMP)
 	$(PYTEST_2) -m "not full and not gpu and not distributed"
 	$(BIN)/python -m pytest tests -m "distributed and not full and not gpu"
 
-test-full: $(STAMP) check
+test-full: SYSTEM_PACKAGES_OPTIONS := --full
+test-full: system-packages $(STAMP) check
 	$(PYTEST_2) -m "not gpu and not distributed"
 	$(BIN)/python -m pytest tests -m "distributed and not gpu"
 
@@ -57,12 +64,7 @@ bench: $(STAMP)
 
 # A stale environment is made anew: what the lock no longer names must not linger in it.
 $(STAMP): requirements.lock pyproject.toml
-	rm -rf .venv
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --requirement requirements.lock
-	$(BIN)/uv pip install --quiet --no-deps --editable .
-	touch $@
+	@./environment.sh
 
 lock:
 	$(BIN)/uv pip compile --quiet --universal --all-extras --python-version 3.11 pyproject.toml --output-file requirements.lock

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import sysconfig
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -106,8 +107,8 @@ def capability_cure(capability: tuple[int, int], architectures: list[str]) -> st
 
 
 def _python() -> Finding:
-    good = (3, 11) <= tuple(map(int, platform.python_version_tuple()[:2])) <= (3, 12)
-    cure = "" if good else "make .venv with Python 3.11 or 3.12: make PYTHON=python3.11 test"
+    good = (3, 11) <= sys.version_info[:2] <= (3, 14)
+    cure = "" if good else "make .venv with Python 3.11 to 3.14: make PYTHON=python3.13 test"
     return Finding("Python", platform.python_version(), cure)
 
 
@@ -184,7 +185,7 @@ def _decoder() -> Finding:
             Decoder(["ground"], 1, "gpu", 0, 1).decode({"ground": [image.getvalue()]})
     except (ImportError, OSError, RuntimeError) as error:
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        cure = "mend the driver, or install the lock anew: make clean test"
+        cure = "repair the driver, or install the lock again: make clean test"
         return Finding(subject, f"DALI fails {where[-1]}: {first_line}", cure)
     return Finding(subject, f"DALI, {' and '.join(where)}")
 

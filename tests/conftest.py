@@ -16,6 +16,7 @@ from data_shards.build import BuildOptions, build
 from data_shards.world.source import WorldSource
 from tests.distributed.runs import DEEPSPEED_FILES, ROOT, kill, processes_of
 from tests.store import S3, Proxy, environment, s3_store
+from tests.system_packages import NEEDS, packages_in
 
 # The machine is shared: a slow moment is no failure. A hand-over draws the same examples each time.
 settings.register_profile("shared", deadline=None, derandomize="CI" in os.environ)
@@ -30,6 +31,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "world" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line which system packages would run the tests that were skipped."""
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    packages = {name for each in reasons if NEEDS in each for name in packages_in(each)}
+    if packages:
+        terminalreporter.write_line(
+            f"To run the skipped tests: apt-get install {' '.join(sorted(packages))}"
+        )
 
 
 @pytest.fixture(scope="session")

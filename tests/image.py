@@ -28,14 +28,6 @@ REGISTRY_VARIABLES = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "http_proxy", "https_
 HOST_CACHE, CACHE = Path.home() / ".cache" / "uv", "/var/cache/uv"
 
 
-def lacking() -> str:
-    """What this machine lacks to build an image, or an empty string."""
-    if os.geteuid() != 0:
-        return "building an image with buildah and debootstrap needs root"
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    return f"apt-get install {' '.join(missing)}" if missing else ""
-
-
 def buildah(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run buildah on the store of these tests."""
     places = ["--root", STORE / "storage", "--runroot", STORE / "run"]

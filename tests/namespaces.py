@@ -5,7 +5,6 @@ namespace, mount or process outlives it, and nothing is seen or listened on outs
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -14,17 +13,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.system_packages import require
+
 NETWORK = "10.77.0"
 TOOLS = ("ip", "unshare", "nsenter", "setpriv", "mount")
 START_SECONDS = 20
 
 
-def why_not(*tools: str) -> str:
-    """What this machine lacks for it, or an empty string."""
-    if os.geteuid() != 0:
-        return "namespaces need root"
-    missing = [tool for tool in (*TOOLS, *tools) if shutil.which(tool) is None]
-    return f"{missing[0]} is not installed" if missing else ""
+def require_namespaces(*programs: str) -> None:
+    """Skip the calling test where hosts, and the programs that are to run on them, can't be had."""
+    require(*TOOLS, *programs, root=True)
 
 
 @dataclass

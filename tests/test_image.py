@@ -5,15 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.image import COMMIT, IMAGE, Container, build, buildah, lacking
+from tests.image import COMMIT, IMAGE, TOOLS, Container, build, buildah
+from tests.system_packages import require
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(scope="module")
 def container() -> Iterator[Container]:
-    if lacking():
-        pytest.skip(lacking())
+    require(*TOOLS, root=True)
     build()
     running = Container()
     yield running

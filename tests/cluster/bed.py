@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.namespaces import NETWORK, Host, Process, hosts, why_not
+from tests.namespaces import NETWORK, Host, Process, hosts
 
 TOOLS = ("ssh", "sshd", "ssh-keygen", "pdsh", "hostname")
 SMALL_MEGABYTES = 64
@@ -47,11 +47,6 @@ class Bed:
     def outside_small(self) -> Path:
         """The folder with little space, as the tests see it."""
         return Path(f"/proc/{self.hosts[0].pid}/root{self.small}")
-
-
-def lacking() -> str:
-    """What this machine lacks for a bed, or an empty string."""
-    return why_not(*TOOLS)
 
 
 @contextmanager

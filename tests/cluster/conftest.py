@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from smdt.training.run_folder import RunFolder
-from tests.cluster.bed import Bed, bed, lacking
+from tests.cluster.bed import TOOLS, Bed, bed
 from tests.cluster.launches import Launch
+from tests.namespaces import require_namespaces
 
 HOSTS = ("a", "b", "c")
 
@@ -23,8 +24,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory) -> Iterator[Bed]:
     """The bed, brought up once."""
-    if lacking():
-        pytest.skip(lacking())
+    require_namespaces(*TOOLS)
     with bed(tmp_path_factory.mktemp("cluster"), HOSTS) as up:
         yield up
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.namespaces import Host, Process, hosts, why_not
+from tests.namespaces import Host, Process, hosts
 
 TOOLS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue")
 NODES = ("c0", "c1")
@@ -66,11 +66,6 @@ class Slurm:
             check=False,
         )
         return shown.stdout.strip()
-
-
-def lacking() -> str:
-    """What this machine lacks for it, or an empty string."""
-    return why_not(*TOOLS)
 
 
 @contextmanager

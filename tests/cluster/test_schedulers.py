@@ -10,7 +10,8 @@ import yaml
 
 from smdt.training.run_folder import RunFolder
 from tests.cluster.launches import DEEPSPEED_FILES, ROOT, assert_same, losses
-from tests.cluster.slurm import lacking, slurm
+from tests.cluster.slurm import TOOLS, slurm
+from tests.namespaces import require_namespaces
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
@@ -34,8 +35,7 @@ def wait_for(condition, seconds=240):
 
 @pytest.fixture
 def two_nodes(tmp_path):
-    if lacking():
-        pytest.skip(lacking())
+    require_namespaces(*TOOLS)
     folder = tmp_path / "slurm"
     folder.mkdir()
     with slurm(folder) as up:

@@ -12,7 +12,7 @@ from data_shards.errors import InputError
 from data_shards.ray_executor import RayExecutor
 from data_shards.sources.folder import FolderSource
 from tests.data_shards.two_nodes import ADDRESS, two_nodes
-from tests.namespaces import why_not
+from tests.namespaces import require_namespaces
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +30,7 @@ run(app)
 
 @pytest.fixture(scope="module")
 def cluster():
-    if why_not():
-        pytest.skip(why_not())
+    require_namespaces()
     with two_nodes() as nodes:
         yield nodes
 

@@ -1,7 +1,6 @@
 """A real Prometheus on loopback, with the project's own configuration and rules, only faster."""
 
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -15,6 +14,7 @@ import yaml
 
 from monitoring.files import FOLDER, rules_text
 from monitoring.times import Times
+from tests.system_packages import require
 
 SPEED = 60
 """How much shorter than in `rules.yml` everything lasts: minutes are seconds."""
@@ -45,12 +45,11 @@ class Prometheus:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        program = shutil.which("prometheus")
-        assert program, ".ci/run installs prometheus"
+        require("prometheus")
         with (folder / "log").open("w") as log:
             self._process = subprocess.Popen(
                 [
-                    program,
+                    "prometheus",
                     f"--config.file={folder / 'prometheus.yml'}",
                     f"--storage.tsdb.path={folder / 'data'}",
                     f"--web.listen-address=127.0.0.1:{port}",

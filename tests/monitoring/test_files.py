@@ -1,9 +1,7 @@
 """The committed configuration is what Python makes, and what Prometheus and Grafana accept."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 
 import promql_parser
@@ -16,16 +14,16 @@ from monitoring.rules import RUNBOOK
 from monitoring.times import Times, duration
 from smdt.telemetry.metrics import TrainingMetrics
 from tests.monitoring.queries import committed_rules, panel_queries
+from tests.system_packages import require
 
 ROOT = FOLDER.parent.parent
 
 
 def promtool(*words: object) -> str:
-    program = shutil.which("promtool")
-    if program is None:
-        assert "CI" not in os.environ, ".ci/run installs prometheus"
-        pytest.skip("promtool is not installed (apt-get install prometheus)")
-    done = subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False)
+    require("promtool")
+    done = subprocess.run(
+        ["promtool", *map(str, words)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

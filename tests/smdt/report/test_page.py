@@ -1,6 +1,4 @@
-import os
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 
@@ -14,6 +12,7 @@ from smdt.stages.references import references
 from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.trained import evaluate_stage
 from smdt.training.run_folder import RunFolder, write_json
+from tests.system_packages import require
 
 
 @pytest.fixture
@@ -99,17 +98,14 @@ def test_the_page_shows_everything_and_needs_no_network(run):
 
 @pytest.mark.slow
 def test_a_browser_opens_the_page(run, tmp_path):
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        assert "CI" not in os.environ, ".ci/run installs chromium"
-        pytest.skip("chromium is not installed (apt-get install chromium)")
+    require("chromium")
     shot = tmp_path / "page.png"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     output = [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}"]
     page = write_report(run.root).as_uri()
     subprocess.run(
-        [chromium, *flags, *quiet, *output, "--window-size=1100,6000", page],
+        ["chromium", *flags, *quiet, *output, "--window-size=1100,6000", page],
         check=True,
         capture_output=True,
         timeout=120,
