@@ -8,13 +8,15 @@ location can be printed.
 import errno
 import logging
 import os
+import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from upath import UPath
 
@@ -31,6 +33,21 @@ LONGEST_DELAY_SECONDS = 10.0
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of the local disk during a download, which waiting does not mend."""
 
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""Errors of a name that leads to no file."""
+
+ADDRESS = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9+.-]+):(?=/)|file:", re.IGNORECASE)
+"""How a URL begins."""
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""Characters that a parser of URLs drops."""
+
+LOCAL = ("file", "local")
+"""Protocols whose URLs are local paths."""
+
+HOSTED = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https")
+"""Protocols whose URLs name a bucket or a host before the path."""
+
 Pause: TypeAlias = Callable[[float], object]
 """Waits for some seconds; a true result means that waiting is over for good."""
 
@@ -45,28 +62,48 @@ class StoreError(ShardError):
 def location(root: str | Path | UPath) -> Location:
     """The location that a person names: a path, or a URL.
 
+    A path is taken as it is. In a `file:` URL, `%20` is a space; in a store's address every
+    character stands for itself, as in the store's own tools.
+
     Raises:
-        InputError: the URL holds credentials or a signature, or nothing installed opens it.
+        InputError: it is empty or no URL, holds credentials or a signature, or nothing installed
+            opens it.
+        StoreError: the store does not answer.
     """
     if not isinstance(root, str):
         return root
-    if "://" not in root:
+    if not root or "\0" in root:
+        raise InputError(f"{root!r} is not an address: name a folder or a URL.")
+    if ADDRESS.match(root) is None and not re.match(r"[^/.].*://", root):
         return Path(root)
-    parts = urlsplit(root)
     if "::" in root:
         raise InputError("An address that chains protocols by '::' is not supported.")
-    if "@" in parts.netloc or parts.query:
+    if ADDRESS.match(root) is None or CONTROL.search(root):
+        raise InputError(f"{root!r} is not a URL: it begins with no protocol or has a line break.")
+    try:
+        parts = urlsplit(root)
+    except ValueError as error:
+        raise InputError(f"{root} is not a URL: {error}.") from None
+    if "@" in parts.netloc or (parts.query and parts.scheme not in LOCAL):
         raise InputError(
             f"{parts.scheme}://{parts.hostname or ''}{parts.path}: leave credentials and "
             "signatures out of the address; the store's own environment variables or fsspec's "
             "configuration hold them."
         )
-    if parts.scheme == "file":
-        return Path(parts.path)
+    if parts.scheme in LOCAL:
+        return _local_path(root, parts)
+    name, path = root.partition(":")[::2]
+    if not path.startswith("//") or (parts.scheme in HOSTED and not parts.netloc):
+        raise InputError(
+            f"{root} is not a URL: write PROTOCOL://NAME/PATH, or ./ before the path of a folder."
+        )
+    if parts.fragment and parts.scheme in ("http", "https"):
+        raise InputError(f"{root} has a '#', which ends the path of a URL: write %23.")
     # botocore's own attempts multiply ours: a refused call took 8 s with them, 0.9 s with one.
     os.environ.setdefault("AWS_MAX_ATTEMPTS", "1")
     try:
-        where = UPath(root.rstrip("/"), use_listings_cache=False)
+        path = re.sub(r"(?<=[^:/])/+$", "", path)
+        where = UPath(f"{name.lower()}:{path}", use_listings_cache=False)
         where.fs  # noqa: B018  (makes the file system, which needs its package)
     except ImportError:
         extra = "smdt[s3]" if parts.scheme in ("s3", "s3a") else f"fsspec[{parts.scheme}]"
@@ -75,7 +112,37 @@ def location(root: str | Path | UPath) -> Location:
         ) from None
     except ValueError:
         raise InputError(f"{root}: nothing opens the protocol {parts.scheme!r}.") from None
+    except Exception as error:  # every store has errors of its own
+        raise StoreError(f"{root} is out of reach ({type(error).__name__}).") from None
+    if isinstance(where, Path):
+        raise InputError(f"{root}: nothing opens the protocol {parts.scheme!r}.")
     return where
+
+
+def _local_path(root: str, parts: SplitResult) -> Path:
+    """The path that a `file:` URL names; `%` and two digits are a byte of it."""
+    fix = "write a local folder as its path, or as file:///PATH"
+    if parts.netloc not in ("", "localhost"):
+        raise InputError(f"{root} names the host {parts.netloc!r}: {fix}.")
+    for mark, code in (("?", "%3F"), ("#", "%23")):
+        if mark in root:
+            raise InputError(f"{root} has a {mark!r}, which ends the path of a URL: write {code}.")
+    path = unquote(parts.path, errors="surrogateescape")
+    if not path.startswith("/") or "\0" in path:
+        raise InputError(f"{root} names no absolute path: {fix}.")
+    return Path(path)
+
+
+def same_place(one: Location, other: Location) -> bool:
+    """Whether two locations are one file or folder, however they are spelled."""
+    if isinstance(one, Path) and isinstance(other, Path):
+        try:
+            return one.resolve() == other.resolve() or one.samefile(other)
+        except (OSError, RuntimeError):  # one of them is not there, or is a loop of links
+            return False
+    if isinstance(one, Path) or isinstance(other, Path):
+        return False
+    return one.fs == other.fs and one.path.strip("/") == other.path.strip("/")
 
 
 def persistently(
@@ -121,15 +188,30 @@ def exists(file: Location) -> bool:
     """Whether a file is there.
 
     Raises:
+        InputError: its folder can't be read.
         StoreError: the store stays away.
     """
     if isinstance(file, Path):
-        return file.exists()
+        return state_of(file) is not None
     try:
         size(file)
     except FileNotFoundError:
         return False
     return True
+
+
+def state_of(path: Path) -> os.stat_result | None:
+    """What the file system says of a local file; None: there is none, or a link to none.
+
+    Raises:
+        InputError: the file system does not say.
+    """
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            return None
+        raise InputError(f"{path} can't be read: {error.strerror}.") from None
 
 
 def size(file: UPath) -> int:
@@ -145,16 +227,36 @@ def size(file: UPath) -> int:
 def sizes(folder: Location) -> dict[str, int]:
     """Bytes of the files in a folder by name; empty if there is no such folder.
 
+    A file that vanishes meanwhile and a link to nothing are left out.
+
     Raises:
+        InputError: the folder can't be read.
         StoreError: the store stays away.
     """
+    if isinstance(folder, Path):
+        states = {name: state_of(folder / name) for name in names(folder)}
+        files = {name: state for name, state in states.items() if state}
+        return {n: state.st_size for n, state in files.items() if stat.S_ISREG(state.st_mode)}
     try:
-        if isinstance(folder, Path):
-            return {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
         listed = persistently(lambda: folder.fs.ls(folder.path, detail=True), folder)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return {}
-    return {each["name"].rsplit("/", 1)[-1]: each["size"] or 0 for each in listed}
+    stored = [each for each in listed if each["type"] == "file"]
+    return {each["name"].rsplit("/", 1)[-1]: each["size"] or 0 for each in stored}
+
+
+def names(folder: Path) -> list[str]:
+    """The names in a local folder, sorted; none if there is no such folder.
+
+    Raises:
+        InputError: the folder can't be read: that is not the same as an empty one.
+    """
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"The folder {folder} can't be read: {error.strerror}.") from None
 
 
 def read_bytes(file: Location, offset: int = 0, length: int | None = None) -> bytes:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from data_shards.atomic import sync_folder, write_atomic
 from data_shards.errors import InputError, UserError
+from data_shards.store import names
 from smdt.data.order import DataState
 from smdt.training.engine import Engine
 from smdt.training.run_folder import write_json
@@ -187,8 +188,12 @@ def named_step(folder: Path) -> int | None:
 
 
 def published(checkpoints: Path) -> list[Path]:
-    """Return the published checkpoints, newest first."""
-    folders = [path for path in checkpoints.glob("step-*") if _NAME.fullmatch(path.name)]
+    """Return the published checkpoints, newest first.
+
+    Raises:
+        InputError: the folder can't be read: a run is not begun anew over checkpoints.
+    """
+    folders = [checkpoints / name for name in names(checkpoints) if _NAME.fullmatch(name)]
     return sorted(folders, key=step_of, reverse=True)
 
 

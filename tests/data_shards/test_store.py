@@ -132,6 +132,15 @@ def test_verify_names_what_is_damaged_in_a_store(s3, small_set):
     }
 
 
+@pytest.mark.parametrize("name", ["a b", "a#b", "a%20b", "ä", "a+b", "a=b&c", "a[b]*"])
+def test_a_store_takes_every_character_of_a_key_for_itself(s3, name):
+    folder = location(f"{s3.url}/{name}/")
+    write_atomic(folder / "train-000000.tar", b"data")
+    assert s3.files(s3.url) == {f"{name}/train-000000.tar": b"data"}
+    assert store.sizes(folder) == {"train-000000.tar": 4}
+    assert store.exists(folder / "train-000000.tar")
+
+
 def test_an_exception_leaves_the_old_file_in_a_store(s3):
     path = location(s3.url) / "file"
     write_atomic(path, b"old")

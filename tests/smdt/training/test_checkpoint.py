@@ -92,3 +92,10 @@ def test_what_another_version_wrote_is_said_in_a_sentence(tmp_path):
     (tmp_path / "progress.json").write_text('{"step": 5, "best": null}')
     with pytest.raises(InputError, match=r"progress.json does not say 'samples': another version"):
         checkpoint.load_progress(tmp_path)
+
+
+def test_a_folder_of_checkpoints_that_can_not_be_read_is_not_an_empty_one(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="loop can't be read"):
+        checkpoint.newest_good(tmp_path / "loop")
+    assert checkpoint.newest_good(tmp_path / "nowhere") is None
