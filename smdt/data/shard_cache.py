@@ -7,6 +7,7 @@ being read stays readable: its descriptor is open.
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import BinaryIO
 from pydantic import BaseModel, ConfigDict, PositiveFloat
 from upath import UPath
 
+from data_shards.atomic import is_at
 from data_shards.errors import ShardError
 from data_shards.store import Pause, download
 from smdt.data.errors import DataError, DataInputError
@@ -23,6 +25,8 @@ GIGABYTE = 10**9
 LOCK_POLL_SECONDS = 0.05
 ROOM_POLL_SECONDS = 0.2
 
+COPY = re.compile(r"[0-9a-f]{64}")
+"""Names of the copies: other files in the folder are the user's."""
 LOCK = "lock"
 PARTIAL = ".partial"
 """Suffix of a file that is being downloaded; whoever downloads it holds a lock on it."""
@@ -147,11 +151,13 @@ class ShardCache:
             fcntl.flock(lock, fcntl.LOCK_EX)
             used, copies = 0, []
             for entry in list(os.scandir(self._folder)):
+                if COPY.fullmatch(entry.name.removesuffix(RESERVED)) is None:
+                    continue
                 with suppress(FileNotFoundError):
                     state = entry.stat()
                     if entry.name.endswith(RESERVED):
                         used += 0 if self._removed_if_orphaned(Path(entry)) else state.st_size
-                    elif not entry.name.endswith((PARTIAL, LOCK)):
+                    else:
                         used += state.st_size
                         copies.append((state.st_mtime_ns, state.st_size, entry.path))
             for _, size, path in sorted(copies):
@@ -195,18 +201,11 @@ def _owned(partial: Path, pause: Pause) -> Iterator[None]:
                 except BlockingIOError:
                     if pause(LOCK_POLL_SECONDS):
                         raise DataError(f"Stopped waiting for {partial}.") from None
-            if not _is_at(file, partial):
+            if not is_at(file, partial):
                 continue  # whoever held the lock has finished or removed this file
             try:
                 yield
             finally:
-                if _is_at(file, partial):  # not renamed: it failed, or was not needed
+                if is_at(file, partial):  # not renamed: it failed, or was not needed
                     partial.unlink()
             return
-
-
-def _is_at(file: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from data_shards import manifest
-from data_shards.atomic import write_atomic
+from data_shards.atomic import remove_leftovers, write_atomic
 from data_shards.errors import InputError
 from data_shards.executor import Advance
 from data_shards.finalize import sha256
@@ -32,7 +32,8 @@ from smdt.stages.trained import load_stage
 from smdt.stages.weights import find_weights
 from smdt.training import checkpoint
 
-PARTS = "parts"
+PARTS = ".smdt-parts"
+"""Folder of the shards' descriptors until they are one file; a gallery has no other such name."""
 IDS = "sample_ids"
 
 
@@ -98,6 +99,7 @@ def prepare(job: EmbedJob) -> None:
     if shards_left(job, split, 0, 1):
         config, stage = open_retrieval(job.trained, torch.device("cpu"), job.alignment)
         require_turns(config.augment, job.turns)
+        split.require_views(stage.views[1:])
         stage.require(split)
         split.require_tars(job.max_missing, "--max-missing")
     begin(job)
@@ -220,6 +222,7 @@ def finish(job: EmbedJob) -> Gallery:
             )
         write_gallery(job.out, [part[TENSOR] for part in parts], places_of(split, ids))
     shutil.rmtree(job.out / PARTS, ignore_errors=True)
+    remove_leftovers(job.out)
     return Gallery.open(job.out)
 
 

@@ -4,6 +4,7 @@ The folder is a checkpoint to every command that takes one, and `init.weights` o
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from data_shards.atomic import write_atomic
+from data_shards.atomic import unpublished_folder, write_atomic
 from data_shards.errors import InputError
 from smdt.config import Config, RetrievalConfig
 from smdt.evaluation.score import score_text
@@ -45,20 +46,21 @@ def export_model(trained: Path, out: Path) -> Path:
         The card.
 
     Raises:
-        InputError: there is no checkpoint, or `out` is there.
+        InputError: there is no checkpoint, or `out` is there or can't be written.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise InputError(f"--out {out} exists: name a new folder")
     folder = find_weights(trained)
     config, stage = load_stage(folder)
-    unpublished = out.with_name(out.name + ".tmp")
-    shutil.rmtree(unpublished, ignore_errors=True)
-    unpublished.mkdir(parents=True)
-    for name in (checkpoint.WEIGHTS, checkpoint.CONFIG):
-        shutil.copyfile(folder / name, unpublished / name)
-    text = card(out.name, config, stage, evaluation_of(folder))
-    write_atomic(unpublished / CARD, text.encode())
-    checkpoint.publish(unpublished, out)
+    try:
+        with unpublished_folder(out) as unpublished:
+            for name in (checkpoint.WEIGHTS, checkpoint.CONFIG):
+                shutil.copyfile(folder / name, unpublished / name)
+            text = card(out.name, config, stage, evaluation_of(folder))
+            write_atomic(unpublished / CARD, text.encode())
+            checkpoint.publish(unpublished, out)
+    except OSError as error:
+        raise InputError(f"--out {out} can't be written: {error.strerror}") from None
     return out / CARD
 
 

@@ -18,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from data_shards.atomic import write_atomic
+from data_shards.atomic import is_leftover, write_atomic
 from data_shards.errors import InputError
+from data_shards.store import names
 from smdt.data.split import Split
 from smdt.training.run_folder import write_json
 
@@ -59,7 +60,7 @@ class Description:
         """Begin a gallery in a folder, or go on with it.
 
         Raises:
-            InputError: another one is there.
+            InputError: another one or something else is there, or the folder can't be written.
         """
         if (folder / DESCRIPTION).exists():
             there = replace(Description.load(folder), checkpoint=self.checkpoint)
@@ -69,8 +70,16 @@ class Description:
                     "was, or by other weights or turns: name another folder"
                 )
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / DESCRIPTION, asdict(self))
+        others = [name for name in names(folder) if not is_leftover(name)]
+        if others and not (folder / DESCRIPTION).exists():  # another rank may just have begun it
+            raise InputError(
+                f"--out {folder} is not empty ({others[0]}) and no gallery: name a new folder"
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / DESCRIPTION, asdict(self))
+        except OSError as error:
+            raise InputError(f"--out {folder} can't be written: {error.strerror}") from None
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -63,6 +63,17 @@ def read(cache: ShardCache, number: int, size: int = 1000) -> bytes:
         return file.read()
 
 
+def test_files_of_the_users_in_the_folder_stay(store, tmp_path):
+    users = [tmp_path / name for name in ("weights.bin", "notes.reserved", "0.partial")]
+    for path in users:
+        path.write_bytes(bytes(2000))
+    (tmp_path / "folder").mkdir()
+    cache = ShardCache(CacheConfig(folder=str(tmp_path), gigabytes=KILOBYTE))
+    for number in range(3):
+        assert read(cache, number) == content(number)
+    assert all(path.exists() for path in users)
+
+
 def held_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 

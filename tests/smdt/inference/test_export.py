@@ -96,6 +96,20 @@ def test_every_stage_has_a_card(alignment, tmp_path):
     assert "smdt align --shards DATA --out NEW --checkpoint gan" in text
 
 
+def test_a_folder_of_the_users_stays(trained, tmp_path):
+    (tmp_path / "model.tmp").mkdir()
+    (tmp_path / "model.tmp" / "notes.txt").touch()
+    export_model(trained.root, tmp_path / "model")
+    assert (tmp_path / "model.tmp" / "notes.txt").exists()
+    assert list(tmp_path.glob(".model*")) == []
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(InputError, match="exists: name a new folder"):
+        export_model(trained.root, tmp_path / "link")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="can't be written"):
+        export_model(trained.root, tmp_path / "file" / "model")
+
+
 def test_nothing_is_overwritten(trained, tmp_path, capsys):
     with pytest.raises(InputError, match="exists: name a new folder"):
         export_model(trained.root, trained.root)

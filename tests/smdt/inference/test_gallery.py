@@ -17,6 +17,7 @@ from smdt.data.split import Split
 from smdt.geometry.look import RetrievalAugmentConfig
 from smdt.inference import embed_rank
 from smdt.inference.embed import (
+    PARTS,
     EmbedJob,
     begin,
     default_split,
@@ -78,7 +79,7 @@ def test_a_gallery_has_every_aerial_image_and_its_place(job, world):
 def test_ranks_share_the_shards_and_what_is_done_is_not_done_again(job, world):
     split = Split.open(world, "train")
     run(job, ranks=3, rank=1)
-    part = job.out / "parts" / "000001.safetensors"
+    part = job.out / PARTS / "000001.safetensors"
     before = part.stat().st_mtime_ns
     assert shards_left(job, split, 1, 3) == []
     with pytest.raises(InputError, match=r"000000.safetensors can't be read"):
@@ -101,6 +102,28 @@ def test_a_folder_holds_one_gallery(job, write_config, tmp_path):
         begin(replace(job, trained=tmp_path / "other-weights"))
     with pytest.raises(InputError, match=r"not finished: start its `smdt embed` again"):
         Gallery.open(job.out)
+
+
+def test_a_folder_of_the_users_is_no_place_for_a_gallery(job, world):
+    users = job.out / "parts" / "notes.txt"
+    users.parent.mkdir(parents=True)
+    users.touch()
+    with pytest.raises(InputError, match=r"is not empty \(parts\) and no gallery"):
+        begin(job)
+    with pytest.raises(InputError, match="and no gallery"):
+        begin(replace(job, out=world))
+    assert users.exists()
+
+
+def test_what_the_user_puts_into_a_gallery_stays(job):
+    begin(job)
+    users = job.out / "parts" / "notes.txt"
+    users.parent.mkdir()
+    users.touch()
+    run(job)
+    finish(job)
+    assert users.exists()
+    assert not (job.out / PARTS).exists()
 
 
 @pytest.mark.parametrize(
@@ -260,6 +283,6 @@ def test_the_default_split_is_the_one_that_is_evaluated(world):
 
 def test_parts_are_plain_safetensors(job):
     run(job)
-    part = load_file(job.out / "parts" / "000002.safetensors")
+    part = load_file(job.out / PARTS / "000002.safetensors")
     assert part["sample_ids"].tolist() == list(range(32, 48))
     assert part["descriptors"].shape == (16, 64)
