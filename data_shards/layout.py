@@ -1,5 +1,7 @@
 """Where the files of a data set stand below its root, a folder or a URL."""
 
+import re
+
 from data_shards.store import Location
 
 PLAN = "build.json"
@@ -36,3 +38,8 @@ def part_path(root: Location, split: str, shard: int) -> Location:
 def table_path(root: Location, split: str) -> Location:
     """The merged index of a split, an Arrow IPC file to memory-map."""
     return root / split / f"{split}.arrow"
+
+
+def is_of_shard(split: str, file: str) -> bool:
+    """Whether a file's name is one that a shard of the split has."""
+    return re.fullmatch(rf"{re.escape(split)}-\d{{6,}}\.(tar|idx|parquet)", file) is not None

@@ -12,7 +12,7 @@ from data_shards.atomic import write_atomic
 from data_shards.errors import InputError, ShardError
 from data_shards.images import Chroma, Encoding, Filter, encoder_name
 from data_shards.sources.source import JSON, Kind, Source
-from data_shards.store import Location, exists, make_folder, read_bytes
+from data_shards.store import Location, make_folder, read_bytes, sizes
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")
 
@@ -126,14 +126,28 @@ class BuildPlan(BaseModel):
         """Begin or go on with this build in `root`, making the folders.
 
         Raises:
-            InputError: the folder can't be made, or belongs to another build.
+            InputError: the folder can't be made, belongs to another build, or has shards and does
+                not say what they are of.
         """
         try:
             for name in self.splits:
                 make_folder(root / name)
-            if not exists(root / layout.PLAN):
+            # Shards are listed first: another task may write the plan and its first shard now.
+            shards = [
+                f"{split}/{file}"
+                for split in self.splits
+                for file in sizes(root / split)
+                if layout.is_of_shard(split, file)
+            ]
+            there = sizes(root)
+            if layout.PLAN not in there:
+                shards += [layout.MANIFEST] if layout.MANIFEST in there else []
+                if shards:
+                    raise InputError(
+                        f"{root} has {shards[0]} and no {layout.PLAN} that says what it is of: "
+                        "name another --out, or delete the folder."
+                    )
                 write_atomic(root / layout.PLAN, self.model_dump_json(indent=1).encode() + b"\n")
-                return
         except OSError as error:
             raise InputError(f"{root} can't be written: {error.strerror}.") from None
         begun = BuildPlan.load(root)

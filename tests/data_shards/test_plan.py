@@ -56,3 +56,24 @@ def test_unwritable_and_damaged_folders(tmp_path, memory_source):
     (tmp_path / "build.json").write_text("{")
     with pytest.raises(ShardError, match="is damaged"):
         BuildPlan.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "left", ["train/train-000000.tar", "val/val-000001.parquet", "manifest.json"]
+)
+def test_shards_without_a_plan_are_not_taken_for_this_build(tmp_path, memory_source, left):
+    plan = BuildPlan.of(memory_source(), BuildOptions())
+    plan.claim(tmp_path)
+    (tmp_path / left).touch()
+    plan.claim(tmp_path)  # goes on
+    (tmp_path / "build.json").unlink()
+    with pytest.raises(InputError, match=rf"has {left} and no build\.json"):
+        plan.claim(tmp_path)
+    assert not (tmp_path / "build.json").exists()
+
+
+def test_a_folder_with_other_files_can_be_begun(tmp_path, memory_source):
+    (tmp_path / "train").mkdir()
+    for name in ("notes.txt", "train/notes.tar", "train/other-000000.tar"):
+        (tmp_path / name).touch()
+    BuildPlan.of(memory_source(), BuildOptions()).claim(tmp_path)
