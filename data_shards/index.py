@@ -212,7 +212,7 @@ def read_table(path: Location) -> pa.Table:
     try:
         local = isinstance(path, Path)
         return open_table(pa.memory_map(str(path)) if local else read_bytes(path))
-    except (OSError, pa.ArrowInvalid) as error:
+    except Exception as error:  # Arrow raises whatever the broken bytes lead it to
         raise _unreadable(path, error) from None
 
 
@@ -251,4 +251,5 @@ def _unreadable(path: Location, error: Exception) -> ShardError:
         return error
     if isinstance(error, FileNotFoundError):
         return ShardError(f"The index file {path} is missing.")
-    return ShardError(f"The index file {path} is damaged ({str(error).splitlines()[0]}).")
+    said = str(error).partition("\n")[0] or type(error).__name__
+    return ShardError(f"The index file {path} is damaged ({said}).")

@@ -35,15 +35,16 @@ class _Version(BaseModel):
 # A manifest may come from anywhere, and these become names of files.
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SplitName = Annotated[str, Field(pattern=f"^{SPLIT_NAME.pattern}$")]
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class ShardEntry(_Strict):
     """A shard on disk."""
 
-    shard: int
+    shard: Count
     """Its number in the split, as in its file names and the index."""
-    samples: int
-    bytes: int
+    samples: Count
+    bytes: Count
     """Of the tar."""
     sha256: Sha256
     """Of the tar."""
@@ -55,12 +56,12 @@ class SplitEntry(_Strict):
     """A split: what it is, how large, and its shards."""
 
     kind: Kind
-    rows: int
+    rows: Count
     """Of the source, before rejection."""
-    samples: int
-    bytes: int
+    samples: Count
+    bytes: Count
     """Of all its tars."""
-    rejected: dict[str, int]
+    rejected: dict[str, Count]
     """Rows that are not in the shards, by reason."""
     views: dict[str, ViewStatistics]
     """Pixel statistics by view: ground, aerial, aligned."""
@@ -124,7 +125,12 @@ def manifest_hash(root: str | Location) -> str:
 
 def save(root: Location, manifest: Manifest) -> None:
     """Write `manifest.json`: from then on the data set is finished."""
-    write_atomic(root / layout.MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
+    write_atomic(root / layout.MANIFEST, manifest_bytes(manifest))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The content of `manifest.json` (pure)."""
+    return manifest.model_dump_json(indent=1).encode() + b"\n"
 
 
 def first_problem(error: ValidationError) -> str:

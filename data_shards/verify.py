@@ -11,13 +11,14 @@ import numpy as np
 
 from data_shards import layout
 from data_shards.duplicates import count_and_list
+from data_shards.errors import ShardError
 from data_shards.executor import Advance, no_progress, run_tasks
-from data_shards.finalize import sha256
-from data_shards.index import VIEWS
+from data_shards.index import VIEWS, read_table
 from data_shards.manifest import Manifest, SplitEntry, load
 from data_shards.pixels import PixelSums
 from data_shards.store import Location, download, location, read_bytes, sizes
-from data_shards.verify_shard import Damage, ShardToCheck, check_shard
+from data_shards.verify_manifest import check_bytes, check_manifest
+from data_shards.verify_shard import Damage, ShardToCheck, check_shard, wrong_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,9 @@ def verify(
     with TemporaryDirectory(prefix="smdt-") as folder:
         for split, entry in manifest.splits.items():
             table = _local_table(root, split, Path(folder))
-            damages += _check_split(root, split, entry, table)
-            tasks += _tasks(split, entry, table)
+            found = [*_check_table(split, entry, table), *_check_sums(root, split, entry)]
+            damages += found
+            tasks += _tasks(split, entry, None if found else table)
         check = partial(check_shard, root)
         for task, result in run_tasks(check, tasks, workers, progress or no_progress):
             damages += result.damages
@@ -62,11 +64,14 @@ def verify(
     if not damages:
         damages += _check_statistics(manifest, pixels)
         damages += _check_duplicates(root, manifest, {task: digests[task] for task in tasks})
+        damages += check_manifest(root, manifest)
+    if not damages:
+        damages += check_bytes(root, manifest)
     samples = sum(split.samples for split in manifest.splits.values())
     return Verification(len(tasks), samples, sorted(damages))
 
 
-def _tasks(split: str, entry: SplitEntry, table: Path) -> Iterator[ShardToCheck]:
+def _tasks(split: str, entry: SplitEntry, table: Path | None) -> Iterator[ShardToCheck]:
     first_row = 0
     for shard in entry.shards:
         yield ShardToCheck(split, shard, first_row, table)
@@ -84,16 +89,30 @@ def _local_table(root: Location, split: str, folder: Path) -> Path:
     return copy
 
 
-def _check_split(root: Location, split: str, entry: SplitEntry, table: Path) -> Iterator[Damage]:
-    """The merged index, the manifest's sums, and files that do not belong."""
+def _check_table(split: str, entry: SplitEntry, table: Path) -> Iterator[Damage]:
+    """The merged index, which is read only if it has the hash that the manifest gives."""
     name = f"{split}/{table.name}"
-    if not table.exists():
-        yield Damage(name, "", "", "missing", "The merged index is missing: finalize again.")
-    elif sha256(table) != entry.table_sha256:
-        yield Damage(name, "", "", "checksum", "The merged index is damaged: finalize again.")
+    damage = wrong_bytes(name, table, entry.table_sha256, "The merged index", " Finalize again.")
+    if damage is not None:
+        yield damage
+        return
+    try:
+        rows = read_table(table).num_rows
+    except ShardError as error:
+        yield Damage(name, "", "", "index", str(error))
+        return
+    if rows != entry.samples:
+        detail = f"It has {rows} samples, the manifest says {entry.samples}."
+        yield Damage(name, "", "", "count", detail)
+
+
+def _check_sums(root: Location, split: str, entry: SplitEntry) -> Iterator[Damage]:
+    """The manifest's sums, and files that do not belong."""
     sums = (sum(s.samples for s in entry.shards), sum(s.bytes for s in entry.shards))
     if sums != (entry.samples, entry.bytes):
         yield Damage(layout.MANIFEST, "", "", "count", f"The shards of {split} do not add up.")
+    if len({s.shard for s in entry.shards}) < len(entry.shards):
+        yield Damage(layout.MANIFEST, "", "", "count", f"{split} has a shard twice.")
     known = {layout.tar_path(root, split, s.shard).name for s in entry.shards}
     for found in sorted(set(sizes(root / split)) - known):
         if found.endswith(".tar"):

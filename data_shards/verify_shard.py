@@ -28,7 +28,7 @@ from data_shards.index import (
 from data_shards.manifest import ShardEntry
 from data_shards.pixels import PixelSums, grid_histogram, pixel_digest
 from data_shards.sample import IMAGES, PARTS, RejectedSample
-from data_shards.store import Location, exists, local_copy, read_bytes
+from data_shards.store import Location, local_copy, read_bytes
 
 
 class Damage(NamedTuple):
@@ -65,43 +65,71 @@ class _Looked(NamedTuple):
 
 
 class ShardToCheck(NamedTuple):
-    """A shard to check; `first_row` is its first in `table`, the split's merged index."""
+    """A shard to check.
+
+    Args:
+        split: of the shard.
+        entry: of it in the manifest.
+        first_row: its first in `table`.
+        table: the split's merged index; None if it is damaged, so that it is not read.
+    """
 
     split: str
     entry: ShardEntry
     first_row: int
-    table: Path
+    table: Path | None
 
 
 def check_shard(
     root: Location, task: ShardToCheck, advance: Advance
 ) -> tuple[ShardToCheck, ShardCheck]:
     """Check a shard against its indexes and the manifest; `advance` is called for each sample."""
-    entry = task.entry
-    damages = []
     looked = _Looked({}, {view: [] for view in VIEWS})
-    rows, index_damages = _read_rows(root, task)
-    damages += index_damages
-    stored = layout.tar_path(root, task.split, entry.shard)
+    rows, damages = _read_rows(root, task)
+    stored = layout.tar_path(root, task.split, task.entry.shard)
     name = f"{task.split}/{stored.name}"
     try:
         with local_copy(stored) as tar:
-            tar.stat()  # a local one may be missing
+            found = [] if rows is None else [*_check_samples(tar, name, rows, looked, advance)]
             if rows is not None:
-                found = list(_check_samples(tar, name, rows, looked, advance))
                 found += _check_members(root, tar, task, rows)
-                if not found and sha256(tar) != entry.sha256:
-                    detail = "Bytes between the samples changed."
-                    found.append(Damage(name, "", "", "checksum", detail))
-                damages += found
-    except FileNotFoundError:
-        detail = f"The tar is missing, and its {entry.samples} samples with it."
-        damages.append(Damage(name, "", "", "missing", detail))
+            damage = wrong_bytes(name, tar, task.entry.sha256, "The tar", "")
+            if damage is not None and not found:
+                found = [damage]
+            damages += found
+    except OSError as error:
+        damages.append(_unreadable(name, "The tar", error))
     digests = {view: digest_words(each) for view, each in looked.digests.items()}
     if not damages:
         damages += _check_digests(root, task, rows or [], digests)
     pixels = {view: PixelSums.from_histogram(h) for view, h in looked.histograms.items()}
     return task, ShardCheck(damages, pixels, digests)
+
+
+def wrong_bytes(name: str, path: Location, expected: str, what: str, remedy: str) -> Damage | None:
+    """The damage of a file that is not there, can't be read or has another SHA-256.
+
+    Args:
+        name: of the file below the data set's root.
+        path: of it.
+        expected: SHA-256, hexadecimal.
+        what: the file is, to begin a sentence.
+        remedy: the sentence that follows, after a space.
+    """
+    try:
+        if sha256(path) == expected:
+            return None
+    except OSError as error:
+        damage = _unreadable(name, what, error)
+        return damage._replace(detail=damage.detail + remedy)
+    detail = f"{what} is not the one that the manifest describes.{remedy}"
+    return Damage(name, "", "", "checksum", detail)
+
+
+def _unreadable(name: str, what: str, error: OSError) -> Damage:
+    if isinstance(error, FileNotFoundError):
+        return Damage(name, "", "", "missing", f"{what} is missing.")
+    return Damage(name, "", "", "truncated", f"{what} can't be read: {error.strerror}.")
 
 
 def _check_digests(
@@ -118,23 +146,24 @@ def _check_digests(
 def _read_rows(
     root: Location, task: ShardToCheck
 ) -> tuple[list[dict[str, Any]] | None, list[Damage]]:
-    """The index rows of a shard, from its part, or if that is damaged from the merged index."""
+    """The index rows of a shard, from its part, or if that is damaged from the merged index.
+
+    What does not have the hash that the manifest gives is never read.
+    """
     path = layout.part_path(root, task.split, task.entry.shard)
     name = f"{task.split}/{path.name}"
-    try:
-        merged = read_table(task.table)
-        merged = merged.slice(task.first_row, task.entry.samples)
-    except ShardError:
-        merged = None  # `_check_split` has said so
-    try:
-        part = read_part(path)
-    except ShardError as error:
-        reason = "checksum" if exists(path) else "missing"
-        rows = merged.to_pylist() if merged is not None else None
-        return rows, [Damage(name, "", "", reason, str(error))]
+    merged = None
+    if task.table is not None:
+        merged = read_table(task.table).slice(task.first_row, task.entry.samples)
+    damage = wrong_bytes(name, path, task.entry.index_sha256, "The index part", "")
+    if damage is None:
+        try:
+            part = read_part(path)
+        except ShardError as error:
+            damage = Damage(name, "", "", "index", str(error))
+    if damage is not None:
+        return (None if merged is None else merged.to_pylist()), [damage]
     damages = []
-    if sha256(path) != task.entry.index_sha256:
-        damages.append(Damage(name, "", "", "checksum", "The index part is damaged."))
     if part.num_rows != task.entry.samples:
         detail = f"It has {part.num_rows} samples, the manifest says {task.entry.samples}."
         damages.append(Damage(name, "", "", "count", detail))
@@ -166,18 +195,24 @@ def _check_samples(
     """Bytes, checksum and decodability of every part; what is in photographs is added to
     `looked`."""
     with tar.open("rb") as file:
+        end = os.fstat(file.fileno()).st_size
         for row in rows:
             for part in PARTS:
-                size = row[f"{part}_size"]
+                offset, size = row[f"{part}_offset"], row[f"{part}_size"]
                 if size == 0:
                     if part in VIEWS:
                         looked.digests[part].append(NO_DIGEST)
                     continue
-                data = os.pread(file.fileno(), size, row[f"{part}_offset"])
-                if len(data) < size:
-                    detail = f"The tar ends {size - len(data)} bytes before the part does."
+                if size < 0 or offset < 0:
+                    detail = f"The index says {size} bytes at byte {offset}."
+                    yield Damage(name, row["key"], part, "index", detail)
+                    continue
+                if offset + size > end:
+                    detail = f"The tar ends {offset + size - end} bytes before the part does."
                     yield Damage(name, row["key"], part, "truncated", detail)
-                elif google_crc32c.value(data) != row[f"{part}_crc32c"]:
+                    continue
+                data = os.pread(file.fileno(), size, offset)
+                if google_crc32c.value(data) != row[f"{part}_crc32c"]:
                     detail = "The bytes are not those that were written."
                     yield Damage(name, row["key"], part, "checksum", detail)
                 elif part in IMAGES:
@@ -212,7 +247,7 @@ def _check_members(
     try:
         with tarfile.open(tar, "r:") as archive:
             members = [_member(info) for info in archive]
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, ArithmeticError, MemoryError) as error:
         yield Damage(name, "", "", "truncated", f"The tar can't be walked to its end: {error}.")
         return
     indexed = {
@@ -233,9 +268,8 @@ def _check_members(
         if read_bytes(idx) != idx_text(members).encode():
             detail = "It does not describe the tar."
             yield Damage(f"{task.split}/{idx.name}", "", "", "index", detail)
-    except FileNotFoundError:
-        detail = "DALI's index is missing."
-        yield Damage(f"{task.split}/{idx.name}", "", "", "missing", detail)
+    except OSError as error:
+        yield _unreadable(f"{task.split}/{idx.name}", "DALI's index", error)
 
 
 def _member(info: tarfile.TarInfo) -> Member:

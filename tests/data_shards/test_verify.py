@@ -1,5 +1,6 @@
 import hashlib
 import json
+import random
 import shutil
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_shards.build import BuildOptions, build
-from data_shards.errors import InputError
+from data_shards.errors import InputError, ShardError
 from data_shards.finalize import finalize
 from data_shards.index import read_table
 from data_shards.manifest import load
@@ -169,3 +170,121 @@ def test_a_data_set_from_before_the_digests_is_whole(copy):
     assert {split.duplicates for split in stats(copy).values()} == {None}
     finalize(copy)
     assert damages(copy) == []
+
+
+def rehash(root, path):
+    """Make the manifest say the present hash of an index part or a merged index."""
+    manifest = json.loads((root / "manifest.json").read_text())
+    entry = manifest["splits"][path.parent.name]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if path.suffix == ".arrow":
+        entry["table_sha256"] = digest
+    else:
+        number = int(path.stem.rpartition("-")[2])
+        next(e for e in entry["shards"] if e["shard"] == number)["index_sha256"] = digest
+    (root / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("offset", [-5, 1 << 40, (1 << 63) - 1])
+@pytest.mark.parametrize("size", [-7, 1 << 40, 100])
+def test_offsets_and_sizes_out_of_range_are_damage(copy, offset, size):
+    path = copy / "train" / "train-000001.parquet"
+    table = pq.read_table(path)
+    for name, value in (("ground_offset", offset), ("ground_size", size)):
+        place = table.column_names.index(name)
+        column = pa.array([value, *table[name].to_pylist()[1:]], table[name].type)
+        table = table.set_column(place, table.schema.field(place), column)
+    pq.write_table(table, path)
+    rehash(copy, path)
+    key = table["key"][0].as_py()
+    found = {(file, where, part) for file, where, part, _ in damages(copy)}
+    assert ("train/train-000001.tar", key, "ground") in found
+
+
+def test_an_index_that_failed_its_hash_is_never_read(copy, monkeypatch):
+    read = []
+    for name in ("read_table", "read_part", "read_digests"):
+        for module in ("verify", "verify_shard"):
+            monkeypatch.setattr(
+                f"data_shards.{module}.{name}", lambda path: read.append(path), raising=False
+            )
+    for split in ("train", "val"):
+        for path in (copy / split).iterdir():
+            if path.suffix in (".arrow", ".parquet"):
+                path.write_bytes(path.read_bytes() + b"x")
+    found = verify(copy, workers=1).damages
+    assert read == []
+    assert {damage.reason for damage in found} == {"checksum"}
+    assert len(found) == 6
+
+
+def flipped(data, rng):
+    changed = bytearray(data)
+    changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def cut(data, rng):
+    return data[: rng.randrange(len(data))]
+
+
+def extended(data, rng):
+    return data + rng.choice([b"\n", b"\0" * 512, rng.randbytes(1000)])
+
+
+def scrambled(data, rng):
+    start = rng.randrange(len(data))
+    piece = rng.randbytes(64)
+    return data[:start] + piece + data[start + len(piece) :]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", [flipped, cut, extended, scrambled])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "train/train-000001.tar",
+        "train/train-000001.parquet",
+        "train/train-000001.idx",
+        "train/train.arrow",
+        "manifest.json",
+    ],
+)
+def test_any_damage_is_named(copy, file, damaged):
+    path, rng = copy / file, random.Random(f"{file} {damaged.__name__}")
+    whole = path.read_bytes()
+    for _ in range(12):
+        data = damaged(whole, rng)
+        path.write_bytes(data)
+        assert named(copy), (data, whole)
+
+
+def named(root):
+    """Files with damage; a manifest that can't be read is named by an error."""
+    try:
+        return {file for file, *_ in damages(root)}
+    except ShardError as error:
+        return {"manifest.json"} if "manifest.json" in str(error) else set()
+
+
+@pytest.mark.parametrize("file", ["train-000001.tar", "train.arrow", "train-000001.parquet"])
+def test_a_folder_or_a_link_to_nothing_in_place_of_a_file_is_damage(copy, file):
+    path = copy / "train" / file
+    path.unlink()
+    path.symlink_to("nowhere")
+    assert (f"train/{file}", "", "", "missing") in damages(copy)
+    path.unlink()
+    path.mkdir()
+    assert (f"train/{file}", "", "", "truncated") in damages(copy)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('"rows": 10', '"rows": 11'), ('"missing_file": 1', '"missing_file": 2'), ("memory", "m2")],
+)
+def test_a_manifest_that_is_not_of_its_build_is_found(copy, before, after):
+    path = copy / "manifest.json"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+    assert ("manifest.json", "", "", "count") in damages(copy)

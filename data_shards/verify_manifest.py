@@ -1,0 +1,66 @@
+"""Check the manifest against the build's plan and the index parts."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from data_shards import layout
+from data_shards.classes import CLASS_NAMES
+from data_shards.errors import ShardError
+from data_shards.index import read_summary
+from data_shards.manifest import FORMAT_VERSION, Manifest, manifest_bytes
+from data_shards.plan import BuildPlan
+from data_shards.store import Location, exists, read_bytes
+from data_shards.verify_shard import Damage
+
+
+def check_manifest(root: Location, manifest: Manifest) -> Iterator[Damage]:
+    """What the manifest says of the build; the shards of the data set are whole.
+
+    Copies of data sets may come without the build's plan: then its share is not checked.
+    """
+    if exists(root / layout.PLAN):
+        yield from _check_plan(root, manifest)
+    if manifest.classes != CLASS_NAMES:
+        yield _manifest("The class names are others.")
+
+
+def check_bytes(root: Location, manifest: Manifest) -> Iterator[Damage]:
+    """Whether the manifest is written as this version writes it; nothing else is wrong."""
+    written = manifest.format_version == FORMAT_VERSION
+    if written and read_bytes(root / layout.MANIFEST) != manifest_bytes(manifest):
+        yield _manifest("It is not as it was written: finalize again.")
+
+
+def _check_plan(root: Location, manifest: Manifest) -> Iterator[Damage]:
+    try:
+        plan = BuildPlan.load(root)
+        rejected = {split: _rejected(root, plan, split) for split in plan.splits}
+    except ShardError as error:
+        yield Damage(layout.PLAN, "", "", "checksum", str(error))
+        return
+    said = {
+        "name": (manifest.name, plan.name),
+        "seed": (manifest.seed, plan.options.seed),
+        "source": (manifest.source, plan.source),
+        "options": (manifest.options, plan.options),
+        "encoder": (manifest.encoder, plan.encoder),
+        "made": (manifest.made, plan.made),
+        "splits": (
+            {name: (entry.kind, entry.rows) for name, entry in manifest.splits.items()},
+            {name: (split.kind, split.rows) for name, split in plan.splits.items()},
+        ),
+        "rejected": ({name: entry.rejected for name, entry in manifest.splits.items()}, rejected),
+    }
+    for field, (ours, theirs) in said.items():
+        if ours != theirs:
+            yield _manifest(f"Its {field} is not that of {layout.PLAN} and the shards.")
+
+
+def _rejected(root: Location, plan: BuildPlan, split: str) -> dict[str, int]:
+    parts = [layout.part_path(root, split, task.shard) for task in plan.tasks(split)]
+    counts = Counter(each.reason for part in parts for each in read_summary(part).rejected)
+    return dict(sorted(counts.items()))
+
+
+def _manifest(detail: str) -> Damage:
+    return Damage(layout.MANIFEST, "", "", "count", detail)
