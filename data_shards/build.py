@@ -1,5 +1,6 @@
 """Build a data set: plan, write the shards that are missing, finalize."""
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +9,8 @@ from functools import partial
 from types import FrameType
 
 from data_shards import layout
-from data_shards.errors import ShardError, Stopped
+from data_shards.aspect import RESIZE_LIMIT, RESIZE_TOLERANCE, stretch_of
+from data_shards.errors import InputError, ShardError, Stopped
 from data_shards.executor import Executor, run_tasks
 from data_shards.finalize import finalize, write_rejected
 from data_shards.index import read_summary
@@ -17,11 +19,17 @@ from data_shards.manifest import Manifest
 from data_shards.missing import missing_shards
 from data_shards.plan import BuildOptions, BuildPlan, ShardTask
 from data_shards.progress import Watcher, Work
+from data_shards.sample import RejectedSample
 from data_shards.sources.source import Source
 from data_shards.store import Location, exists, location
-from data_shards.writer import SLOW_IMPORTS, write_shard
+from data_shards.writer import SLOW_IMPORTS, prepare, write_shard
 
 __all__ = ["BuildOptions", "build", "build_share", "finish", "stop_signals"]
+
+FIRST_ROWS = 10
+"""Rows of a split that are looked at until one can be used, before a build."""
+
+_log = logging.getLogger(__name__)
 
 
 def build(
@@ -89,6 +97,7 @@ def build_share(
     """
     root = location(out)
     plan = BuildPlan.of(source, options or BuildOptions())
+    _check_ground_size(source, plan)
     plan.claim(root)
     with _stoppable(root, plan) as check_stop:
         guarded = (_StopCheck(check_stop), *watchers)
@@ -135,6 +144,43 @@ def _write_missing(
             rejected += len(summary.rejected)
             _check_rejected(root, plan, rejected, max_rejected)
     _check_arrived(root, plan, missing)
+
+
+def _check_ground_size(source: Source, plan: BuildPlan) -> None:
+    """Compare the size to store with the shape of each split's first panorama.
+
+    Raises:
+        InputError: it is another shape altogether.
+    """
+    size = plan.options.ground_size
+    if size is None:
+        return
+    for split in plan.splits:
+        before = _first_panorama(source, split)
+        if before is None:
+            continue
+        name, height, width = before
+        stretch = stretch_of(size, (height, width))
+        said = (
+            f"--ground-size {size[0]}x{size[1]} stretches the panoramas of split {split}: {name} "
+            f"is {height}x{width}, which {stretch:.1f} times in one direction"
+        )
+        if stretch > RESIZE_LIMIT:
+            raise InputError(f"{said} makes another picture of: give HEIGHTxWIDTH of its shape.")
+        if stretch > RESIZE_TOLERANCE:
+            _log.warning("%s distorts.", said)
+
+
+def _first_panorama(source: Source, split: str) -> tuple[str, int, int] | None:
+    """Name, height and width, as it would be stored, of a split's first panorama, if any."""
+    for row in range(min(FIRST_ROWS, source.splits[split].rows)):
+        try:
+            sample = source.sample(split, row)
+            ground = prepare("", sample, BuildOptions()).images.get("ground")
+        except RejectedSample:
+            continue
+        return None if ground is None else (sample.meta.source_id, ground.height, ground.width)
+    return None
 
 
 def _all_tasks(plan: BuildPlan) -> list[ShardTask]:

@@ -1,6 +1,7 @@
 """Make a data set of finished shards: merged indexes, the list of rejections, the manifest."""
 
 import hashlib
+import logging
 from collections import Counter
 from functools import reduce
 from operator import add
@@ -8,6 +9,7 @@ from operator import add
 import numpy as np
 
 from data_shards import layout
+from data_shards.aspect import elevation_warning
 from data_shards.atomic import remove_leftovers, write_atomic
 from data_shards.duplicates import count_and_list
 from data_shards.errors import ShardError
@@ -18,12 +20,15 @@ from data_shards.index import (
     merge_parts,
     read_digests,
     read_summary,
+    read_table,
 )
 from data_shards.manifest import Manifest, ShardEntry, SplitEntry, save
 from data_shards.missing import check_complete
 from data_shards.pixels import PixelSums
 from data_shards.plan import BuildPlan
 from data_shards.store import Location, local_copy, location, sizes
+
+_log = logging.getLogger(__name__)
 
 
 def finalize(root: str | Location) -> Manifest:
@@ -105,6 +110,9 @@ def _split_entry(
     parts = {shard: layout.part_path(root, split, shard) for shard in filled}
     table = layout.table_path(root, split)
     samples = merge_parts(parts.values(), table)
+    warning = elevation_warning(read_table(table))
+    if warning:
+        _log.warning("split %s: %s", split, warning)
     rejected = Counter(r.reason for s in summaries.values() for r in s.rejected)
     return SplitEntry(
         kind=plan.splits[split].kind,

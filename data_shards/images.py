@@ -101,6 +101,7 @@ def prepare_photo(
     size: tuple[int, int] | None,
     encoding: Encoding,
     crop: Rows | None = None,
+    square: bool = False,
 ) -> PreparedImage:
     """Check a photograph, cut it to `crop` and bring it to `size`.
 
@@ -111,9 +112,11 @@ def prepare_photo(
             resized keeps its bytes.
         encoding: of an image that is cut or resized: once, after both.
         crop: the rows to keep.
+        square: whether it has to be square.
 
     Raises:
-        RejectedSample: it can't be decoded, is neither RGB nor grey, or is too high for `crop`.
+        RejectedSample: it can't be decoded, is neither RGB nor grey, is too high for `crop`, or
+            has to be square and is not.
     """
     header = _open(name, data)
     file_type = header.file_type
@@ -125,6 +128,9 @@ def prepare_photo(
         )
     if crop is not None:
         pixels = pixels[crop.top : crop.bottom]
+    if square and pixels.shape[0] != pixels.shape[1]:
+        shape = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise RejectedSample("not_square", f"{name} has {shape} pixels, not square: crop it.")
     size = size or pixels.shape[:2]
     if pixels.shape[:2] != size or len(pixels) != height:
         image = Image.fromarray(pixels)

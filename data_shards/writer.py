@@ -126,7 +126,8 @@ def prepare(key: str, sample: Sample, options: BuildOptions) -> PreparedSample:
             images[image] = prepare_class_map(name, data, size)
         else:
             crop = sample.crops.get(image)
-            images[image] = prepare_photo(name, data, size, options.encoding, crop)
+            square = image == "aerial"
+            images[image] = prepare_photo(name, data, size, options.encoding, crop, square)
     if "seg" in images and "ground" in images:
         seg, ground = images["seg"], images["ground"]
         if (seg.height, seg.width) != (ground.height, ground.width):

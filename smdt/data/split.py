@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from data_shards import layout, manifest
+from data_shards.aspect import elevation_warning
 from data_shards.errors import ShardError
-from data_shards.index import ABSENT, TILES, open_table, read_table
+from data_shards.index import ABSENT, TILES, open_table
 from data_shards.sample import PARTS
 from data_shards.sources.source import JSON
 from data_shards.store import Location, location, size, sizes
@@ -93,7 +94,7 @@ class Split:
                 raise DataInputError(f"{root} has no split {name!r}, it has {there}.")
             entry = described.splits[name]
             if isinstance(root, Path):
-                table = read_table(layout.table_path(root, name))
+                table = _local_table(root, name, described)
             else:
                 cache = ShardCache(cache_config or CacheConfig())
                 table = _cached_table(root, name, entry.table_sha256, cache)
@@ -177,10 +178,10 @@ class Split:
         return tiles, self.places[with_tile[first]]
 
     def require_views(self, views: Sequence[str]) -> None:
-        """Check that every sample has every view.
+        """Check that every sample has every view, and each the shape that it has to have.
 
         Raises:
-            DataInputError: says how many lack which.
+            DataInputError: says how many lack which; or as `require_shapes`.
         """
         for view in views:
             lacking = int((self.column(f"{view}_offset") == ABSENT).sum())
@@ -190,6 +191,40 @@ class Split:
                     f"{lacking} of the {len(self)} samples of split {self.name!r} ({self.kind}) in "
                     f"{self.root} have no {view} image{remedy}."
                 )
+
+        self.require_shapes(views)
+
+    def require_shapes(self, views: Sequence[str]) -> None:
+        """Check that tiles are square and class maps as large as their panoramas, by the index.
+
+        Raises:
+            DataInputError: names the first that is not.
+        """
+        if "aerial" in views:
+            wrong = self.column("aerial_height") != self.column("aerial_width")
+            self._refuse_first(wrong, "aerial", "tiles that are not square", "crop them")
+        if "seg" in views and "ground" in views:
+            there = (self.column("seg_size") > 0) & (self.column("ground_size") > 0)
+            sides = ("height", "width")
+            differ = [self.column(f"seg_{s}") != self.column(f"ground_{s}") for s in sides]
+            wrong = there & np.any(differ, axis=0)
+            what = "class maps of another size than their panorama"
+            self._refuse_first(wrong, "seg", what, "make them of one size")
+
+    def _refuse_first(self, wrong: NDArray[np.bool_], view: str, what: str, remedy: str) -> None:
+        if not wrong.any():
+            return
+        first = int(np.flatnonzero(wrong)[0])
+        width, height = (self.column(f"{view}_{side}")[first] for side in ("width", "height"))
+        raise DataInputError(
+            f"Split {self.name!r} in {self.root} has {wrong.sum()} {what}, the first is that of "
+            f"{self.source_id(first)} with {width}x{height} pixels: {remedy} and build the shards "
+            "again."
+        )
+
+    def elevation_warning(self, elevation: tuple[float, float] | None) -> str:
+        """As `data_shards.aspect.elevation_warning`."""
+        return elevation_warning(self._table, elevation)
 
     def require_tars(self, allowed_missing: int, setting: str) -> None:
         """Check that the tars are there and whole, by a listing of their folder.
@@ -250,13 +285,39 @@ class Split:
 
 
 def _sizes(folder: Location) -> dict[str, int]:
-    """Bytes of the files in a folder by name, none where it can't be read."""
+    """As `sizes`."""
     try:
         return sizes(folder)
     except ShardError as error:
         raise DataError(str(error)) from None
-    except OSError:
-        return {}
+
+
+def _local_table(root: Path, name: str, described: manifest.Manifest) -> pa.Table:
+    """The merged index of a split in a folder, memory-mapped.
+
+    Raises:
+        DataError: it is missing, or not the one that the manifest describes.
+    """
+    path = layout.table_path(root, name)
+    assert isinstance(path, Path)
+    remedy = f"run `smdt shards finalize {root}`"
+    samples = {entry.table_sha256: entry.samples for entry in described.splits.values()}
+    expected = described.splits[name]
+    try:
+        with path.open("rb") as file:
+            mapped, digest = _mapped(file)
+    except FileNotFoundError:
+        raise DataError(f"The index file {path} is missing: {remedy}.") from None
+    if digest == expected.table_sha256:
+        return open_table(pa.py_buffer(mapped))
+    if digest in samples:
+        raise DataError(
+            f"The index of split {name!r} in {root} is another split's and has {samples[digest]} "
+            f"samples, its manifest says {expected.samples}: {remedy}."
+        )
+    raise DataError(
+        f"The index file {path} is damaged (its SHA-256 is not the manifest's): {remedy}."
+    )
 
 
 def _cached_table(root: UPath, name: str, sha256: str, cache: ShardCache) -> pa.Table:
@@ -273,12 +334,18 @@ def _cached_table(root: UPath, name: str, sha256: str, cache: ShardCache) -> pa.
         except FileNotFoundError:
             break
         with file:
-            empty = os.fstat(file.fileno()).st_size == 0
-            mapped = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if hashlib.sha256(mapped).hexdigest() == sha256:
+            mapped, digest = _mapped(file)
+        if digest == sha256:
             return open_table(pa.py_buffer(mapped))
         cache.drop(sha256)
     raise DataError(
         f"There is no {stored} with the checksum that the manifest gives: run "
         f"`smdt shards finalize {root}`."
     )
+
+
+def _mapped(file: BinaryIO) -> tuple[bytes | mmap.mmap, str]:
+    """A file, memory-mapped, and its SHA-256, hexadecimal."""
+    empty = os.fstat(file.fileno()).st_size == 0
+    mapped = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return mapped, hashlib.sha256(mapped).hexdigest()

@@ -16,7 +16,7 @@ from data_shards.manifest import Manifest
 from data_shards.missing import check_complete, missing_shards
 from data_shards.plan import BuildPlan, ShardTask
 from data_shards.rewrite import rewriting_plan
-from data_shards.store import Location, location
+from data_shards.store import Location, location, same_place
 from smdt.data.errors import DataError, DataInputError
 from smdt.data.split import Split
 from smdt.inference.annotated_shard import Annotator, Missing, ShardAnnotator, has_views
@@ -43,11 +43,12 @@ def begin(job: Annotation, annotator: Annotator) -> BuildPlan:
     """Check the job and begin or go on with it; every rank may call it.
 
     Raises:
-        InputError: `out` belongs to another job, or nothing has what the part is made from.
+        InputError: `out` is the source or belongs to another job, nothing has what the part is made
+            from, or a view has a shape that it can't be made from.
         DataError: tars are missing or truncated.
     """
     source, out = location(job.source), location(job.out)
-    if source == out:
+    if same_place(source, out):
         raise DataInputError(f"--out {out} is where the shards come from: name another folder.")
     described = manifest.load(source)
     splits = [Split.open(source, name) for name in described.splits]
@@ -55,6 +56,7 @@ def begin(job: Annotation, annotator: Annotator) -> BuildPlan:
         views = " and ".join(annotator.views)
         raise DataInputError(f"No sample in {source} has {views}, which {annotator.part} is from.")
     for split in splits:
+        split.require_shapes(annotator.views)
         split.require_tars(job.max_missing, "--max-missing")
     plan = rewriting_plan(described, splits[0].manifest_hash, annotator.part, annotator.model)
     plan.claim(out)

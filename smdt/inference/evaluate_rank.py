@@ -77,8 +77,9 @@ def evaluate_on_ranks(job: EvaluateJob, start: Callable[[Sequence[str]], None]) 
         InputError: there is no such checkpoint or split.
         UserError: a rank failed.
     """
-    job.asked.apply(load_config(find_weights(job.trained), job.alignment))
-    Split.open(job.shards, job.split)
+    config = job.asked.apply(load_config(find_weights(job.trained), job.alignment))
+    views = ("ground", "seg") if config.stage == "segmentation" else ("aerial",)
+    Split.open(job.shards, job.split).require_shapes(views)
     with TemporaryDirectory(prefix="smdt-evaluate-") as folder:
         (Path(folder) / JOB).write_text(job.model_dump_json())
         start([folder])

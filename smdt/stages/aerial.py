@@ -16,7 +16,7 @@ from smdt.geometry.augment import Draw
 from smdt.geometry.mapping import GeometryConfig, Mapping, PanoramaMapping
 from smdt.geometry.view import resize
 from smdt.stages.aligned import FrozenAlignment, find_alignment, require_same_alignment
-from smdt.stages.mapped import mapped, require_mappable
+from smdt.stages.mapped import mapped, require_mappable, warn_of_elevations
 
 
 class AerialImages(ABC):
@@ -76,6 +76,7 @@ class MappedTiles(AerialImages):
     def require(self, split: Split) -> None:
         """Check that its tiles can be unrolled."""
         require_mappable(self._mapping.config, split)
+        warn_of_elevations(self._mapping.config, split)
 
 
 class AlignedFromShards(AerialImages):

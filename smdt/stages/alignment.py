@@ -29,7 +29,7 @@ from smdt.semantics.augment import draw_semantics
 from smdt.semantics.palette import known, to_classes, to_colours
 from smdt.stages.chunks import equal_slices
 from smdt.stages.held_out import missing_samples, open_held_out
-from smdt.stages.mapped import mapped, require_mappable
+from smdt.stages.mapped import mapped, require_mappable, warn_of_elevations
 from smdt.training.engine import Engine
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
 from smdt.training.utilization import forward_flops
@@ -101,6 +101,7 @@ class AlignmentStage(Stage):
     def require(self, split: Split) -> None:
         """Check that its tiles can be mapped."""
         require_mappable(self._config.geometry, split)
+        warn_of_elevations(self._config.geometry, split)
 
     def require_shards(self, data: EvaluationData) -> None:
         """Check also the galleries, which `smdt align` will ask of the generators."""

@@ -3,12 +3,16 @@
 H rows, W columns.
 """
 
+import logging
+
 import numpy as np
 from torch import Tensor
 
 from smdt.data.batch import Batch
 from smdt.data.split import DataInputError, Split
 from smdt.geometry.mapping import GeometryConfig, PanoramaMapping
+
+_log = logging.getLogger(__name__)
 
 
 def require_mappable(config: GeometryConfig, split: Split) -> None:
@@ -31,6 +35,13 @@ def require_mappable(config: GeometryConfig, split: Split) -> None:
                 f"have no {setting}, which the {config.mapping} mapping needs: set "
                 f"geometry.{setting}, or choose the polar mapping."
             )
+
+
+def warn_of_elevations(config: GeometryConfig, split: Split) -> None:
+    """Log panoramas whose shape contradicts the elevations that the mapping takes them to have."""
+    warning = "" if config.mapping == "polar" else split.elevation_warning(config.elevation_deg)
+    if warning:
+        _log.warning("split %s in %s: %s", split.name, split.root, warning)
 
 
 def mapped(mapping: PanoramaMapping, batch: Batch, rows: slice) -> Tensor:

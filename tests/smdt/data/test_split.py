@@ -131,6 +131,62 @@ def test_what_is_wrong_is_said_in_one_sentence(shards, damage, name, kind, messa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.9, 1.0])
+def test_an_index_with_a_changed_byte_is_refused_before_it_is_read(shards, place):
+    path = layout.table_path(shards, "train")
+    data = bytearray(path.read_bytes())
+    data[int(place * (len(data) - 1))] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"train\.arrow is damaged .* finalize"):
+        Split.open(shards, "train")
+
+
+def test_a_folder_of_tars_that_can_not_be_listed_is_not_an_empty_one(shards):
+    split = Split.open(shards, "train")
+    shutil.rmtree(shards / "train")
+    (shards / "train").symlink_to("train")
+    with pytest.raises(DataError, match="train can't be read"):
+        split.require_tars(0, "limit")
+
+
+class Shapes(Overlapping):
+    """Pairs of given sizes (height and width) as shards of an older version may hold them."""
+
+    splits: ClassVar = {"train": SplitPlan("pairs", 3)}
+
+    def sample(self, split: str, row: int) -> Sample:
+        parts = {}
+        for name, size in (
+            ("ground.png", (16, 64)),
+            ("aerial.png", (16, 16)),
+            ("seg.png", (16, 64)),
+        ):
+            picture = BytesIO()
+            Image.new("L", size[::-1]).save(picture, "PNG")
+            parts[name] = picture.getvalue()
+        return Sample(Meta(f"city/{row}", elevation=(-45.0, 45.0)), parts)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "refused"),
+    [
+        ("aerial_width", 24, r"1 tiles that are not square, .* city/1 with 24x16 pixels: crop"),
+        ("seg_height", 8, r"1 class maps of another size .* city/1 with 64x8 pixels"),
+    ],
+)
+def test_shapes_of_the_index_are_compared(tmp_path, column, value, refused):
+    build(Shapes(), tmp_path, BuildOptions(), workers=1)
+    split = Split.open(tmp_path, "train")
+    views = ("ground", "aerial", "seg")
+    split.require_views(views)
+    assert split.elevation_warning(None) == ""
+    changed = np.array(split.column(column))
+    changed[1] = value
+    split._columns[column] = changed
+    with pytest.raises(DataInputError, match=refused):
+        split.require_views(views)
+
+
 def test_exit_codes_tell_input_from_failure():
     assert DataInputError.exit_code == 2
     assert DataError.exit_code == 1

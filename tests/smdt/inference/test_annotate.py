@@ -151,6 +151,31 @@ def test_another_model_or_the_source_itself_is_refused_as_a_place(job, world):
         begin(replace(job, out=str(world)), Brightness())
 
 
+@pytest.mark.parametrize("spelling", ["{}/", "{}/../{name}", "{}-link", "file://{}"])
+def test_the_source_is_refused_as_a_place_however_it_is_spelled(job, world, spelling, tmp_path):
+    source = shutil.copytree(world, tmp_path / "source")
+    (tmp_path / "source-link").symlink_to(source)
+    before = (source / "manifest.json").read_bytes()
+    out = spelling.format(source, name=source.name)
+    with pytest.raises(DataError, match="where the shards come from"):
+        begin(replace(job, source=str(source), out=out), Brightness())
+    assert (source / "manifest.json").read_bytes() == before
+
+
+def test_tiles_that_are_not_square_are_refused_before_they_are_mapped(job, world, monkeypatch):
+    monkeypatch.setattr(Brightness, "views", ("aerial",))
+    column = Split.column
+
+    def changed(split, name):
+        found = column(split, name)
+        return found + (np.arange(len(found)) == 3) if name == "aerial_width" else found
+
+    monkeypatch.setattr(Split, "column", changed)
+    with pytest.raises(DataError, match="tiles that are not square, the first"):
+        begin(job, Brightness())
+    assert not Path(job.out).exists()
+
+
 def test_a_source_that_was_built_anew_is_not_mixed_with_what_was_made_of_the_old(job, world):
     source = shutil.copytree(world, Path(job.out).with_name("source"))
     job = replace(job, source=str(source))
