@@ -22,6 +22,7 @@ from benchmarks.ranks import WIDTH, open_engine, run_ranks, step
 from smdt.data.order import DataState
 from smdt.training import checkpoint
 from smdt.training.checkpoint import Progress
+from smdt.training.retention import Retention
 
 
 def save(zero: int, layers: int, turns: int, folder: Path) -> None:
@@ -29,6 +30,7 @@ def save(zero: int, layers: int, turns: int, folder: Path) -> None:
     engine = open_engine(zero, layers)
     step(engine)
     checkpoints = folder / "checkpoints"
+    retention = Retention(checkpoints, keep_last=1)
     found = []
     for turn in range(turns):
         progress = Progress(turn, 0, dist.get_world_size(), zero, DataState("", 0, 0, 0))
@@ -39,7 +41,7 @@ def save(zero: int, layers: int, turns: int, folder: Path) -> None:
         if dist.get_rank() == 0:
             size = checkpoint.publish_step(checkpoints, turn)
             found.append((written - start, perf_counter() - start, size))
-            checkpoint.prune(checkpoints, 1, [])
+            retention.apply(turn, None)
     if dist.get_rank() == 0:
         (folder / "found.json").write_text(json.dumps(found))
 

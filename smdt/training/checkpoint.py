@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,13 @@ def publish_step(checkpoints: Path, step: int) -> int:
     """
     final = folder_of(checkpoints, step)
     size = publish(_unpublished(final), final)
-    write_atomic(checkpoints / LATEST, f"{final.name}\n".encode())
+    name_latest(checkpoints, final)
     return size
+
+
+def name_latest(checkpoints: Path, folder: Path) -> None:
+    """Let the file `latest` name a published checkpoint."""
+    write_atomic(checkpoints / LATEST, f"{folder.name}\n".encode())
 
 
 def _unpublished(final: Path) -> Path:
@@ -157,18 +162,30 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     return {"size": path.stat().st_size, "sha256": digest}
 
 
-def damage(folder: Path) -> str:
-    """Return what is wrong with a published checkpoint in one phrase, empty if it is whole."""
+def damage(folder: Path, *, hashes: bool = True) -> str:
+    """Return what is wrong with a published checkpoint in one phrase, empty if it is whole.
+
+    Args:
+        folder: the checkpoint.
+        hashes: whether the files are read and hashed; else only their sizes are compared.
+    """
     try:
-        files = json.loads((folder / FILES).read_text())
-    except (OSError, json.JSONDecodeError):
+        files = json.loads((folder / FILES).read_bytes())
+    except (OSError, ValueError):
         return f"{FILES} is missing or unreadable"
+    if not isinstance(files, dict) or not files:
+        return f"{FILES} lists no files"
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if _fingerprint(path) != expected:
-            return f"{name} does not match its hash"
+        if not isinstance(expected, dict) or path.stat().st_size != expected.get("size"):
+            return f"{name} does not match its size"
+        try:
+            if hashes and _fingerprint(path) != expected:
+                return f"{name} does not match its hash"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
     return ""
 
 
@@ -249,24 +266,3 @@ def load_engines(states: Path, engines: Mapping[str, Engine], weights: Path | No
                 engine.restore_buffers(
                     {key: file.get_tensor(f"{name}.{key}") for key in engine.buffers()}
                 )
-
-
-def prune(checkpoints: Path, keep_last: int, keep_steps: Iterable[int]) -> None:
-    """Delete all but the newest `keep_last` checkpoints and those of `keep_steps`.
-
-    What killed processes left half written goes too: nothing may be being published.
-    """
-    for folder in superfluous(published(checkpoints), keep_last, keep_steps):
-        shutil.rmtree(folder)
-    for folder in checkpoints.glob("step-*.tmp"):
-        shutil.rmtree(folder)
-    for file in checkpoints.glob(f"{LATEST}.*.tmp"):
-        file.unlink()
-
-
-def superfluous(
-    newest_first: Sequence[Path], keep_last: int, keep_steps: Iterable[int]
-) -> list[Path]:
-    """Return the checkpoints that retention gives up (pure)."""
-    kept = set(keep_steps)
-    return [folder for folder in newest_first[keep_last:] if step_of(folder) not in kept]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_shards.errors import InputError
-from smdt.training import checkpoint
+from smdt.training import checkpoint, retention
 from smdt.training.checkpoint import Progress
 from smdt.training.engine import Engine
 from smdt.training.run_folder import RunFolder
@@ -73,6 +73,7 @@ def find_origin(folder: RunFolder, resume: str, zero_stage: int, world_size: int
         return Origin()
     progress = checkpoint.load_progress(found)
     check_stage(found, progress, zero_stage)
+    retention.go_on_from(folder.checkpoints, found, progress.step)
     if zero_stage == 0 or progress.world_size == world_size:
         return Origin(found, found)
     return Origin(found, universal_form(found, zero_stage, folder.universal))

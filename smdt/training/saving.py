@@ -23,10 +23,19 @@ from smdt.training import checkpoint
 from smdt.training.checkpoint import CheckpointConfig, Progress
 from smdt.training.engine import Engine
 from smdt.training.resume import forget_universal_forms
+from smdt.training.retention import Retention
 from smdt.training.run_folder import RunFolder
 
 FULL_BYTES = 1_000_000
 """A disk with less than this left is full."""
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A published checkpoint: its size in bytes, and the data states of all that were kept."""
+
+    size: int
+    states: list[DataState]
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class _Unpublished:
     progress: Progress
     begun: float
     written: float
-    size: Future[int]
+    published: Future[_Published]
 
 
 class Saver:
@@ -62,7 +71,7 @@ class Saver:
         keep_tables: Callable[[Sequence[DataState]], None],
     ) -> None:
         self._folder = folder
-        self._config = config
+        self._retention = Retention(folder.checkpoints, config.keep_last)
         self._config_yaml = config_yaml
         self._engines = engines
         self._metrics = metrics
@@ -84,13 +93,20 @@ class Saver:
         written = time.perf_counter()
         self._metrics.checkpoint_seconds.set(written - begun)
         if dist.get_rank() == 0:
-            size = self._publisher.submit(checkpoint.publish_step, checkpoints, progress.step)
-            self._unpublished = _Unpublished(progress, begun, written, size)
+            published = self._publisher.submit(self._publish, progress)
+            self._unpublished = _Unpublished(progress, begun, written, published)
         else:
             self._metrics.checkpoint_last_success_timestamp_seconds.set_to_current_time()
 
+    def _publish(self, progress: Progress) -> _Published:
+        """Publish what all ranks have written, and delete what it replaces."""
+        size = checkpoint.publish_step(self._folder.checkpoints, progress.step)
+        best = None if progress.best is None else progress.best[1]
+        kept = self._retention.apply(progress.step, best)
+        return _Published(size, [each.data for each in (progress, *kept)])
+
     def settle(self, progress: Progress, *, wait: bool) -> None:
-        """Tell of the last checkpoint if it is published by now, and delete what it replaces.
+        """Tell of the last checkpoint if it is published by now, and delete what only others need.
 
         Args:
             progress: how far the run is.
@@ -100,26 +116,22 @@ class Saver:
             UserError: it does not fit on the disk.
         """
         last = self._unpublished
-        if last is None or not (wait or last.size.done()):
+        if last is None or not (wait or last.published.done()):
             return
         self._unpublished = None
         with self._full_disk_told(last.progress.step):
-            size = last.size.result()
+            published = last.published.result()
         self._folder.note(
             "saved",
             step=last.progress.step,
             seconds=last.written - last.begun,
             published_seconds=time.perf_counter() - last.begun,
-            bytes=size,
+            bytes=published.size,
         )
-        self._metrics.checkpoint_bytes.set(size)
+        self._metrics.checkpoint_bytes.set(published.size)
         self._metrics.checkpoint_last_success_timestamp_seconds.set_to_current_time()
-        best = [] if last.progress.best is None else [last.progress.best[1]]
-        checkpoint.prune(self._folder.checkpoints, self._config.keep_last, best)
         forget_universal_forms(self._folder.universal)
-        kept = checkpoint.published(self._folder.checkpoints)
-        states = [checkpoint.load_progress(saved).data for saved in kept]
-        self._keep_tables([progress.data, *states])
+        self._keep_tables([progress.data, *published.states])
 
     @contextmanager
     def _full_disk_told(self, step: int) -> Iterator[None]:

@@ -7,14 +7,17 @@ from data_shards.errors import InputError, UserError
 from smdt.data.order import DataState
 from smdt.training import checkpoint
 from smdt.training.checkpoint import Progress
+from smdt.training.retention import Retention
 
 
 def make(checkpoints: Path, step: int) -> Path:
     """A published checkpoint with two small files."""
     folder = checkpoint.folder_of(checkpoints, step)
     (folder / "two_tower").mkdir(parents=True)
-    (folder / "two_tower" / "rank0.pt").write_bytes(bytes([step]) * 100)
+    (folder / "two_tower" / "rank0.pt").write_bytes(bytes([step % 251]) * 100)
     (folder / checkpoint.WEIGHTS).write_bytes(b"weights")
+    progress = Progress(step, 8 * step, 1, 0, DataState("hash", 0, 0, 8 * step))
+    (folder / checkpoint.PROGRESS).write_text(json.dumps(progress.to_json()))
     checkpoint._seal(folder)
     return folder
 
@@ -58,11 +61,11 @@ def test_an_unpublished_checkpoint_does_not_count(tmp_path):
 
 def test_a_copy_of_a_checkpoint_is_none_and_is_kept(tmp_path):
     for step in (5, 99_999_999, 100_000_000):
-        make(tmp_path, step % 251).rename(checkpoint.folder_of(tmp_path, step))
+        make(tmp_path, step)
     (tmp_path / "step-00000005.bak").mkdir()
     newest_first = [checkpoint.step_of(folder) for folder in checkpoint.published(tmp_path)]
     assert newest_first == [100_000_000, 99_999_999, 5]
-    checkpoint.prune(tmp_path, keep_last=1, keep_steps=[])
+    Retention(tmp_path, keep_last=1).apply(100_000_000, best=None)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-00000005.bak",
         "step-100000000",
@@ -74,7 +77,7 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
         make(tmp_path, step)
     (tmp_path / "step-00000030.tmp").mkdir()
     (tmp_path / f"latest.{'0' * 16}.tmp").touch()
-    checkpoint.prune(tmp_path, keep_last=2, keep_steps=[10])
+    Retention(tmp_path, keep_last=2).apply(25, best=10)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-00000010",
         "step-00000020",
