@@ -172,6 +172,8 @@ def build(
     if address is not None and executor == "local":
         raise InputError("--address is for --executor ray.")
     tls = None if metrics_tls is None else Tls.parse(metrics_tls)
+    if tls is not None:
+        tls.check()
     job = Job(
         workers=workers,
         max_rejected=max_rejected,

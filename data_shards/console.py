@@ -8,14 +8,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
-    TextColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -23,8 +21,10 @@ from rich.text import Text
 from data_shards.errors import InputError
 from data_shards.executor import Advance
 from data_shards.manifest import Manifest
+from data_shards.names import printable
 from data_shards.progress import Watcher, Work
 from data_shards.stats import SplitStats
+from data_shards.terminal import Terminal, title_column
 from data_shards.verify import Verification
 
 MEGABYTE = 1e6
@@ -62,10 +62,10 @@ class Bar(Watcher):
     """
 
     def __init__(self, title: str, clock: Callable[[], float] = monotonic) -> None:
-        self._title = title
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._title = printable(title)
+        columns = (title_column(), BarColumn(), MofNCompleteColumn())
         self.progress = Progress(
-            *columns, _Rate(), _TimeLeft(), console=Console(stderr=True), get_time=clock
+            *columns, _Rate(), _TimeLeft(), console=Terminal(stderr=True), get_time=clock
         )
 
     def __enter__(self) -> Self:
@@ -109,7 +109,7 @@ def show_build(manifest: Manifest, out: str) -> None:
             f"{split.bytes / MEGABYTE:,.1f}",
             rejected or "0",
         )
-    Console().print(table)
+    Terminal().print(table)
 
 
 def show_run(figures: dict[str, Any]) -> None:
@@ -127,7 +127,7 @@ def show_run(figures: dict[str, Any]) -> None:
     for name in row:
         table.add_column(name, justify="right")
     table.add_row(*row.values())
-    Console().print(table)
+    Terminal().print(table)
 
 
 def show_left(task: str, left: int, out: str) -> None:
@@ -137,8 +137,8 @@ def show_left(task: str, left: int, out: str) -> None:
         if left
         else f"All shards of {out} are written: now"
     )
-    Console(soft_wrap=True).print(
-        f"Task {task} is done. {what_to_do} run `smdt shards finalize {out}`.", markup=False
+    Terminal().print(
+        f"Task {task} is done. {what_to_do} run `smdt shards finalize {out}`.", soft_wrap=True
     )
 
 
@@ -148,10 +148,10 @@ def show_stats(splits: dict[str, SplitStats], root: str) -> None:
     columns = [_describe(split) for split in splits.values()]
     for quantity in columns[0]:
         table.add_row(quantity, *(column[quantity] for column in columns))
-    Console().print(table)
+    Terminal().print(table)
 
 
-def _describe(split: SplitStats) -> dict[str, str]:
+def _describe(split: SplitStats) -> dict[str, str | Text]:
     return {
         "kind": split.kind,
         "shards": f"{split.shards:,}",
@@ -163,22 +163,22 @@ def _describe(split: SplitStats) -> dict[str, str]:
         "with a heading": f"{split.with_heading:.0%}",
         "with labels": f"{split.with_labels:.0%}",
         "duplicates": _duplicates(split),
-        "pixels": "\n".join(f"{image} {size}" for image, size in split.sizes.items()),
+        "pixels": Text("\n".join(f"{image} {size}" for image, size in split.sizes.items())),
     }
 
 
-def _duplicates(split: SplitStats) -> str:
+def _duplicates(split: SplitStats) -> Text:
     if split.duplicates is None:
-        return "not counted"
-    return "\n".join(
-        f"{view} {each.repeated:,} in the split, {each.shared:,} in others"
+        return Text("not counted")
+    return Text("\n").join(
+        Text(f"{view} {each.repeated:,} in the split, {each.shared:,} in others")
         for view, each in split.duplicates.items()
     )
 
 
 def show_verification(result: Verification) -> None:
     """The table of damages, if there are any."""
-    console = Console()
+    console = Terminal()
     if not result.damages:
         console.print(f"{result.shards} shards with {result.samples:,} samples are whole.")
         return

@@ -2,6 +2,8 @@
 
 import atexit
 import gc
+import io
+import os
 import sys
 import traceback
 from typing import ClassVar, NoReturn
@@ -10,6 +12,8 @@ import typer
 
 # Typer has its own copy of click; the base class of all usage errors is public nowhere else.
 from typer._click.exceptions import ClickException
+
+from data_shards.names import printable
 
 EXIT_STOPPED = 75
 """Stopped on request after saving; start the same command again to go on."""
@@ -48,6 +52,10 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
         app: the commands.
         arguments: instead of `sys.argv[1:]`.
     """
+    _close_terminal()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold bytes that are no UTF-8
+            stream.reconfigure(errors="backslashreplace")
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     atexit.register(gc.freeze)  # memory is freed sooner by the kernel than by a collection
@@ -57,12 +65,23 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
     except UserError as error:
         _fail(str(error), error.exit_code, debug)
     except ClickException as error:
-        _fail(error.format_message(), error.exit_code, debug)
+        _fail(" ".join(error.format_message().split()), error.exit_code, debug)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _close_terminal() -> None:
+    """Let everything that would ask a question at the terminal read an end of file instead.
+
+    No command asks. A library or a program that a command starts may, and would wait for ever.
+    """
+    if os.isatty(0):
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
 
 
 def _fail(message: str, exit_code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
     sys.exit(exit_code)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from prometheus_client import CollectorRegistry, Metric, disable_created_metrics, start_http_server
 from prometheus_client.registry import Collector
@@ -65,14 +65,23 @@ class Tls:
         """Read the files as the server will.
 
         Raises:
-            InputError: one of them can't be read, or key and certificate are no pair.
+            InputError: one of them can't be read, the key is encrypted, or key and certificate are
+                no pair.
         """
         for file in (self.certificate, self.key, self.client_ca):
             if file is not None and not file.is_file():
                 raise InputError(f"TLS of the metrics: there is no file {file}")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+        def refuse() -> NoReturn:  # else OpenSSL asks a terminal for the pass phrase, and waits
+            raise InputError(
+                f"TLS of the metrics: the key {self.key} is encrypted, and nothing here asks for "
+                f"its pass phrase: write it without one (openssl pkey -in {self.key} -out PLAIN), "
+                "readable for this user alone"
+            )
+
         try:
-            context.load_cert_chain(self.certificate, self.key)
+            context.load_cert_chain(self.certificate, self.key, refuse)
             context.load_verify_locations(self.client_ca or self.certificate)
         except OSError as error:
             files = ", ".join(str(file) for file in (self.certificate, self.key, self.client_ca))

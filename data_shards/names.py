@@ -21,6 +21,8 @@ _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode's categories of control characters, halves of characters, ends of lines."""
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that let a terminal show what follows in another order."""
 
 
 def kubernetes_name(name: str, longest: int = KUBERNETES_LONGEST) -> str:
@@ -53,6 +55,13 @@ def file_name(name: str) -> str:
 def label_value(text: str) -> str:
     """Return a value of a Prometheus label: any text in UTF-8, halves of characters replaced."""
     return "".join("\ufffd" if unicodedata.category(char) == "Cs" else char for char in text)
+
+
+def printable(text: str) -> str:
+    """Return a text in one line that a terminal shows as it is, with what it would obey escaped."""
+    return "".join(
+        ascii(char)[1:-1] if _is_unprintable(char) or char in _DIRECTIONS else char for char in text
+    )
 
 
 def is_variable(name: str) -> bool:

@@ -5,9 +5,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from data_shards.names import printable
+from data_shards.terminal import Terminal
 from launcher.hostfile import Hosts
 from launcher.preflight import Preflight
 
@@ -24,7 +26,7 @@ class Voice:
 
     def __call__(self, sentence: str) -> None:
         """Say it, with the time."""
-        line = f"{time.strftime('%H:%M:%S')} launcher: {sentence}\n"
+        line = f"{time.strftime('%H:%M:%S')} launcher: {printable(sentence)}\n"
         sys.stderr.write(line)
         sys.stderr.flush()
         with suppress(OSError), self._file.open("a") as file:  # a full disk silences nobody
@@ -39,9 +41,9 @@ def show_preflight(seen: Preflight, hosts: Hosts) -> None:
         if not findings:
             facts = seen.facts[host]
             table.add_row(
-                host, "[green]ready[/]", f"{len(slots)} of {facts.devices} {facts.device}"
+                host, Text("ready", "green"), f"{len(slots)} of {facts.devices} {facts.device}"
             )
         for finding in findings:
             colour = "red" if finding.blocking else "yellow"
-            table.add_row(host, f"[{colour}]{finding.check}[/]", finding.found, finding.fix)
-    Console(stderr=True).print(table)
+            table.add_row(host, Text(finding.check, colour), finding.found, finding.fix)
+    Terminal(stderr=True).print(table)

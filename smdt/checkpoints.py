@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from data_shards.console import write_json
 from data_shards.errors import InputError
+from data_shards.names import printable
+from data_shards.terminal import Terminal
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -57,7 +58,7 @@ def list_checkpoints(trained: Trained, json_file: JsonOption = None) -> None:
         numbers = (each.step, each.epoch, each.ranks, each.zero_stage, f"{each.bytes / 1e6:.1f}")
         note = "best" if each.best else ""
         table.add_row(folder.name, each.saved, *(str(number) for number in numbers), note)
-    Console().print(table)
+    Terminal().print(table)
     write_json(json_file, [asdict(each) for each in found])
 
 
@@ -68,7 +69,7 @@ def verify(trained: Trained, json_file: JsonOption = None) -> None:
 
     faults = {str(folder): checkpoint.damage(folder) for folder in find_checkpoints(trained)}
     for folder, fault in faults.items():
-        print(f"{folder}: {fault or 'whole'}")
+        print(printable(f"{folder}: {fault or 'whole'}"))
     write_json(json_file, faults)
     if any(faults.values()):
         raise typer.Exit(1)

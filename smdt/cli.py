@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from data_shards.build import stop_signals
 from data_shards.cli import app as shards_app
 from data_shards.console import show_build, write_json
 from data_shards.errors import Stopped, run
+from data_shards.terminal import Terminal
 from launcher.cli import ConfigOption, DeepSpeedOption, JsonOption, Overrides, Resume
 from launcher.cli import app as launch_app
 from launcher.command import LocalPlan, check_gpus
@@ -56,7 +56,7 @@ def train(
     """Train one stage on this machine through DeepSpeed's launcher."""
     from launcher.job import open_job
 
-    job = open_job(config, deepspeed_config, resume, overrides or [], ranks)
+    job = open_job(config, deepspeed_config, resume, overrides or [], ranks, ranks)
     run_local(local_plan("smdt.train", job.arguments(), ranks), job.folder)
 
 
@@ -163,7 +163,7 @@ def evaluate(
     for name, scores in rows.items():
         known = (score_text(k, scores[k]) if k in scores else "" for k in evaluation.scores)
         table.add_row(name, *known)
-    Console().print(table)
+    Terminal().print(table)
     if json_file is not None:
         write_json(json_file, {"scores": dict(evaluation.scores), **evaluation.details})
 
@@ -204,7 +204,8 @@ def embed(
             f"Stopped; finished shards stay in {out}: start the same command again to go on."
         ) from None
     items, width = gallery.descriptors.shape
-    Console().print(f"{out}: {items} places of split {job.split} of {shards}, {width} numbers each")
+    said = f"{out}: {items} places of split {job.split} of {shards}, {width} numbers each"
+    Terminal().print(said, soft_wrap=True)
     write_json(json_file, {"gallery": str(out), "places": items, "width": width})
 
 

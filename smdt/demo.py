@@ -10,11 +10,11 @@ from threading import Event
 
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
 from data_shards.errors import UserError
 from data_shards.images import decode_photo
+from data_shards.terminal import Terminal
 from smdt.data.reader import Reader
 from smdt.data.split import Split
 from smdt.geometry.photo import cut_photo
@@ -62,7 +62,7 @@ def run_demo(out: Path, quick: bool) -> None:
     Raises:
         UserError: one of the commands failed.
     """
-    console, start = Console(), time.monotonic()
+    console, start = Terminal(), time.monotonic()
     out = out / "quick" if quick else out
     make_world, *others = commands(out, QUICK if quick else FULL)
     _smdt(console, make_world)
@@ -128,7 +128,7 @@ def _evaluate(run: str, shards: str) -> Sequence[str]:
     return ("evaluate", run, "--shards", shards, *files)
 
 
-def _smdt(console: Console, command: Sequence[str]) -> None:
+def _smdt(console: Terminal, command: Sequence[str]) -> None:
     """Run one `smdt` command and show it as the user would type it."""
     console.rule("smdt " + " ".join(command), style="dim", align="left")
     done = subprocess.run([sys.executable, "-m", "smdt.cli", *command], check=False)

@@ -13,11 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from data_shards.atomic import write_atomic
 from data_shards.errors import UserError
+from data_shards.terminal import Terminal
 
 PACKAGES = ("torch", "deepspeed", "nvidia-dali-cuda130", "webdataset", "pyarrow", "timm")
 
@@ -67,8 +68,8 @@ def examine(json_file: Path | None) -> None:
     table = Table("", "found", "what to do")
     for finding in found:
         colour = "green" if not finding.cure else "red" if finding.needed else "yellow"
-        table.add_row(f"[{colour}]{finding.subject}[/]", finding.found, finding.cure)
-    Console().print(table)
+        table.add_row(Text(finding.subject, colour), finding.found, finding.cure)
+    Terminal().print(table)
     if json_file is not None:
         content = [asdict(finding) for finding in found]
         write_atomic(json_file, (json.dumps(content, indent=2) + "\n").encode())

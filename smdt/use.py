@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from data_shards.console import write_json
+from data_shards.terminal import Terminal
 from smdt.checkpoints import JsonOption, Trained
 
 
@@ -46,7 +46,10 @@ def locate(
             err=True,
         )
     found = locator(read_photo(photo), look, top)
-    table = Table("", "place", "latitude", "longitude", "score", "heading", title=f"{photo}")
+    table = Table("", title=f"{photo}")
+    table.add_column("place", overflow="fold")
+    for name in ("latitude", "longitude", "score", "heading"):
+        table.add_column(name)
     rows = []
     for rank, each in enumerate(found, start=1):
         place = opened.place(each.item)
@@ -61,7 +64,7 @@ def locate(
             )
         ]
         table.add_row(str(rank), place["source_id"], *texts)
-    Console().print(table)
+    Terminal().print(table)
     write_json(geojson_file, geojson(found, opened))
     write_json(json_file, {"photo": str(photo), "fov_deg": fov, "places": rows})
 

@@ -210,12 +210,15 @@ def _pretrained(folder: Path, changes: Mapping[str, Any]) -> "PreTrainedModel":
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} is no Hugging Face folder: it has no config.json")
     try:
-        described = AutoConfig.from_pretrained(folder, local_files_only=True)
+        described = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         masks = described.model_type in MASK_CLASSIFIERS
         auto = AutoModelForUniversalSegmentation if masks else AutoModelForSemanticSegmentation
         network: PreTrainedModel = auto.from_pretrained(
             folder,
             local_files_only=True,
+            trust_remote_code=False,
             use_safetensors=True,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -12,6 +11,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from data_shards.names import printable
+from data_shards.terminal import Terminal, title_column
 
 
 class Display:
@@ -40,15 +42,15 @@ class ProgressBar(Display):
 
     def __init__(self, total_steps: int, title: str) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            title_column(),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Terminal(stderr=True),
         )
-        self._task = self._progress.add_task(title, total=total_steps, note="")
+        self._task = self._progress.add_task(printable(title), total=total_steps, note="")
 
     def __enter__(self) -> Self:
         self._progress.start()

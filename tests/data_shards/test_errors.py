@@ -1,3 +1,8 @@
+import os
+import pty
+import subprocess
+import sys
+
 import pytest
 import typer
 
@@ -31,6 +36,52 @@ def test_exit_codes(kind, code, capsys):
     assert stopped.value.code == code
     expected = "" if kind in ("fine", "exit") else "This is what was wrong.\n"
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["photo[north].png", "x[/b].png", ":smile:.png", "\x1b[31m", "a\nb"]
+)
+def test_names_in_sentences_stand_there_as_they_are_in_one_line(name, capsys):
+    def lost() -> None:
+        raise InputError(f"there is no {name}")
+
+    lonely = typer.Typer()
+    lonely.command()(lost)
+    with pytest.raises(SystemExit):
+        run(lonely, [])
+    shown = name.replace("\x1b", "\\x1b").replace("\n", "\\n")
+    assert capsys.readouterr().err == f"there is no {shown}\n"
+
+
+ASKING = """
+import typer
+from data_shards.errors import run
+app = typer.Typer()
+@app.command()
+def ask() -> None:
+    try:
+        print("heard", repr(input("Really? ")))
+    except EOFError:
+        print("nothing was asked")
+run(app, [])
+"""
+
+
+def test_what_would_ask_at_a_terminal_reads_its_end():
+    master, slave = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", ASKING], stdin=slave, capture_output=True, text=True, timeout=60
+    )
+    os.close(master)
+    os.close(slave)
+    assert done.stdout.splitlines()[-1].endswith("nothing was asked")
+
+
+def test_what_is_piped_in_is_read():
+    done = subprocess.run(
+        [sys.executable, "-c", ASKING], input="yes\n", capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.endswith("heard 'yes'\n")
 
 
 def test_wrong_usage_is_one_sentence(capsys):

@@ -3,6 +3,8 @@ import json
 import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -183,3 +185,24 @@ def test_wrong_files_are_said_in_one_sentence(pki, registry, tmp_path, files, se
     tls = Tls.parse(",".join(f"{pki}/{name}" for name in files.split(",")))
     with pytest.raises(InputError, match=sentence):
         Exporter(registry, Endpoint(tls=tls), tmp_path / "rank.json", LABELS)
+
+
+CHECK = "from data_shards.exporter import Tls; Tls.parse({!r}).check()"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("form", ["-aes256", "-traditional"])
+def test_an_encrypted_key_is_refused_at_once_and_nothing_asks(pki, tmp_path, terminal, form):
+    encrypted = tmp_path / "encrypted.key"
+    words = ["openssl", "pkey", "-aes256", "-passout", "pass:secret", "-in", f"{pki}/server.key"]
+    more = [] if form == "-aes256" else [form]
+    subprocess.run([*words, *more, "-out", encrypted], check=True, capture_output=True)
+    program = [sys.executable, "-c", CHECK.format(f"{pki}/server.pem,{encrypted}")]
+    if terminal:
+        program = [sys.executable, "-c", f"import pty; pty.spawn({program!r})"]
+    done = subprocess.run(
+        program, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    )
+    said = done.stdout + done.stderr
+    assert f"the key {encrypted} is encrypted" in said
+    assert "pass phrase:" not in said.replace("its pass phrase:", "")
