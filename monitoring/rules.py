@@ -80,6 +80,7 @@ def recordings(times: Times) -> list[Recording]:
 def alerts(times: Times) -> list[Alert]:
     """Return what people are told of."""
     recent, forgotten = duration(times.recent), duration(times.forgotten)
+    nonfinite, restarts = "smdt_nonfinite_steps_total", "smdt_launcher_restarts_total"
 
     def increase(metric: str) -> str:
         return f"increase({metric}[{recent}])"
@@ -103,10 +104,14 @@ def alerts(times: Times) -> list[Alert]:
         Alert(
             "SmdtLossNotFinite",
             # Not an increase: a run that never had a finite loss is read once.
-            f"max by ({RUN}) (last_over_time(smdt_nonfinite_steps_total[{recent}])) > 0",
+            f"max by ({RUN}) (\n"
+            f"  last_over_time({nonfinite}[{recent}]) > 0\n"
+            f"  unless last_over_time({nonfinite}[{recent}])"
+            f" == last_over_time({nonfinite}[{forgotten}] offset {recent})\n"
+            ")",
             0,
             "critical",
-            "{{ $labels.run }}: the loss is NaN or infinite",
+            "{{ $labels.run }}: the loss or gradient of a step was NaN or infinite",
         ),
         Alert(
             "SmdtInputStarving",
@@ -155,7 +160,9 @@ def alerts(times: Times) -> list[Alert]:
         ),
         Alert(
             "SmdtRunRestarting",
-            f"sum by ({RUN}) ({increase('smdt_launcher_restarts_total')}) > {RESTARTS}",
+            # Counted exactly: an increase is extrapolated, which makes two restarts more than two.
+            f"sum by ({RUN}) (changes({restarts}[{recent}]) - resets({restarts}[{recent}]))"
+            f" > {RESTARTS}",
             0,
             "warning",
             '{{ $labels.run }} has been started again {{ printf "%.0f" $value }} times',

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -69,7 +68,8 @@ def train(
     _, world_size = find_place()
     run_config = configuration.load(config, overrides or [])
     settings = configuration.load_deepspeed(deepspeed_config)
-    configuration.check_ranks(run_config, world_size)
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    configuration.check_ranks(run_config, world_size, local_ranks)
     folder = RunFolder(run_config.run.out)
     folder.create()
     progress, total = train_rank(run_config, settings, folder, resume)
@@ -189,7 +189,7 @@ def run_stage(
                 display.say(line)
         loader.rewind_quarantine(progress.data)
     dist.barrier()
-    describe_run(config, metrics, user_settings, device, origin.checkpoint)
+    describe_run(config, metrics, user_settings, device)
     served = config.telemetry.serve(
         metrics.registry,
         metrics.labels,
@@ -218,12 +218,11 @@ def describe_run(
     metrics: TrainingMetrics,
     user_settings: Mapping[str, Any],
     device: torch.device,
-    resumed: Path | None,
 ) -> None:
     """Set the metrics that hold for all of the run, or from its start on."""
     metrics.read_device_memory(memory_readers(device))
-    saved = time.time() if resumed is None else (resumed / checkpoint.FILES).stat().st_mtime
-    metrics.checkpoint_last_success_timestamp_seconds.set(saved)
+    # A failure costs what was trained since: at a resume nothing, however old its checkpoint is.
+    metrics.checkpoint_last_success_timestamp_seconds.set_to_current_time()
     zero = zero_stage(user_settings)
     metrics.run_info(run_info(device, config.precision, zero, config.batch.global_batch))
 

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
+from data_shards.names import label_value
+
 LABELS = ("run", "stage", "rank", "host")
 STEP_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 150.0)
 DAMAGE = ("checksum", "truncated", "missing")
@@ -45,7 +47,7 @@ class TrainingMetrics:
 
     def __init__(self, run: str, stage: str, rank: int, host: str | None = None) -> None:
         self.registry = CollectorRegistry()
-        self._values = (run, stage, str(rank), host or socket.gethostname())
+        self._values = (label_value(run), stage, str(rank), host or socket.gethostname())
         self.labels = dict(zip(LABELS, self._values, strict=True))
         self.samples = self._counter("smdt_samples", "Samples that optimisation steps consumed")
         self.steps = self._counter("smdt_steps", "Optimisation steps")
@@ -82,7 +84,7 @@ class TrainingMetrics:
         self.checkpoint_bytes = self._gauge("smdt_checkpoint_bytes", "Size of the last checkpoint")
         self.checkpoint_last_success_timestamp_seconds = self._gauge(
             "smdt_checkpoint_last_success_timestamp_seconds",
-            "Unix time of the last checkpoint; of the start before there is one",
+            "Unix time of the process's last checkpoint, or of its start before one",
         )
         self._loss = self._labelled(Gauge, "smdt_loss", "Loss by term", "term")
         self._learning_rate = self._labelled(
