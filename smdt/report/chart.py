@@ -8,7 +8,17 @@ WIDTH, HEIGHT = 460, 220
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 34
 COLOURS = ("#2f6fb0", "#c4572b", "#3c8d4f", "#7c5aa6", "#8a6d1f")
 
+LARGEST = 1e300
+"""Larger values are unknown: a range of them could not be computed."""
+
 Points = Sequence[tuple[float, float]]
+
+
+def number(value: object) -> float | None:
+    """Return a finite number that a JSON value says, None if it says none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < LARGEST and isfinite(value) else None
 
 
 def line_chart(series: Mapping[str, Points], x_label: str, y_label: str) -> str:
@@ -75,4 +85,4 @@ def thin(points: Points, most: int = 400) -> Points:
 def _range(values: Sequence[float], *, from_zero: bool) -> tuple[float, float]:
     low = 0.0 if from_zero else min(values)
     high = max(values)
-    return (low, high) if high > low else (low, low + 1.0)
+    return (low, high) if high > low else (low, low + max(1.0, 1e-6 * abs(low)))

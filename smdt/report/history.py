@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from smdt.report.chart import number
+
 KILLED = "killed, or its host went away"
 FAILED = "failed"
 
@@ -34,7 +36,10 @@ class Attempt:
         """When it started, for a person."""
         if self.started is None:
             return "never"
-        return datetime.fromtimestamp(self.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        try:
+            return datetime.fromtimestamp(self.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        except (OverflowError, ValueError, OSError):
+            return "at an unknown time"
 
     @property
     def has_failed(self) -> bool:
@@ -52,23 +57,28 @@ def attempts(history: Iterable[Mapping[str, Any]], status: str) -> list[Attempt]
     found: list[Attempt] = []
     for line in history:
         last = found[-1] if found and found[-1].end is None else None
-        match line["event"]:
+        step = _whole(line.get("step"))
+        match line.get("event"):
             case "started":
                 if last is not None:
                     last.end = KILLED
-                found.append(Attempt(line["time"], line["step"], line["ranks"]))
+                found.append(Attempt(number(line.get("time")), step, _whole(line.get("ranks"))))
             case "saved" if last is not None:
                 last.saved += 1
-                last.last_saved = line["step"]
+                last.last_saved = step
             case "failed":
                 if last is None and (not found or not found[-1].has_failed):
                     last = Attempt(None)
                     found.append(last)
                 if last is not None:  # else another rank of the same attempt has said why
-                    last.end = f"{FAILED}: {line['reason']}"
-            case end:
-                if last is not None:
-                    last.end = f"{end} at step {line['step']}"
+                    last.end = f"{FAILED}: {line.get('reason', 'the reason is not known')}"
+            case "done" | "preempted" as end if last is not None:
+                last.end = end if step is None else f"{end} at step {step}"
     if found and found[-1].end is None and status != "running":
         found[-1].end = KILLED
     return found
+
+
+def _whole(value: object) -> int | None:
+    known = number(value)
+    return None if known is None else int(known)

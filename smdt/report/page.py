@@ -1,19 +1,22 @@
 """The page itself: what a run folder says, as one HTML file that needs nothing else."""
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from data_shards.atomic import write_atomic
-from data_shards.errors import InputError
+from data_shards.errors import InputError, UserError
 from smdt import config as configuration
-from smdt.config import AlignmentConfig, RetrievalConfig
+from smdt.config import AlignmentConfig, Config, RetrievalConfig
 from smdt.data.split import Split
 from smdt.evaluation.score import score_text
 from smdt.report.alignments import alignments
+from smdt.report.chart import number
 from smdt.report.curves import charts, times
 from smdt.report.errors import outcome_charts
 from smdt.report.history import attempts
@@ -31,6 +34,13 @@ SAMPLES = ("queries", "pairs", "samples")
 """What evaluations call the number of samples that they compared."""
 RETRIEVALS = 8
 """Best and worst retrievals that are shown."""
+NO_PICTURES: Mapping[str, Any] = {
+    **{"retrievals": {}, "outcomes": {}},
+    **{"aerial_inputs": [], "alignments": [], "segmentations": []},
+}
+"""What the page shows of the evaluated data where nothing is known of it."""
+
+_log = logging.getLogger(__name__)
 
 
 def write_report(root: Path) -> Path:
@@ -46,50 +56,75 @@ def write_report(root: Path) -> Path:
     records = list(folder.read_metrics())
     history = list(folder.read_history())
     evaluation = read_json(folder.evaluation)
-    state = folder.read_state() or {}
-    kinds = ("aerial_inputs", "alignments", "segmentations")
-    pictures: dict[str, Any] = {"retrievals": {}, "outcomes": {}, **{kind: [] for kind in kinds}}
-    if evaluation:
-        split = Split.open(evaluation["shards"], evaluation["split"], config.data.cache)
-        shown = Pictures(split)
-        if isinstance(config, RetrievalConfig):
-            found = evaluation["retrievals"]
-            gallery = Split.open(evaluation["shards"], evaluation["gallery"], config.data.cache)
-            tiles = Pictures(gallery)
-            pictures["retrievals"] = retrievals(shown, tiles, found)
-            pictures["outcomes"] = outcome_charts(evaluation)
-            pictures["aerial_inputs"] = aerial_inputs(shown, tiles, config, found[:AERIAL_INPUTS])
-        elif checkpoint.published(folder.checkpoints):
-            some = spread(len(split), HELD_OUT)
-            if isinstance(config, AlignmentConfig):
-                pictures["alignments"] = alignments(shown, root, some)
-            else:
-                pictures["segmentations"] = segmentations(shown, root, some)
+    state = read_json(folder.state)
+    scores = known_scores(evaluation.get("scores"))
+    references = read_json(folder.references)
+    pictures = dict(NO_PICTURES)
+    try:
+        pictures |= pictures_of(root, config, evaluation)
+    except UserError as error:
+        _log.warning("%s: the report shows no pictures: %s", root, error)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        _log.warning(
+            "%s: the report shows no pictures, since the file is damaged or of another version "
+            "of smdt (%s: %s)",
+            *(folder.evaluation, type(error).__name__, error),
+        )
+    status = str(state.get("status", "unknown"))
+    steps = [number(each.get("step")) for each in (state, *records)]
     page = Environment(loader=PackageLoader("smdt.report", "."), autoescape=select_autoescape())
     text = page.get_template("page.html").render(
         name=config.run.name,
-        status=state.get("status", "unknown"),
-        step=max([state.get("step", 0), *(record["step"] for record in records)]),
+        status=status,
+        step=max((int(step) for step in steps if step is not None), default=0),
         ranks=read_json(folder.environment).get("world_size", "?"),
         precision=config.precision,
         shards=config.data.shards,
         protocol=evaluation.get("protocol", evaluation.get("split", "")),
         samples=next((evaluation[name] for name in SAMPLES if name in evaluation), 0),
         missing=evaluation.get("missing", 0),
-        scores=evaluation.get("scores", {}),
+        scores=scores,
         score_text=score_text,
-        comparison=read_json(folder.references),
+        comparison={name: known_scores(values) for name, values in references.items()},
         charts=charts(records, config.batch.global_batch),
         times=times(records, history, config.batch.global_batch),
-        attempts=attempts(history, state.get("status", "unknown")),
+        attempts=attempts(history, status),
         checkpoints=checkpoints(folder),
         quarantined=damage(folder.read_quarantine()),
         aerial=config.aerial if isinstance(config, RetrievalConfig) else "",
         config=config.to_yaml(),
         **pictures,
     )
-    write_atomic(folder.report, text.encode())
+    write_atomic(folder.report, text.encode(errors="backslashreplace"))
     return folder.report
+
+
+def pictures_of(root: Path, config: Config, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page shows of the evaluated data, by its name in the page.
+
+    Raises:
+        UserError: the data set or the weights are not there.
+    """
+    pictures: dict[str, Any] = {}
+    if not evaluation:
+        return pictures
+    folder = RunFolder(root)
+    split = Split.open(evaluation["shards"], evaluation["split"], config.data.cache)
+    shown = Pictures(split)
+    if isinstance(config, RetrievalConfig):
+        found = evaluation["retrievals"]
+        gallery = Split.open(evaluation["shards"], evaluation["gallery"], config.data.cache)
+        tiles = Pictures(gallery)
+        pictures["retrievals"] = retrievals(shown, tiles, found)
+        pictures["outcomes"] = outcome_charts(evaluation)
+        pictures["aerial_inputs"] = aerial_inputs(shown, tiles, config, found[:AERIAL_INPUTS])
+    elif checkpoint.published(folder.checkpoints):
+        some = spread(len(split), HELD_OUT)
+        if isinstance(config, AlignmentConfig):
+            pictures["alignments"] = alignments(shown, root, some)
+        else:
+            pictures["segmentations"] = segmentations(shown, root, some)
+    return pictures
 
 
 def retrievals(
@@ -148,18 +183,31 @@ def damage(quarantine: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return the samples that were replaced, each once, by reason."""
     found: dict[str, list[str]] = {}
     for line in quarantine:
-        names = found.setdefault(line["reason"], [])
-        if line["source_id"] not in names:
-            names.append(line["source_id"])
+        names = found.setdefault(str(line.get("reason", "unknown")), [])
+        name = str(line.get("source_id", "unknown"))
+        if name not in names:
+            names.append(name)
     return found
 
 
 def checkpoints(folder: RunFolder) -> dict[str, int]:
     """Return the size in bytes of each checkpoint that was kept, by its name, newest first."""
-    return {
-        kept.name: sum(file.stat().st_size for file in kept.rglob("*") if file.is_file())
-        for kept in checkpoint.published(folder.checkpoints)
-    }
+    return {kept.name: _bytes(kept) for kept in checkpoint.published(folder.checkpoints)}
+
+
+def _bytes(folder: Path) -> int:
+    size = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # retention may be deleting it
+            size += file.stat().st_size if file.is_file() else 0
+    return size
+
+
+def known_scores(values: object) -> dict[str, float]:
+    """Return the scores that are numbers, by name."""
+    given = values if isinstance(values, dict) else {}
+    found = {str(name): number(value) for name, value in given.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -169,8 +217,14 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file of the run folder, empty if it is not there."""
+    """Return the content of a JSON file of the run folder, empty if it is not there or damaged."""
     if not path.is_file():
         return {}
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if isinstance(content, dict):
+        return content
+    _log.warning("%s is no JSON object, so the report leaves it out", path)
+    return {}

@@ -116,18 +116,25 @@ class RunFolder:
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the records after `step`: a resumed run writes them again."""
-        kept = [record for record in self.read_metrics() if record["step"] <= step]
+        kept = [
+            record
+            for record in self.read_metrics()
+            if isinstance(record.get("step"), int) and record["step"] <= step
+        ]
         write_atomic(self.metrics, b"".join(json.dumps(r).encode() + b"\n" for r in kept))
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a file of JSON lines; one that was cut short is left out."""
-    if not path.exists():
+    if not path.is_file():
         return
-    with path.open() as file:
+    with path.open("rb") as file:
         for line in file:
-            with suppress(json.JSONDecodeError):
-                yield json.loads(line)
+            record = None
+            with suppress(ValueError, RecursionError):
+                record = json.loads(line)
+            if isinstance(record, dict):
+                yield record
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
