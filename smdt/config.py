@@ -1,6 +1,6 @@
 """A run's YAML: the components' own configurations, composed and validated.
 
-OmegaConf merges the file with `section.key=value`, pydantic checks the result.
+`smdt/config_file.py` merges the file with `section.key=value`, pydantic checks the result.
 """
 
 import difflib
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
     BaseModel,
     Tag,
@@ -21,9 +19,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from yaml import YAMLError
 
 from data_shards.errors import InputError
+from smdt.config_file import escaped, read
 from smdt.evaluation.protocol import ProtocolConfig
 from smdt.geometry.aerial import Aerial, AlignmentSourceConfig, RetrievalGeometryConfig
 from smdt.geometry.augment import AugmentConfig
@@ -57,7 +55,8 @@ class Config(TrainerConfig):
 
     def to_yaml(self) -> str:
         """Return the resolved configuration; `load` of it gives the same."""
-        text: str = yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False)
+        content = escaped(self.model_dump(mode="json", by_alias=True))
+        text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         return text
 
 
@@ -181,30 +180,28 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         InputError: the file is unreadable, or a key or value is not known; the sentence names it.
     """
+    document = read(path, overrides)
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        content = OmegaConf.to_container(merged, resolve=True)
-    except OSError as error:
-        raise InputError(f"configuration {path}: {error.strerror}") from error
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"configuration {path}: {_first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"configuration {path}: not a mapping of sections")
-    try:
-        schema = _schema(content.get("stage"))
-        return schema.model_validate(content)
+        schema = _schema(document.content.get("stage"))
+        return document.validated(schema)
     except ValidationError as error:
         raise InputError(f"configuration {path}: {_explain(schema, error)}") from error
     except ValueError as error:
         raise InputError(f"configuration {path}: {error}") from error
 
 
-def check_ranks(config: Config, world_size: int) -> None:
-    """Check that the global batch can be cut into equal chunks on `world_size` ranks.
+def check_ranks(config: Config, world_size: int, ranks_per_host: int = 1) -> None:
+    """Check that the global batch can be cut into equal chunks, and that each rank has a port.
+
+    Args:
+        config: the run.
+        world_size: ranks of the run.
+        ranks_per_host: the most that one host has of them.
 
     Raises:
-        InputError: it cannot; the sentence gives a size that can.
+        InputError: it cannot, or not all have one; the sentence gives values that can be.
     """
+    config.telemetry.check_ports(ranks_per_host)
     batch = config.batch
     parts = world_size * batch.chunks
     if batch.global_batch % parts:
@@ -306,7 +303,3 @@ def _models(annotation: object) -> dict[str, type[BaseModel]]:
         inside = _models(argument)
         found |= dict(zip(tags, inside.values(), strict=False)) if tags else inside
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]

@@ -1,0 +1,194 @@
+"""A configuration file with the overrides of a command line, as values and as they were typed.
+
+YAML decides what an unquoted value is before anything knows what it is for: `001` is 1, `1e3` is
+1000.0, `on` is true, `2026-11-30` a date. So every value is kept with its text too, and where the
+schema wants a string it is the text.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from data_shards.errors import InputError
+
+WANTS_TEXT = frozenset({"string_type", "path_type", "literal_error"})
+"""What pydantic says of a value that should have been a string."""
+
+MISSING = "???"
+"""What OmegaConf takes for a value that is not there."""
+
+_AMBIGUOUS = re.compile(r"[-+]?0[0-7_]+|[^.]*:.*")
+"""What YAML 1.1 takes for an octal or a sexagesimal number: 010 for 8, 1:30 for 90."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A configuration that was read.
+
+    Attributes:
+        content: sections with their values.
+        texts: the same with strings for all scalars, as they were typed.
+        overrides: text of each override by its key, as they were typed.
+    """
+
+    content: dict[str, Any]
+    texts: Mapping[str, Any]
+    overrides: Mapping[str, str]
+
+    def validated(self, schema: type[_Model]) -> _Model:
+        """Return the configuration; where the schema wants a string it gets the text.
+
+        Raises:
+            ValidationError: it is none.
+        """
+        while True:
+            try:
+                return schema.model_validate(self.content)
+            except ValidationError as error:
+                wanted = [each["loc"] for each in error.errors() if each["type"] in WANTS_TEXT]
+                replaced = [self._set_text(location) for location in wanted]
+                if not any(replaced):
+                    raise
+
+    def _set_text(self, location: Sequence[str | int]) -> bool:
+        """Put the text where pydantic misses a string; return whether there was one to put."""
+        value: Any = self.content
+        texts: Any = self.texts
+        holder: Any = None
+        path: list[str | int] = []
+        for part in location:  # of a union it holds tags too, which are no keys
+            of_dict = isinstance(value, dict) and part in value
+            of_list = isinstance(value, list) and isinstance(part, int) and part < len(value)
+            if not of_dict and not of_list:
+                continue
+            holder, value = value, value[part]
+            texts = _child(texts, part)
+            path.append(part)
+        text = self.overrides.get(".".join(str(part) for part in path), texts)
+        if holder is None or isinstance(value, str) or not isinstance(text, str):
+            return False
+        holder[path[-1]] = text
+        return True
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
+    """Read a YAML file and merge overrides into it, in their order.
+
+    `${section.key}` in the file stands for another value, with its override; in an override it is
+    text.
+
+    Args:
+        path: the file.
+        overrides: `section.key=value` each; a value is YAML where that reads it as anything but a
+            string, else the text after the first `=`.
+
+    Raises:
+        InputError: the file or an override can't be read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        merged: Any = OmegaConf.create(text)  # refuses a key that stands twice
+        typed = yaml.load(text, yaml.BaseLoader)  # noqa: S506 (makes only strings)
+    except OSError as error:
+        raise InputError(f"configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"configuration {path}: it is no text in UTF-8") from error
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"configuration {path}: {_first_line(error)}") from error
+    if not OmegaConf.is_dict(merged):
+        raise InputError(f"configuration {path}: not a mapping of sections")
+    as_typed: Any = OmegaConf.create(typed if isinstance(typed, dict) else {})
+    texts: dict[str, str] = {}
+    try:
+        for override in overrides:
+            key, value, text = _parse(override)
+            texts = {k: v for k, v in texts.items() if not k.startswith(f"{key}.")} | {key: text}
+            merged = OmegaConf.merge(merged, _nested(key, escaped(value)))
+            as_typed = OmegaConf.merge(as_typed, _nested(key, escaped(_typed(value, text))))
+        content: Any = OmegaConf.to_container(merged, resolve=True)
+        strings: Any = OmegaConf.to_container(as_typed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"configuration {path}: {_first_line(error)}") from error
+    return Document(_unambiguous(content, strings), strings, texts)
+
+
+def escaped(value: Any) -> Any:  # noqa: ANN401 (any JSON value)
+    """Return a value whose strings are read as they are, with `${` in them escaped."""
+    if isinstance(value, dict):
+        return {key: escaped(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [escaped(each) for each in value]
+    if isinstance(value, str) and "${" in value:
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value
+
+
+def _parse(override: str) -> tuple[str, Any, str]:
+    """Return key, value and text of an override.
+
+    Raises:
+        InputError: it has no key or no `=`.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"override {override!r} is not section.key=value")
+    if text == MISSING:
+        raise InputError(f"override {override!r}: {MISSING} stands for a missing value; write one")
+    try:
+        parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"v={text}"]))
+        value = parsed["v"]
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError):
+        value = text
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return key, text if isinstance(value, str) and not quoted else value, text
+
+
+def _nested(key: str, value: object) -> Any:  # noqa: ANN401 (OmegaConf's)
+    nested = OmegaConf.create({})
+    OmegaConf.update(nested, key, value)
+    return nested
+
+
+def _typed(value: object, text: str) -> object:
+    """Return an override's value with strings for all scalars, as they were typed."""
+    if isinstance(value, dict | list):
+        return yaml.load(text, yaml.BaseLoader)  # noqa: S506 (makes only strings)
+    return value if isinstance(value, str) else text
+
+
+def _unambiguous(value: Any, typed: Any) -> Any:  # noqa: ANN401 (any YAML value)
+    """Return a value with the text of every string, and of numbers that a person reads otherwise.
+
+    A string that another value stands in holds that value as it was typed.
+    """
+    if isinstance(value, dict):
+        return {key: _unambiguous(each, _child(typed, key)) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_unambiguous(each, _child(typed, number)) for number, each in enumerate(value)]
+    if isinstance(typed, str):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, str) or (number and _AMBIGUOUS.fullmatch(typed)):
+            return typed
+    return value
+
+
+def _child(typed: Any, key: Any) -> Any:  # noqa: ANN401 (any YAML value)
+    """Return what is known to have been typed below a key, None if nothing is."""
+    if isinstance(typed, dict):
+        return typed.get(str(key))
+    if isinstance(typed, list) and isinstance(key, int) and key < len(typed):
+        return typed[key]
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
