@@ -11,6 +11,7 @@ from data_shards.executor import Executor, run_tasks
 from data_shards.exporter import LOOPBACK, Endpoint, Exporter
 from data_shards.job_array import WHOLE, ArrayTask
 from data_shards.metrics import ShardMetrics
+from data_shards.names import file_name
 from data_shards.plan import BuildOptions
 from data_shards.progress import Tally, Watcher
 from data_shards.ray_executor import RayExecutor
@@ -73,6 +74,6 @@ class Job:
             return
         run, rank = Path(out).resolve().name, self.task.index if self.task else 0
         metrics = ShardMetrics(run, rank)
-        target = self.metrics_targets / f"{run}-shards-{rank:05d}.json"
+        target = self.metrics_targets / f"{file_name(f'{run}-shards-{rank:05d}')}.json"
         with Exporter(metrics.registry, self.metrics, target, metrics.labels):
             yield metrics

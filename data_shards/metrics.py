@@ -10,6 +10,7 @@ import socket
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from data_shards.index import ShardSummary
+from data_shards.names import label_value
 from data_shards.progress import Watcher, Work
 
 LABELS = ("run", "stage", "rank", "host")
@@ -21,7 +22,7 @@ class ShardMetrics(Watcher):
 
     def __init__(self, run: str, rank: int, host: str | None = None) -> None:
         self.registry = CollectorRegistry()
-        self._values = (run, STAGE, str(rank), host or socket.gethostname())
+        self._values = (label_value(run), STAGE, str(rank), host or socket.gethostname())
         self.labels = dict(zip(LABELS, self._values, strict=True))
         self.samples = self._counter("smdt_shards_samples", "Samples in shards that were finished")
         self.bytes = self._counter("smdt_shards_bytes", "Bytes of the tars that were finished")

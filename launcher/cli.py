@@ -12,7 +12,8 @@ import typer
 
 from data_shards.atomic import write_atomic
 from data_shards.errors import InputError, UserError
-from launcher.hostfile import count, read_hosts
+from data_shards.names import label_value
+from launcher.hostfile import count, most_slots, read_hosts
 
 if TYPE_CHECKING:
     from launcher.job import Job
@@ -78,7 +79,9 @@ def up(
 
     hosts = read_hosts(hostfile, include, exclude)
     variables = passed_variables(env or [], os.environ)
-    job = open_job(config, deepspeed_config, resume, overrides or [], count(hosts))
+    job = open_job(
+        *(config, deepspeed_config, resume, overrides or []), count(hosts), most_slots(hosts)
+    )
     shown = ClusterPlan(
         module=MODULE,
         arguments=job.arguments(),
@@ -122,7 +125,9 @@ def check(
 
     hosts = read_hosts(hostfile, include, exclude)
     variables = passed_variables(env or [], os.environ)
-    job = open_job(config, deepspeed_config, "auto", overrides or [], count(hosts))
+    job = open_job(
+        *(config, deepspeed_config, "auto", overrides or []), count(hosts), most_slots(hosts)
+    )
     check_tools()
     job.folder.create()
     seen = examine(job, hosts, variables, master_addr)
@@ -179,7 +184,8 @@ def targets(
             f"configuration {config}: telemetry.metrics_address is {telemetry.metrics_address}, "
             "which no other host reaches; set 0.0.0.0, which is right on every host"
         )
-    labels = {"run": loaded.run.name, "stage": loaded.stage}
+    telemetry.check_ports(most_slots(hosts))
+    labels = {"run": label_value(loaded.run.name), "stage": loaded.stage}
     if telemetry.tls is not None:
         labels["__scheme__"] = "https"
     content = entries(hosts, telemetry.metrics_port, labels)
@@ -212,7 +218,7 @@ def slurm(
     from launcher.render import Allocation, slurm_script
 
     ranks = nodes * ranks_per_node
-    job = open_job(config, deepspeed_config, "auto", overrides or [], ranks)
+    job = open_job(config, deepspeed_config, "auto", overrides or [], ranks, ranks_per_node)
     job.folder.create()  # Slurm opens its log there before anything runs
     allocation = Allocation(
         name=job.config.run.name,
@@ -255,7 +261,7 @@ def k8s(
 
     loaded = configuration.load(config, overrides or [])
     configuration.load_deepspeed(deepspeed_config)
-    configuration.check_ranks(loaded, nodes * ranks_per_node)
+    configuration.check_ranks(loaded, nodes * ranks_per_node, ranks_per_node)
     allocation = Allocation(
         name=loaded.run.name,
         run=str(Path(loaded.run.out)),

@@ -117,6 +117,11 @@ def count(hosts: Hosts) -> int:
     return sum(len(slots) for slots in hosts.values())
 
 
+def most_slots(hosts: Hosts) -> int:
+    """Return the number of ranks of the host that has most."""
+    return max((len(slots) for slots in hosts.values()), default=0)
+
+
 def fitting(hosts: Hosts, global_batch: int, chunks: int) -> dict[str, tuple[int, ...]]:
     """Return the largest set of ranks that divides the global batch, on as few hosts as can be.
 

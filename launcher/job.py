@@ -43,7 +43,12 @@ class Job:
 
 
 def open_job(
-    file: Path, deepspeed_file: Path | None, resume: str, overrides: Sequence[str], ranks: int
+    file: Path,
+    deepspeed_file: Path | None,
+    resume: str,
+    overrides: Sequence[str],
+    ranks: int,
+    ranks_per_host: int,
 ) -> Job:
     """Read a run's files and check all that every rank would stumble over.
 
@@ -52,7 +57,7 @@ def open_job(
     """
     config = configuration.load(file, overrides)
     configuration.load_deepspeed(deepspeed_file)
-    configuration.check_ranks(config, ranks)
+    configuration.check_ranks(config, ranks, ranks_per_host)
     stage = make_stage(pinned(config))
     config.telemetry.check()
     folder = RunFolder(config.run.out)

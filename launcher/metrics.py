@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from data_shards.names import label_value
+
 LABELS = ("run", "stage", "rank", "host")
 STAGE = "launcher"
 HOST_STATES = ("used", "idle", "left_out")
@@ -20,7 +22,7 @@ class LauncherMetrics:
 
     def __init__(self, run: str, host: str | None = None) -> None:
         self.registry = CollectorRegistry()
-        self._values = (run, STAGE, "0", host or socket.gethostname())
+        self._values = (label_value(run), STAGE, "0", host or socket.gethostname())
         self.labels = dict(zip(LABELS, self._values, strict=True))
         self.restarts = Counter(
             "smdt_launcher_restarts",

@@ -35,7 +35,9 @@ def test_the_towers_of_every_recipe_take_its_images():
     for path in recipes:
         config = configuration.load(path)
         assert isinstance(config, configuration.RetrievalConfig)
-        check_ranks(config, 8)
+        check_ranks(config, 8, 8)
+        if config.data.order.policy == "hard":  # as published, half of a group is drawn from others
+            assert config.data.order.hard.neighbours == 2 * config.data.order.hard.group == 128
         with torch.device("meta"):
             towers = TwoTower(
                 config.model, **{f"{v}_size": s for v, s in config.image_sizes.items()}
@@ -132,6 +134,13 @@ def test_ranks_times_chunks_must_divide_the_batch(minimal, ranks, good):
     else:
         with pytest.raises(InputError, match="8 or 16"):
             check_ranks(config, ranks)
+
+
+def test_every_rank_of_a_host_must_have_a_port(minimal):
+    config = configuration.load(minimal, ["batch.global=8", "telemetry.metrics_port=65535"])
+    check_ranks(config, 8)
+    with pytest.raises(InputError, match=r"metrics_port is 65535, and 2 ranks .* at most 65534"):
+        check_ranks(config, 8, 2)
 
 
 @pytest.mark.parametrize(
