@@ -46,7 +46,7 @@ def locate(
             err=True,
         )
     found = locator(read_photo(photo), look, top)
-    table = Table("", title=f"{photo}")
+    table = Table("")
     table.add_column("place", overflow="fold")
     for name in ("latitude", "longitude", "score", "heading"):
         table.add_column(name)
@@ -64,7 +64,9 @@ def locate(
             )
         ]
         table.add_row(str(rank), place["source_id"], *texts)
-    Terminal().print(table)
+    terminal = Terminal()
+    terminal.print(f"{photo}", soft_wrap=True)  # a title would be folded to the table's width
+    terminal.print(table)
     write_json(geojson_file, geojson(found, opened))
     write_json(json_file, {"photo": str(photo), "fov_deg": fov, "places": rows})
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import faiss
@@ -232,6 +233,22 @@ def smdt(*arguments):
     with pytest.raises(SystemExit) as ended:
         run(app, [str(word) for word in arguments])
     assert not ended.value.code, arguments
+
+
+def test_photos_and_places_with_odd_names_are_shown_and_written(
+    make_gallery, world, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    make_gallery()
+    ground(world)
+    for name in ("photo[north].png", "x[b].png", "[/b].png", ":smile:.png", "a\x1b[31m.png"):
+        photo, answer = tmp_path / name, tmp_path / "answer.json"
+        photo.parent.mkdir(exist_ok=True)
+        shutil.copy(world.parent / "photo-0.jpg", photo)
+        smdt("locate", photo, "--gallery", tmp_path / "out-1", "--json", answer)
+        assert name.replace("\x1b", "\\x1b") in capsys.readouterr().out
+        assert json.loads(answer.read_text())["photo"] == str(photo)
+        answer.unlink()
 
 
 @pytest.mark.full
