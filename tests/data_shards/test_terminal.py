@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from data_shards.verify import Verification
 from data_shards.verify_shard import Damage
 from smdt.telemetry.console import ProgressBar
 
+ROOT = Path(__file__).parents[2]
 NAMES = [
     "photo[north].png",
     "x[/b].png",
@@ -85,3 +88,10 @@ def test_damage_of_a_sample_with_an_odd_name_is_shown(capsys, monkeypatch):
     show_verification(Verification(shards=1, samples=1, damages=[damage]))
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "checksum" in line]
     assert all(word in row for word in damage)
+
+
+@pytest.mark.parametrize("package", ["data_shards", "smdt", "launcher", "monitoring"])
+def test_no_other_console_writes(package):
+    files = set((ROOT / package).rglob("*.py")) - {ROOT / "data_shards" / "terminal.py"}
+    users = [file for file in files if "rich.console" in file.read_text()]
+    assert users == []
