@@ -162,13 +162,13 @@ def _check_ground_size(source: Source, plan: BuildPlan) -> None:
         name, height, width = before
         stretch = stretch_of(size, (height, width))
         said = (
-            f"--ground-size {size[0]}x{size[1]} stretches the panoramas of split {split}: {name} "
-            f"is {height}x{width}, which {stretch:.1f} times in one direction"
+            f"--ground-size {size[0]}x{size[1]} stretches the panoramas of split {split} by "
+            f"{stretch:.1f} in one direction, the first is {name} with {height}x{width}"
         )
         if stretch > RESIZE_LIMIT:
-            raise InputError(f"{said} makes another picture of: give HEIGHTxWIDTH of its shape.")
+            raise InputError(f"{said}: give a HEIGHTxWIDTH of their shape.")
         if stretch > RESIZE_TOLERANCE:
-            _log.warning("%s distorts.", said)
+            _log.warning("%s.", said)
 
 
 def _first_panorama(source: Source, split: str) -> tuple[str, int, int] | None:

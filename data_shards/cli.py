@@ -13,7 +13,7 @@ from data_shards.errors import InputError
 from data_shards.job_array import parse_task
 from data_shards.plan import BuildOptions
 from data_shards.sources.source import JSON, Source
-from data_shards.store import location, same_place
+from data_shards.store import location, require_local, same_place
 
 app = typer.Typer(
     name="shards",
@@ -183,6 +183,7 @@ def build(
         metrics_targets=metrics_targets,
         metrics=Endpoint(0, metrics_address, tls),
     )
+    require_local(root, "--root")
     if same_place(location(out), root):
         raise InputError(f"--out {out} is the folder of the raw data: name another folder.")
     job.run(_source(layout, root, exclude, area), out, options, json_file)

@@ -133,6 +133,16 @@ def _local_path(root: str, parts: SplitResult) -> Path:
     return Path(path)
 
 
+def require_local(path: Path, what: str) -> None:
+    """Refuse a URL where only a local path can be: as a path it would name a folder `s3:` here.
+
+    Raises:
+        InputError: it is a URL; `what` names the option or key.
+    """
+    if ADDRESS.match(str(path)):
+        raise InputError(f"{what} {path} is a URL: it has to be a local path.")
+
+
 def same_place(one: Location, other: Location) -> bool:
     """Whether two locations are one file or folder, however they are spelled."""
     if isinstance(one, Path) and isinstance(other, Path):

@@ -18,7 +18,7 @@ from upath import UPath
 
 from data_shards.atomic import is_at
 from data_shards.errors import ShardError
-from data_shards.store import Pause, download
+from data_shards.store import Pause, download, require_local
 from smdt.data.errors import DataError, DataInputError
 
 GIGABYTE = 10**9
@@ -60,13 +60,14 @@ class ShardCache:
         limit_bytes: the most that the folder may hold.
 
     Raises:
-        DataInputError: the folder can't be made.
+        InputError: the folder can't be made, or is a URL.
     """
 
     def __init__(self, config: CacheConfig) -> None:
         given = config.folder or "~/.cache/smdt/shards"
         self._folder = Path(given).expanduser()
         self.limit_bytes = config.limit_bytes
+        require_local(self._folder, "data.cache.folder")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

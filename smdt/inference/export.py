@@ -14,6 +14,7 @@ import yaml
 
 from data_shards.atomic import unpublished_folder, write_atomic
 from data_shards.errors import InputError
+from data_shards.store import require_local
 from smdt.config import Config, RetrievalConfig
 from smdt.evaluation.score import score_text
 from smdt.stages.trained import load_stage
@@ -48,6 +49,7 @@ def export_model(trained: Path, out: Path) -> Path:
     Raises:
         InputError: there is no checkpoint, or `out` is there or can't be written.
     """
+    require_local(out, "--out")
     if os.path.lexists(out):
         raise InputError(f"--out {out} exists: name a new folder")
     folder = find_weights(trained)

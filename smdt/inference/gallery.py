@@ -20,7 +20,7 @@ from torch import Tensor
 
 from data_shards.atomic import is_leftover, write_atomic
 from data_shards.errors import InputError
-from data_shards.store import names
+from data_shards.store import names, require_local
 from smdt.data.split import Split
 from smdt.training.run_folder import write_json
 
@@ -62,6 +62,7 @@ class Description:
         Raises:
             InputError: another one or something else is there, or the folder can't be written.
         """
+        require_local(folder, "--out")
         if (folder / DESCRIPTION).exists():
             there = replace(Description.load(folder), checkpoint=self.checkpoint)
             if there != self:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from data_shards.atomic import write_atomic
 from data_shards.errors import InputError
+from data_shards.store import require_local
 from smdt.training.lease import ATTEMPT
 
 Status = Literal["running", "done", "preempted", "failed"]
@@ -48,8 +49,9 @@ class RunFolder:
         """Make the folders that ranks write into.
 
         Raises:
-            InputError: the folder cannot be made or written.
+            InputError: the folder cannot be made or written, or is a URL.
         """
+        require_local(self.root, "run.out")
         try:
             inner = (self.checkpoints, self.neighbours, self.logs, self.targets)
             for folder in (self.root, *inner):

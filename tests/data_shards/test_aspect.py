@@ -119,14 +119,14 @@ def test_a_size_of_another_shape_is_refused_before_the_build(tmp_path, make_jpeg
         build(Pairs(make_jpeg), out, BuildOptions(ground_size=size), workers=1)
         return out
 
-    with pytest.raises(InputError, match=r"--ground-size 128x32 .* train/0 is 32x128, which 16\.0"):
+    with pytest.raises(InputError, match=r"size 128x32 .* by 16\.0 .* train/0 with 32x128"):
         of(128, 32)
     assert list(tmp_path.iterdir()) == []
     with caplog.at_level(logging.WARNING):
         of(16, 64)
         assert caplog.text == ""
         of(32, 64)
-    assert "train/0 is 32x128, which 2.0 times in one direction distorts" in caplog.text
+    assert "by 2.0 in one direction, the first is train/0 with 32x128." in caplog.text
 
 
 def test_a_build_warns_of_elevations_that_can_not_be_right(tmp_path, make_jpeg, caplog):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_shards.errors import InputError
-from data_shards.store import exists, location, names, same_place, sizes
+from data_shards.store import exists, location, names, require_local, same_place, sizes
 
 NAMES = st.text(
     st.one_of(st.sampled_from(" #?%&+;=@:~*[]{}'\"\\"), st.characters(exclude_categories=["C"])),
@@ -57,6 +57,13 @@ def test_what_is_no_address_is_refused_in_one_sentence(url):
     with pytest.raises(InputError) as caught:
         location(url)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/x", "file:///x", "gs:///x"])
+def test_a_url_is_no_local_path(url):
+    with pytest.raises(InputError, match=r"--root .* is a URL"):
+        require_local(Path(url), "--root")
+    require_local(Path("/data/s3:/x"), "--root")
 
 
 def test_a_store_is_addressed_as_its_own_tools_address_it():
