@@ -2,33 +2,25 @@
 
 import io
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import PIL
 import simplejpeg
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageOps, features
 
 from data_shards.classes import CLASS_COUNT, VOID
+from data_shards.image_header import UPRIGHT, FileType, Header, damaged, read_header
 from data_shards.pixels import grid_histogram, pixel_digest
 from data_shards.sample import RejectedSample, Rows
 
-FileType: TypeAlias = Literal["jpg", "png"]
 Filter: TypeAlias = Literal["area", "lanczos"]
 Chroma: TypeAlias = Literal["4:2:0", "4:4:4"]
 
-FORMATS = ("JPEG", "PNG")
 COLOURSPACES = {"RGB": "RGB", "L": "GRAY"}
 """Modes that every reader of our shards decodes to the same pixels, as libjpeg-turbo names them."""
 
 FILTERS = {"area": Image.Resampling.BOX, "lanczos": Image.Resampling.LANCZOS}
-JPEG_MODES = {"YCbCr": "RGB", "RGB": "RGB", "Gray": "L"}
-JPEG_SIGNATURE, EXIF_SIGNATURE = b"\xff\xd8\xff", b"Exif\0\0"
-START_OF_SCAN = b"\xff\xda"
-PNG_DEPTH_BYTE = 24
-UPRIGHT = 1
-MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-"""Pillow's own limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +59,13 @@ class PreparedImage:
     digest: bytes | None = None
 
 
-class _Header(NamedTuple):
-    """What is known of an image before it is decoded; `mode` as Pillow names it."""
-
-    file_type: FileType
-    mode: str
-
-
 def decode(name: str, data: bytes) -> Image.Image:
     """Decode all of an image.
 
     Raises:
         RejectedSample: it is no image that a shard can hold; `name` is in the detail.
     """
-    header = _open(name, data)
+    header = _open_upright(name, data)
     if header.file_type == "png":
         return _load(name, data)
     return Image.fromarray(_jpeg_pixels(name, data, header.mode))
@@ -92,7 +77,25 @@ def decode_photo(name: str, data: bytes) -> np.ndarray:
     Raises:
         RejectedSample: it can't be decoded, or is neither RGB nor grey.
     """
-    return _photo_pixels(name, data, _open(name, data))
+    return _photo_pixels(name, data, _open_upright(name, data))
+
+
+def decode_upright(name: str, data: bytes) -> np.ndarray:
+    """Decode a photograph that goes into no shard, turned as its EXIF orientation says.
+
+    Returns:
+        uint8 [H, W, 3], a grey one with three equal channels.
+
+    Raises:
+        RejectedSample: a build would reject it, turned or not.
+    """
+    header, orientation = read_header(name, data)
+    pixels = _photo_pixels(name, data, header)
+    if orientation != UPRIGHT:
+        image = Image.fromarray(pixels)
+        image.getexif()[ExifTags.Base.Orientation] = orientation
+        pixels = np.asarray(ImageOps.exif_transpose(image))
+    return np.stack([pixels] * 3, axis=2) if pixels.ndim == 2 else pixels
 
 
 def prepare_photo(
@@ -118,7 +121,7 @@ def prepare_photo(
         RejectedSample: it can't be decoded, is neither RGB nor grey, is too high for `crop`, or
             has to be square and is not.
     """
-    header = _open(name, data)
+    header = _open_upright(name, data)
     file_type = header.file_type
     pixels = _photo_pixels(name, data, header)
     height = len(pixels)
@@ -148,7 +151,8 @@ def prepare_class_map(name: str, data: bytes, size: tuple[int, int] | None) -> P
     Raises:
         RejectedSample: it can't be decoded, is not 8-bit grey, or has ids that are no class.
     """
-    if _open(name, data) != ("png", "L"):
+    # Decoders scale fewer bits up to 8: other ids.
+    if _open_upright(name, data) != ("png", "L", 8):
         raise RejectedSample("bad_class_map", f"{name} is not an 8-bit grey PNG of class ids.")
     image = _load(name, data)
     counts = image.histogram()
@@ -187,52 +191,17 @@ def jpeg_library() -> str:
     return f"Pillow {PIL.__version__}, libjpeg-turbo {turbo}"
 
 
-def _open(name: str, data: bytes) -> _Header:
+def _open_upright(name: str, data: bytes) -> Header:
     """Read the header and reject what could be taken for several pictures."""
-    if data.startswith(JPEG_SIGNATURE) and EXIF_SIGNATURE not in data[: data.find(START_OF_SCAN)]:
-        return _jpeg_header(name, data)
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise RejectedSample("unknown_format", f"{name} is not a JPEG or PNG file.") from None
-    except Image.DecompressionBombError as error:
-        raise RejectedSample("too_large", f"{name} is too large: {error}.") from None
-    except Exception as error:  # Pillow raises whatever the broken bytes lead it to
-        raise _damaged(name, error) from None
-    if _orientation(image) != UPRIGHT:
+    header, orientation = read_header(name, data)
+    if orientation != UPRIGHT:
         raise RejectedSample(
             "rotated", f"{name} is turned by its EXIF orientation; save it with turned pixels."
         )
-    if image.format != "PNG":
-        return _Header("jpg", image.mode)
-    if data[PNG_DEPTH_BYTE] > 8:
-        raise RejectedSample(
-            "unsupported_mode", f"{name} has 16 bits a channel; save it with 8 bits."
-        )
-    return _Header("png", image.mode)
+    return header
 
 
-def _jpeg_header(name: str, data: bytes) -> _Header:
-    """The same without Pillow, whose open takes ten times as long."""
-    try:
-        height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data)
-    except Exception as error:
-        raise _damaged(name, error) from None
-    if height * width > MAX_PIXELS:
-        raise RejectedSample("too_large", f"{name} is too large: {width} x {height} pixels.")
-    return _Header("jpg", JPEG_MODES.get(colourspace, colourspace))
-
-
-def _orientation(image: Image.Image) -> int:
-    if "exif" not in image.info:
-        return UPRIGHT
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, UPRIGHT))
-    except Exception:  # a block that nobody can read turns nothing
-        return UPRIGHT
-
-
-def _photo_pixels(name: str, data: bytes, header: _Header) -> np.ndarray:
+def _photo_pixels(name: str, data: bytes, header: Header) -> np.ndarray:
     """uint8 [H, W, 3] or [H, W] of an image whose header was read."""
     if header.file_type == "jpg":
         return _jpeg_pixels(name, data, header.mode)
@@ -246,7 +215,7 @@ def _jpeg_pixels(name: str, data: bytes, mode: str) -> np.ndarray:
     try:
         pixels: np.ndarray = simplejpeg.decode_jpeg(data, COLOURSPACES[mode], strict=True)
     except Exception as error:
-        raise _damaged(name, error) from None
+        raise damaged(name, error) from None
     return pixels[:, :, 0] if mode == "L" else pixels
 
 
@@ -257,7 +226,7 @@ def _load(name: str, data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=("PNG",))
         image.load()
     except Exception as error:
-        raise _damaged(name, error) from None
+        raise damaged(name, error) from None
     return image
 
 
@@ -266,7 +235,3 @@ def _check_mode(name: str, mode: str) -> None:
         raise RejectedSample(
             "unsupported_mode", f"{name} has colour mode {mode}; save it as RGB or grey."
         )
-
-
-def _damaged(name: str, error: Exception) -> RejectedSample:
-    return RejectedSample("damaged_image", f"{name} does not decode: {error}.")

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from data_shards.images import JPEG_SIGNATURE, FileType, PreparedImage, decode_photo
+from data_shards.image_header import JPEG_SIGNATURE, FileType
+from data_shards.images import PreparedImage, decode_photo
 from data_shards.index import VIEWS
 from data_shards.manifest import Manifest
 from data_shards.pixels import PixelSums, grid_histogram, pixel_digest

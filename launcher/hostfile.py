@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_shards.errors import InputError
+from data_shards.text import BYTE_ORDER_MARKS, lines_of, read_bytes, to_utf8
 
 Hosts = Mapping[str, Sequence[int]]
 """The slots in use of each host, both in order: ranks are numbered through them."""
@@ -24,10 +25,13 @@ def read_hosts(path: Path, include: str = "", exclude: str = "") -> dict[str, tu
     Raises:
         InputError: it cannot be read, a line is wrong, or the filter names what is not there.
     """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"hostfile {path}: {error}") from None
+    data = read_bytes(path, "is --hostfile right?")
+    if data.startswith(BYTE_ORDER_MARKS):
+        raise InputError(
+            f"hostfile {path}: it begins with a byte order mark, which DeepSpeed takes for a part "
+            "of the first name; save it as UTF-8 without one"
+        )
+    text = to_utf8(path, data).decode()
     try:
         return filtered(parse(text), include, exclude)
     except ValueError as error:
@@ -41,8 +45,8 @@ def parse(text: str) -> dict[str, tuple[int, ...]]:
         ValueError: a line is wrong; the sentence has its number.
     """
     hosts: dict[str, tuple[int, ...]] = {}
-    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
-        if not line or line.startswith("#"):
+    for number, line in lines_of(text):
+        if line.startswith("#"):
             continue
         match = _LINE.fullmatch(line)
         if match is None:

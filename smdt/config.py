@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from data_shards.errors import InputError
+from data_shards.text import to_utf8
 from smdt.config_file import escaped, read
 from smdt.evaluation.protocol import ProtocolConfig
 from smdt.geometry.aerial import Aerial, AlignmentSourceConfig, RetrievalGeometryConfig
@@ -220,7 +221,7 @@ def load_deepspeed(path: Path | None) -> dict[str, Any]:
         InputError: the file is unreadable or no JSON object.
     """
     try:
-        content = {} if path is None else json.loads(path.read_text())
+        content = {} if path is None else json.loads(to_utf8(path, path.read_bytes()))
     except OSError as error:
         raise InputError(f"DeepSpeed configuration {path}: {error.strerror}") from error
     except json.JSONDecodeError as error:

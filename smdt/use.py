@@ -37,6 +37,7 @@ def locate(
     from smdt.inference.locate import Locator, Look, geojson, read_photo
 
     look = Look.of(fov, heading, lens, headings)
+    image = read_photo(photo)
     opened = Gallery.open(gallery)
     locator = Locator(opened, checkpoint)
     if look.fov_deg < locator.narrowest_deg:
@@ -45,7 +46,7 @@ def locate(
             f"expect little of {look.fov_deg:g}, or train with augment.fov_deg.",
             err=True,
         )
-    found = locator(read_photo(photo), look, top)
+    found = locator(image, look, top)
     table = Table("")
     table.add_column("place", overflow="fold")
     for name in ("latitude", "longitude", "score", "heading"):

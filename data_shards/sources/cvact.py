@@ -9,7 +9,8 @@ from scipy.io import loadmat
 
 from data_shards.errors import InputError
 from data_shards.sample import Meta, RejectedSample, Rows, Sample
-from data_shards.sources.source import JSON, SplitPlan, file_hash, read_exclusions, read_inside
+from data_shards.sources.exclusions import read_exclusions
+from data_shards.sources.source import JSON, SplitPlan, file_hash, read_inside
 
 TABLE = "ACT_data.mat"
 INDEXES = {
@@ -42,24 +43,25 @@ class CvactSource:
     Args:
         root: folder with `ACT_data.mat`, `ANU_data_small` and, for `test`, `ANU_data_test`. An
             image of `test` that is not in the latter is looked for in the former.
-        exclude: a text file of panorama ids or file names, one a line, that are left out of every
-            split (known duplicates).
+        exclude: a text file of panorama ids or file names (`exclusions.read_exclusions`) that are
+            left out of every split (known duplicates).
 
     Raises:
-        InputError: the table is missing or is not CVACT's.
+        InputError: the table is missing or is not CVACT's, or an exclusion matches nothing.
     """
 
     name = "cvact"
 
     def __init__(self, root: str | Path, exclude: str | Path | None = None) -> None:
         self._root = Path(root)
-        excluded = {_pano_id(line) for line in read_exclusions(exclude)}
         self._ids, self._utm, indexes = _read_table(self._root / TABLE)
-        kept = np.array([pano_id not in excluded for pano_id in self._ids])
+        known = (self._ids[row] for rows in indexes.values() for row in rows)
+        excluded = read_exclusions(exclude, known, _pano_id)
+        kept = np.array([pano_id not in excluded.names for pano_id in self._ids])
         self._rows = {split: rows[kept[rows]] for split, rows in indexes.items() if len(rows)}
         self._options: dict[str, JSON] = {
             f"{TABLE}_sha256": file_hash(self._root / TABLE),
-            "exclude_sha256": file_hash(exclude),
+            "exclude_sha256": excluded.sha256,
         }
 
     @property
@@ -110,9 +112,8 @@ class CvactSource:
 
 
 def _pano_id(name: str) -> str:
-    """`streetview/<id>_grdView.jpg`, `<id>_satView_polish.jpg` and `<id>` are the same place."""
-    file_name = name.rsplit("/", maxsplit=1)[-1]
-    return file_name.removesuffix("_grdView.jpg").removesuffix("_satView_polish.jpg")
+    """`<id>_grdView.jpg`, `<id>_satView_polish.jpg` and `<id>` are the same place."""
+    return name.removesuffix("_grdView.jpg").removesuffix("_satView_polish.jpg")
 
 
 def _read_table(path: Path) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:

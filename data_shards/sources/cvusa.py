@@ -1,8 +1,7 @@
 """CVUSA: north-aligned street-view panoramas and zoom-19 aerial tiles over the United States."""
 
-import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +12,14 @@ from data_shards.classes import CVUSA_TO_CLASS
 from data_shards.errors import InputError
 from data_shards.images import decode, encode_png
 from data_shards.sample import Meta, RejectedSample, Sample
-from data_shards.sources.source import JSON, SplitPlan, file_hash, read_exclusions, read_inside
+from data_shards.sources.exclusions import read_exclusions
+from data_shards.sources.source import JSON, SplitPlan, file_hash, read_inside
+from data_shards.text import NULLS, number, read_rows
 
 LISTS = {"train": "splits/train-19zl.csv", "val": "splits/val-19zl.csv"}
 LOCATIONS = "split_locations/all.csv"
+LOCATION_LIMITS = {"latitude": 90, "longitude": 180}
+"""Its first columns, degrees."""
 
 ELEVATION_DEG = (-32.75, 32.75)
 TILE_PIXELS = 750
@@ -37,26 +40,28 @@ class CvusaSource:
 
     Args:
         root: folder with `splits`, `bingmap` and `streetview`.
-        exclude: a text file of image ids or paths, one a line, that are left out of both splits
-            (known duplicates).
+        exclude: a text file of image ids or paths (`exclusions.read_exclusions`) that are left
+            out of both splits (known duplicates).
 
     Raises:
-        InputError: a list is missing or malformed.
+        InputError: a list is missing or malformed, or an exclusion matches nothing.
     """
 
     name = "cvusa"
 
     def __init__(self, root: str | Path, exclude: str | Path | None = None) -> None:
         self._root = Path(root)
-        excluded = {_image_id(line) for line in read_exclusions(exclude)}
+        listed = {split: _read_list(self._root / path) for split, path in LISTS.items()}
+        known = (_image_id(row.aerial) for rows in listed.values() for row in rows)
+        excluded = read_exclusions(exclude, known, _image_id)
         self._rows = {
-            split: [r for r in _read_list(self._root / path) if _image_id(r.aerial) not in excluded]
-            for split, path in LISTS.items()
+            split: [row for row in rows if _image_id(row.aerial) not in excluded.names]
+            for split, rows in listed.items()
         }
         self._locations = _read_locations(self._root / LOCATIONS)
         files = [self._root / path for path in [*LISTS.values(), LOCATIONS]]
         self._options: dict[str, JSON] = {f"{p.name}_sha256": file_hash(p) for p in files}
-        self._options["exclude_sha256"] = file_hash(exclude)
+        self._options["exclude_sha256"] = excluded.sha256
 
     @property
     def splits(self) -> Mapping[str, SplitPlan]:
@@ -99,7 +104,7 @@ class CvusaSource:
         if not 0 <= row < len(self._locations):
             return None, None
         lat, lon = self._locations[row].tolist()
-        return lat, lon
+        return (None, None) if math.isnan(lat) else (lat, lon)
 
 
 def extent_m(lat: float | None) -> float:
@@ -117,38 +122,43 @@ def _image_id(path: str) -> str:
 
 def _read_list(path: Path) -> list[_Row]:
     rows = []
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for number, fields in enumerate(csv.reader(file), start=1):
-                if len(fields) not in (2, 3):
-                    raise InputError(
-                        f"{path} line {number} has {len(fields)} fields; "
-                        "CVUSA's lists have aerial,ground,label."
-                    )
-                label = fields[2] if len(fields) == 3 and fields[2] else None
-                rows.append(_Row(fields[0], fields[1], label))
-    except OSError as error:
-        raise InputError(
-            f"{path} can't be read ({error.strerror}): is --root the folder of CVUSA with "
-            "splits, bingmap and streetview?"
-        ) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a CSV list: {error}.") from None
+    hint = "is --root the folder of CVUSA with splits, bingmap and streetview?"
+    for line, fields in read_rows(path, hint):
+        if len(fields) not in (2, 3):
+            raise InputError(
+                f"{path} line {line} has {len(fields)} fields; "
+                "CVUSA's lists have aerial,ground,label."
+            )
+        aerial, ground, label = (*(field.replace("\\", "/") for field in fields), "")[:3]
+        rows.append(_Row(aerial, ground, None if label.lower() in NULLS else label))
     return rows
 
 
 def _read_locations(path: Path) -> np.ndarray:
-    """float64 [N, 2]: latitude and longitude by row; none where the user doesn't have the file."""
+    """float64 [N, 2]: latitude and longitude by row, NaN where a cell has a missing value; none
+    where the user doesn't have the file."""
     if not path.exists():
         return np.empty((0, 2))
-    try:
-        locations = np.loadtxt(path, delimiter=",", usecols=(0, 1), ndmin=2)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} can't be read: {error}.") from None
-    wrong = np.flatnonzero(~(np.abs(locations) <= (90, 180)).all(axis=1))
-    if wrong.size:
-        raise InputError(f"{path} line {wrong[0] + 1} is not a latitude and a longitude.")
-    return locations
+    rows = [_location(path, line, fields) for line, fields in read_rows(path)]
+    return np.array(rows, dtype=np.float64).reshape(-1, 2)
+
+
+def _location(path: Path, line: int, fields: Sequence[str]) -> tuple[float, float]:
+    if len(fields) < len(LOCATION_LIMITS):
+        raise InputError(f"{path} line {line} has no latitude and longitude.")
+    values = []
+    for (name, limit), cell in zip(LOCATION_LIMITS.items(), fields, strict=False):
+        try:
+            value = number(cell)
+        except ValueError as error:
+            raise InputError(f"{path} line {line}: {name} {error}") from None
+        if value is not None and abs(value) > limit:
+            raise InputError(
+                f"{path} line {line}: {name} is {cell}, outside -{limit} to {limit} degrees."
+            )
+        values.append(math.nan if value is None else value)
+    lat, lon = values
+    return (math.nan, math.nan) if math.isnan(lat + lon) else (lat, lon)
 
 
 def _read_annotation(root: Path, relative: str) -> bytes | None:

@@ -8,7 +8,6 @@ from typing import Literal, Protocol, TypeAlias
 
 from pydantic import JsonValue
 
-from data_shards.errors import InputError
 from data_shards.sample import RejectedSample, Sample
 
 JSON: TypeAlias = JsonValue
@@ -60,11 +59,13 @@ class Source(Protocol):
 
 
 def read_inside(root: Path, relative: str) -> bytes:
-    """The bytes of a file that a list names relative to `root`.
+    r"""The bytes of a file that a list names relative to `root`, its folders before `/` or `\`.
 
     Raises:
         RejectedSample: `outside_root`, `missing_file` or `unreadable_file`.
     """
+    if "\\" in relative and not (root / relative).exists():
+        relative = relative.replace("\\", "/")
     path = PurePosixPath(relative)
     if path.is_absolute() or ".." in path.parts or "\0" in relative:
         raise RejectedSample("outside_root", f"{relative!r} leads out of {root}.")
@@ -76,22 +77,6 @@ def read_inside(root: Path, relative: str) -> bytes:
         raise RejectedSample(
             "unreadable_file", f"{root / path} can't be read: {error.strerror}."
         ) from None
-
-
-def read_exclusions(path: str | Path | None) -> list[str]:
-    """The words of an exclusion list: ids or file names, as the data set writes them.
-
-    Raises:
-        InputError: it can't be read.
-    """
-    if path is None:
-        return []
-    try:
-        return Path(path).read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise InputError(f"The exclusion list {path} can't be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"The exclusion list {path} is not text: {error}.") from None
 
 
 def file_hash(path: str | Path | None) -> str | None:

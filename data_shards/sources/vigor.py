@@ -8,7 +8,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from data_shards.errors import InputError
 from data_shards.sample import Meta, RejectedSample, Sample
-from data_shards.sources.source import JSON, SplitPlan, file_hash, read_exclusions, read_inside
+from data_shards.sources.exclusions import read_exclusions
+from data_shards.sources.source import JSON, SplitPlan, file_hash, read_inside
+from data_shards.text import lines_of, read_text
 
 Area: TypeAlias = Literal["same", "cross"]
 
@@ -56,11 +58,11 @@ class VigorSource:
         root: folder with `splits` or `splits__corrected` and a folder for each city.
         area: `same` trains and tests in every city; `cross` trains in New York and Seattle and
             tests in Chicago and San Francisco.
-        exclude: a text file of file names, one a line, that are left out (known duplicates). With
-            a tile go the panoramas whose positive it is.
+        exclude: a text file of file names (`exclusions.read_exclusions`) that are left out (known
+            duplicates). With a tile go the panoramas whose positive it is.
 
     Raises:
-        InputError: a list is missing or malformed.
+        InputError: a list is missing or malformed, or an exclusion matches nothing.
     """
 
     name = "vigor"
@@ -69,26 +71,33 @@ class VigorSource:
         self, root: str | Path, area: Area = "same", exclude: str | Path | None = None
     ) -> None:
         self._root = Path(root)
-        excluded = {Path(line).name for line in read_exclusions(exclude)}
-        self._options: dict[str, JSON] = {"area": area, "exclude_sha256": file_hash(exclude)}
-        self._tiles = [
-            (city, name)
-            for city in CITIES
-            for name in read_tiles(self._list(city, TILE_LIST))
-            if name not in excluded
+        self._options: dict[str, JSON] = {"area": area}
+        tiles = [
+            (city, name) for city in CITIES for name in read_tiles(self._list(city, TILE_LIST))
         ]
-        numbers = {tile: number for number, tile in enumerate(self._tiles)}
-        self._panoramas = {
+        labels = {
             split: [
-                _Panorama(city, label.panorama, tuple(numbers.get((city, t)) for t in label.tiles))
+                (city, label)
                 for city in cities
                 for label in read_labels(self._list(city, list_name))
-                if not excluded & {label.panorama, label.tiles[0]}
             ]
             for split, cities, list_name in (
                 ("train", TRAIN_CITIES[area], TRAIN_LISTS[area]),
                 ("test", TEST_CITIES[area], TEST_LISTS[area]),
             )
+        }
+        panoramas = (label.panorama for listed in labels.values() for _, label in listed)
+        excluded = read_exclusions(exclude, [*(name for _, name in tiles), *panoramas], str)
+        self._options["exclude_sha256"] = excluded.sha256
+        self._tiles = [(city, name) for city, name in tiles if name not in excluded.names]
+        numbers = {tile: number for number, tile in enumerate(self._tiles)}
+        self._panoramas = {
+            split: [
+                _Panorama(city, label.panorama, tuple(numbers.get((city, t)) for t in label.tiles))
+                for city, label in listed
+                if not excluded.names & {label.panorama, label.tiles[0]}
+            ]
+            for split, listed in labels.items()
         }
 
     @property
@@ -190,17 +199,9 @@ def read_labels(path: Path) -> list[Label]:
 
 
 def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """The fields of the lines that are not empty, with the lines' numbers."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(
-            f"{path} can't be read ({error.strerror}): is --root the folder of VIGOR with splits, "
-            f"{', '.join(CITIES)}?"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a list: {error}.") from None
-    return [(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
+    """The fields of the lines that are not blank, with the lines' numbers."""
+    hint = f"is --root the folder of VIGOR with splits, {', '.join(CITIES)}?"
+    return [(line.number, line.text.split()) for line in lines_of(read_text(path, hint))]
 
 
 def _position(pattern: re.Pattern[str], name: str) -> tuple[float, float]:

@@ -18,11 +18,13 @@ from typing import Any, Self, get_args
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from data_shards.errors import InputError
 from data_shards.finalize import sha256
+from data_shards.images import decode_upright
+from data_shards.sample import RejectedSample
+from data_shards.text import read_bytes
 from smdt.config import RetrievalConfig
 from smdt.evaluation.recall import nearest
 from smdt.geometry.augment import even_turns
@@ -215,16 +217,13 @@ def read_photo(path: Path) -> Tensor:
     """Decode a photo, upright: uint8 [h, w, 3].
 
     Raises:
-        InputError: it is no image.
+        InputError: it can't be read, or a build would reject it for more than its orientation.
     """
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError:
-        raise InputError(f"{path} is no image that can be read") from None
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror or error}") from None
-    return torch.from_numpy(np.array(upright))
+        pixels = decode_upright(str(path), read_bytes(path))
+    except RejectedSample as rejection:
+        raise InputError(rejection.detail) from None
+    return torch.from_numpy(np.array(pixels))
 
 
 def geojson(found: list[Found], gallery: Gallery) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from data_shards.classes import PALETTE
+from data_shards.images import decode
+from data_shards.sample import RejectedSample
 from smdt.data.batch import Batch, BatchMaker, EncodedSample
 from smdt.data.order import DataState
-from smdt.data.reader import Reader
-from smdt.data.split import Split
+from smdt.data.reader import DamagedPart, Reader
+from smdt.data.split import DataError, Split
 from smdt.telemetry.metrics import TrainingMetrics
 
 LARGEST = 512
@@ -28,6 +30,9 @@ class Pictures:
 
     Args:
         split: where the samples are.
+
+    Raises:
+        DataError: in its methods: a sample on the page is damaged.
     """
 
     def __init__(self, split: Split) -> None:
@@ -40,12 +45,11 @@ class Pictures:
 
     def source(self, sample_id: int, view: str) -> str:
         """Return an image of a sample as a `data:` URI."""
-        return data_uri(self._image(sample_id, view))
+        return data_uri(self._image(sample_id, view).convert("RGB"))
 
     def class_map(self, sample_id: int) -> str:
         """Return a sample's class map in the palette's colours as a `data:` URI."""
-        ids = np.array(self._image(sample_id, "seg"))[..., 0]
-        return data_uri(Image.fromarray(PALETTE[ids]))
+        return data_uri(Image.fromarray(PALETTE[np.array(self._image(sample_id, "seg"))]))
 
     def batches(self, sample_ids: Sequence[int], view: str) -> Iterator[Batch]:
         """Yield each sample as a batch of its own with one view, as a stage sees it."""
@@ -56,7 +60,12 @@ class Pictures:
             yield maker.make([EncodedSample.read(self._reader, sample_id, (view,))], 0, state)
 
     def _image(self, sample_id: int, view: str) -> Image.Image:
-        return Image.open(io.BytesIO(self._reader.read(sample_id, view))).convert("RGB")
+        try:
+            data = self._reader.read(sample_id, view)
+            return decode(f"{view} of {self._split.key(sample_id)}", data)
+        except (DamagedPart, RejectedSample) as damage:
+            detail = damage.detail.rstrip(".")
+            raise DataError(f"{detail}: run `smdt shards verify {self._split.root}`.") from None
 
 
 def tensor_uri(image: Tensor) -> str:

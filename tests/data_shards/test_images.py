@@ -11,6 +11,7 @@ from data_shards.images import (
     Encoding,
     decode,
     decode_photo,
+    decode_upright,
     encode_jpeg,
     encoder_name,
     prepare_class_map,
@@ -55,6 +56,15 @@ def test_other_formats_and_modes_are_rejected():
         assert reason_of(prepare_photo, buffer.getvalue(), None, Encoding()) == reason
 
 
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def encoded(image, file_format):
+    buffer = io.BytesIO()
+    image.save(buffer, file_format)
+    return buffer.getvalue()
+
+
 def chunk(kind, body):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -80,6 +90,107 @@ def test_an_image_that_exif_turns_is_rejected(file_format):
             assert prepare_photo("p", buffer.getvalue(), None, Encoding()).height == 4
         else:
             assert reason_of(decode, buffer.getvalue()) == reason
+
+
+def exif_block(orientation):
+    """TIFF, little endian, with this one SHORT."""
+    entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    return b"II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+
+
+def segment(marker, body):
+    return b"\xff" + bytes([marker]) + struct.pack(">H", 2 + len(body)) + body
+
+
+def png_of(depth, colour, row, height=2, before=b"", after=b""):
+    channels = 3 if colour == 2 else 1
+    width = len(row) * 8 // depth // channels
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress((b"\0" + row) * height))
+    return PNG + chunk(b"IHDR", header) + before + pixels + after + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("marker", [0xE0, 0xE2, 0xED, 0xFE])
+@pytest.mark.parametrize("body", [b"\xff\xda", b"\xff\xd9\xff\xda\0\x0c", b"Exif\0\0\xff\xda"])
+def test_no_segment_hides_an_orientation(make_jpeg, marker, body):
+    data = make_jpeg(8, 16)
+    turned = segment(0xE1, b"Exif\0\0" + exif_block(6))
+    hidden = data[:2] + segment(marker, body) + turned + data[2:]
+    assert Image.open(io.BytesIO(hidden)).getexif()[0x0112] == 6
+    for function in (decode, decode_photo):
+        assert reason_of(function, hidden) == "rotated"
+    harmless = data[:2] + segment(marker, body) + data[2:]
+    assert prepare_photo("p", harmless, None, Encoding()).data == harmless
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_png_says_its_orientation_before_or_after_its_pixels(place):
+    block = chunk(b"eXIf", exif_block(3))
+    assert reason_of(decode, png_of(8, 2, bytes(range(12)), **{place: block})) == "rotated"
+    upright = png_of(8, 2, bytes(range(12)), **{place: chunk(b"eXIf", exif_block(1))})
+    assert decode_photo("p", upright).shape == (2, 4, 3)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_is_none_turns_nothing(make_jpeg, orientation):
+    data = make_jpeg(8, 16)
+    data = data[:2] + segment(0xE1, b"Exif\0\0" + exif_block(orientation)) + data[2:]
+    assert prepare_photo("p", data, None, Encoding()).data == data
+
+
+UPRIGHT = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+"""What a reader does to stored pixels, as the EXIF standard says."""
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_photo_that_goes_into_no_shard_is_turned_upright(orientation, channels):
+    row = bytes(range(0, 4 * channels * 20, 20))
+    block = chunk(b"eXIf", exif_block(orientation))
+    stored = np.frombuffer(row * 2, np.uint8).reshape(2, 4, channels)
+    upright = UPRIGHT[orientation](np.broadcast_to(stored, (2, 4, 3)))
+    data = png_of(8, 2 if channels == 3 else 0, row, after=block)
+    np.testing.assert_array_equal(decode_upright("p", data), upright)
+
+
+def test_a_photo_that_goes_into_no_shard_is_refused_as_in_a_build(make_png):
+    refused = {
+        "16 bits": png_of(16, 0, bytes(8)),
+        "palette": encoded(Image.new("P", (4, 4)), "PNG"),
+        "alpha": encoded(Image.new("RGBA", (4, 4)), "PNG"),
+        "CMYK": encoded(Image.new("CMYK", (4, 4)), "JPEG"),
+        "WebP": encoded(Image.new("RGB", (4, 4)), "WEBP"),
+        "TIFF": encoded(Image.new("RGB", (4, 4)), "TIFF"),
+        "GIF": encoded(Image.new("L", (4, 4)), "GIF"),
+        "text": b"no image",
+        "nothing": b"",
+        "truncated": make_png(np.zeros((40, 40), np.uint8))[:-30],
+        "gigapixel": PNG + chunk(b"IHDR", struct.pack(">IIBBBBB", 20992, 10496, 8, 2, 0, 0, 0)),
+        "no header first": PNG + chunk(b"CgBI", bytes(4)),
+        "cut header": PNG + b"\0\0\0\rIHDR\0",
+    }
+    for kind, data in refused.items():
+        with pytest.raises(RejectedSample) as in_build:
+            prepare_photo("photo.jpg", data, None, Encoding())
+        with pytest.raises(RejectedSample) as outside:
+            decode_upright("photo.jpg", data)
+        assert outside.value.args == in_build.value.args, kind
+        assert outside.value.detail.startswith("photo.jpg "), kind
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_a_class_map_of_fewer_bits_is_rejected(depth):
+    """Decoders, DALI too, scale its ids up: of 2 bits, vegetation (3) would be void."""
+    assert reason_of(prepare_class_map, png_of(depth, 0, b"\x03"), None) == "bad_class_map"
 
 
 def test_an_unreadable_exif_block_turns_nothing(make_jpeg):

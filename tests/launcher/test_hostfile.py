@@ -103,3 +103,14 @@ def test_the_largest_number_of_ranks_that_divides_the_batch(slots, global_batch,
     assert all(set(chosen[name]) <= set(hosts[name]) for name in chosen)
     full = list(chosen)[:-1]
     assert all(chosen[name] == hosts[name] for name in full)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\n\n"])
+def test_lines_may_end_as_on_any_system_and_deepspeed_reads_the_same(tmp_path, end):
+    path = tmp_path / "hosts"
+    path.write_bytes(end.join(TEXT.encode().splitlines()))
+    assert read_hosts(path) == HOSTS
+    for mark in (b"\xef\xbb\xbf", b"\xff\xfe"):
+        path.write_bytes(mark + TEXT.encode())
+        with pytest.raises(InputError, match="begins with a byte order mark"):
+            read_hosts(path)

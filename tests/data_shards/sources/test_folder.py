@@ -117,10 +117,10 @@ def test_hostile_rows_are_rejected(raw, row, reason):
         ("ground,aerial,colour\nx,y,z\n", "'colour' that is not known: the columns are ground"),
         ("lat,lon\n2,1\n", "neither a column 'ground' nor a column 'aerial'"),
         ("aerial,label\nx,y\n", "'label' without 'ground'"),
-        ("aerial,lat\nx,north\n", "can't be read"),
+        ("aerial,lat\nx,north\n", "train.csv line 2: lat is 'north', not a finite number"),
         ("aerial,aerial\nx,y\n", "twice"),
-        ("aerial\nx,y,z\n", "can't be read"),
-        ("", "can't be read"),
+        ("aerial\nx,y,z\n", "train.csv line 2 has 3 cells, its header has 1"),
+        ("", "is empty"),
     ],
 )
 def test_broken_tables_are_one_sentence(raw, text, message):

@@ -8,7 +8,7 @@ import pytest
 from data_shards.build import build
 from data_shards.errors import InputError
 from data_shards.sample import RejectedSample
-from data_shards.sources.source import file_hash, read_exclusions, read_inside
+from data_shards.sources.source import file_hash, read_inside
 
 DATASETS = Path(__file__).resolve().parents[3] / "docs" / "datasets.md"
 
@@ -35,14 +35,17 @@ def test_only_files_below_the_root_are_read(tmp_path, relative, reason):
     assert rejected.value.reason == reason
 
 
-def test_an_exclusion_list_is_its_words_and_none_is_empty(tmp_path):
-    (tmp_path / "list").write_bytes(b"a,b.jpg\r\n\r\n  17\nlast")
-    assert read_exclusions(tmp_path / "list") == ["a,b.jpg", "17", "last"]
-    assert read_exclusions(None) == []
-    (tmp_path / "image").write_bytes(b"\xff\xd8\xff")
-    for name in ("image", "nowhere"):
-        with pytest.raises(InputError, match=f"exclusion list {tmp_path / name}"):
-            read_exclusions(tmp_path / name)
+def test_folders_may_stand_before_backslashes_and_lead_nowhere_else(tmp_path):
+    (tmp_path / "secret").write_text("x")
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    (root / "a" / "file").write_bytes(b"below")
+    assert read_inside(root, "a\\file") == b"below"
+    for relative in ("..\\secret", "a\\..\\..\\secret", "\\etc\\passwd"):
+        with pytest.raises(RejectedSample, match="outside_root"):
+            read_inside(root, relative)
+    (root / "a\\file").write_bytes(b"its very name")
+    assert read_inside(root, "a\\file") == b"its very name"
 
 
 def test_a_list_that_is_not_there_has_no_hash(tmp_path):

@@ -88,10 +88,28 @@ def test_photos_are_read_upright_and_in_colour(tmp_path):
     Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
     assert read_photo(tmp_path / "grey.png").shape == (20, 30, 3)
     (tmp_path / "text.jpg").write_text("no image")
-    with pytest.raises(InputError, match=r"text\.jpg is no image"):
+    with pytest.raises(InputError, match=r"text\.jpg is not a JPEG or PNG file"):
         read_photo(tmp_path / "text.jpg")
     with pytest.raises(InputError, match="No such file"):
         read_photo(tmp_path / "missing.jpg")
+
+
+def test_a_photo_is_refused_as_in_a_build_before_the_gallery_is_opened(tmp_path, capsys):
+    sixteen = np.arange(200, dtype=np.uint16).reshape(10, 20) * 257
+    Image.fromarray(sixteen).save(tmp_path / "deep.png")
+    Image.new("RGBA", (8, 8)).save(tmp_path / "alpha.png")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder.jpg").mkdir()
+    for name, said in (
+        ("deep.png", "has 16 bits a channel; save it with 8 bits."),
+        ("alpha.png", "has colour mode RGBA; save it as RGB or grey."),
+        ("empty.jpg", "is empty."),
+        ("folder.jpg", "can't be read (Is a directory)."),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run(app, ["locate", str(tmp_path / name), "--gallery", str(tmp_path / "nowhere")])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err == f"{tmp_path / name} {said}\n"
 
 
 @pytest.fixture

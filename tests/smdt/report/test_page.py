@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 
 from smdt import config as configuration
+from smdt.data.split import DataError, Split
 from smdt.report.page import write_report
+from smdt.report.pictures import Pictures
 from smdt.stages.references import references
 from smdt.stages.retrieval import RetrievalStage
 from smdt.stages.trained import evaluate_stage
@@ -126,3 +128,17 @@ def test_a_run_that_has_only_begun_has_a_page(run):
         file.unlink()
     page = write_report(run.root).read_text()
     assert "not evaluated yet" in page
+
+
+def test_a_damaged_sample_on_the_page_is_one_sentence(world, tmp_path):
+    copy = tmp_path / "world"
+    shutil.copytree(world, copy)
+    split = Split.open(copy, "val")
+    offset, size = (int(split.column(f"aerial_{name}")[3]) for name in ("offset", "size"))
+    with split.tar(3).open("r+b") as tar:
+        tar.seek(offset + size // 2)
+        tar.write(bytes(8))
+    pictures = Pictures(split)
+    assert pictures.source(2, "aerial").startswith("data:image/jpeg")
+    with pytest.raises(DataError, match=r"fail their checksum: run `smdt shards verify"):
+        pictures.source(3, "aerial")
