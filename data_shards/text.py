@@ -66,8 +66,12 @@ def to_utf8(path: Path, data: bytes) -> bytes:
         data = data.removeprefix(codecs.BOM_UTF8)
         data.decode()
     except UnicodeDecodeError as error:
-        line = 1 + data.count(b"\n", 0, error.start)
+        line = _unix(data[: error.start]).count(b"\n") + 1
         raise InputError(f"{path} line {line} is not UTF-8 text: save the file as UTF-8.") from None
+    return _unix(data)
+
+
+def _unix(data: bytes) -> bytes:
     return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
 
 
