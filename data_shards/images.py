@@ -10,7 +10,7 @@ import simplejpeg
 from PIL import ExifTags, Image, ImageOps, features
 
 from data_shards.classes import CLASS_COUNT, VOID
-from data_shards.image_header import UPRIGHT, FileType, Header, damaged, read_header
+from data_shards.image_header import MAX_DEPTH, UPRIGHT, FileType, Header, damaged, read_header
 from data_shards.pixels import grid_histogram, pixel_digest
 from data_shards.sample import RejectedSample, Rows
 
@@ -78,6 +78,18 @@ def decode_photo(name: str, data: bytes) -> np.ndarray:
         RejectedSample: it can't be decoded, or is neither RGB nor grey.
     """
     return _photo_pixels(name, data, _open_upright(name, data))
+
+
+def decode_class_map(name: str, data: bytes) -> Image.Image:
+    """Decode a class map to 8-bit grey.
+
+    Raises:
+        RejectedSample: it can't be decoded, or is no 8-bit grey PNG. Of one with fewer bits,
+            decoders scale the ids up.
+    """
+    if _open_upright(name, data) != ("png", "L", MAX_DEPTH):
+        raise RejectedSample("bad_class_map", f"{name} is not an 8-bit grey PNG of class ids.")
+    return _load(name, data)
 
 
 def decode_upright(name: str, data: bytes) -> np.ndarray:
@@ -151,10 +163,7 @@ def prepare_class_map(name: str, data: bytes, size: tuple[int, int] | None) -> P
     Raises:
         RejectedSample: it can't be decoded, is not 8-bit grey, or has ids that are no class.
     """
-    # Decoders scale fewer bits up to 8: other ids.
-    if _open_upright(name, data) != ("png", "L", 8):
-        raise RejectedSample("bad_class_map", f"{name} is not an 8-bit grey PNG of class ids.")
-    image = _load(name, data)
+    image = decode_class_map(name, data)
     counts = image.histogram()
     if any(counts[CLASS_COUNT:VOID]):
         raise RejectedSample(

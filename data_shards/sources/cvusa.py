@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_shards.classes import CVUSA_TO_CLASS
 from data_shards.errors import InputError
-from data_shards.images import decode, encode_png
+from data_shards.images import decode_class_map, encode_png
 from data_shards.sample import Meta, RejectedSample, Sample
 from data_shards.sources.exclusions import read_exclusions
 from data_shards.sources.source import JSON, SplitPlan, file_hash, read_inside
@@ -169,11 +169,7 @@ def _read_annotation(root: Path, relative: str) -> bytes | None:
         if rejection.reason == "missing_file":
             return None
         raise
-    image = decode(str(root / relative), data)
-    if image.mode != "L":
-        raise RejectedSample(
-            "bad_class_map", f"{root / relative} has colour mode {image.mode}, not 8-bit grey."
-        )
+    image = decode_class_map(str(root / relative), data)
     occurring = np.flatnonzero(image.histogram())
     if (CVUSA_TO_CLASS[occurring] == occurring).all():
         return data

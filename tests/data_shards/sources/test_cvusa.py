@@ -3,6 +3,7 @@ import json
 import math
 import shutil
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,51 @@ def test_annotations_come_in_our_ids(raw):
     labels = np.asarray(Image.open(io.BytesIO(data)))
     original = (np.arange(8 * 44) % 6).reshape(8, 44)
     np.testing.assert_array_equal(labels, np.where(original <= 3, original, 255))
+
+
+def test_an_annotation_of_two_bits_is_rejected(raw):
+    """What decoders make of its ids, 0 to 3, is 0, 85, 170, 255."""
+    path = raw / "streetview/annotations/0000002.png"
+    labels = Image.open(path).point(lambda value: value % 4).convert("P")
+    labels.save(path, bits=2)
+    palette = bytearray(path.read_bytes())
+    assert (palette[24], palette[25]) == (2, 3)
+    palette[25] = 0  # grey
+    palette[29:33] = zlib.crc32(palette[12:29]).to_bytes(4, "big")
+    path.write_bytes(palette)
+    with pytest.raises(RejectedSample, match="bad_class_map"):
+        CvusaSource(raw).sample("train", 1)
+
+
+@pytest.mark.parametrize("null", ["", "NA", " None", "n/a"])
+def test_lists_are_read_however_they_were_saved(raw, null):
+    path = raw / "splits/train-19zl.csv"
+    lines = [
+        "bingmap\\19\\0000001.jpg, streetview\\panos\\0000001.jpg, x.png",
+        f'"bingmap/19/0000002.jpg" ,streetview/panos/0000002.jpg,{null}',
+    ]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(lines).encode())
+    locate(raw, ["\ufeff10,20", "", "NA,NA"])
+    source = CvusaSource(raw)
+    first, second = (source.sample("train", row) for row in range(2))
+    assert (first.meta.source_id, first.meta.lat, first.meta.lon) == ("0000001", 10.0, 20.0)
+    assert (second.meta.source_id, second.meta.lat, second.meta.extent_m) == ("0000002", None, 172)
+    assert set(second.parts) == {"aerial.jpg", "ground.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('"48,1",11', r"line 2: latitude is '48,1', not a finite number: write 48\.1"),
+        ("48,inf", "line 2: longitude is 'inf', not a finite number"),
+        ("48,-180.5", r"line 2: longitude is -180\.5, outside -180 to 180 degrees"),
+        ("48", "line 2 has no latitude and longitude"),
+    ],
+)
+def test_a_bad_location_is_named_by_line_and_column(raw, line, said):
+    locate(raw, ["1,2", line])
+    with pytest.raises(InputError, match=said):
+        CvusaSource(raw)
 
 
 def test_row_n_of_the_locations_is_image_n(raw):

@@ -130,6 +130,20 @@ def test_the_command_builds_an_area_and_same_by_default(raw, tmp_path, asked, ar
     assert manifest.splits["train"].samples == manifest.splits["test"].samples == rows
 
 
+def test_lists_are_read_however_they_were_saved(raw, tmp_path):
+    before = VigorSource(raw)
+    for path in (raw / "splits").rglob("*.txt"):
+        lines = path.read_text().splitlines()
+        path.write_bytes(b"\xef\xbb\xbf" + "\r\n \r\n".join(lines).encode() + b"\r\n")
+    after = VigorSource(raw)
+    assert after.splits == before.splits
+    for split in before.splits:
+        assert after.sample(split, 3) == before.sample(split, 3)
+    excluded = (tile("Chicago", 1), panorama("Seattle", 0), panorama("Seattle", 1))
+    (tmp_path / "list").write_text(",".join(f"some\\folder\\{name}" for name in excluded))
+    assert VigorSource(raw, exclude=tmp_path / "list").splits["train"].rows == 8 - 2 - 2
+
+
 def test_corrected_lists_come_first(raw):
     folder = raw / "splits__corrected" / "Seattle"
     folder.mkdir(parents=True)
