@@ -76,8 +76,8 @@ def _jpeg_header(name: str, data: bytes) -> Header:
 def _png_header(name: str, data: bytes) -> Header:
     try:
         _, chunk, width, height, depth = PNG_HEADER.unpack_from(data)
-    except struct.error as error:
-        raise damaged(name, error) from None
+    except struct.error:
+        raise damaged(name, ValueError("its header is cut short")) from None
     if chunk != b"IHDR":
         raise damaged(name, ValueError("it does not begin with IHDR"))
     _check_size(name, height, width)
