@@ -50,7 +50,9 @@ def read_exclusions(
     names = frozenset(known)
     data = read_bytes(path, "--exclude takes an exclusion list.")
     commas = max((name.count(",") for name in names), default=0)
-    found, unknown, count = set(), [], 0
+    found: set[str] = set()
+    unknown: list[str] = []
+    count = 0
     for line in lines_of(to_utf8(path, data).decode()):
         for entry in _entries(f" {line.text}", names, canonical, commas):
             count += 1
@@ -86,7 +88,8 @@ def _split(
 ) -> Iterator[str]:
     """Split at the commas that are part of no name; a word that has no name in it is one entry."""
     fields = [field for field in word.split(",") if field]
-    entries, start, known = [], 0, False
+    entries: list[str] = []
+    start, known = 0, False
     while start < len(fields):
         for stop in range(start + 1, min(start + 2 + commas, len(fields) + 1)):
             entry = ",".join(fields[start:stop])
