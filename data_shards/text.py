@@ -96,7 +96,7 @@ def read_rows(path: Path, hint: str = "") -> list[Row]:
     Raises:
         InputError: it can't be read, or is no such table.
     """
-    reader = csv.reader(io.StringIO(read_text(path, hint)), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path, hint)), strict=True, skipinitialspace=True)
     try:
         cells = ((reader.line_num, [field.strip() for field in fields]) for fields in reader)
         return [Row(line, fields) for line, fields in cells if any(fields)]

@@ -86,7 +86,7 @@ def test_lists_are_read_however_they_were_saved(raw, null):
     path = raw / "splits/train-19zl.csv"
     lines = [
         "bingmap\\19\\0000001.jpg, streetview\\panos\\0000001.jpg, x.png",
-        f'"bingmap/19/0000002.jpg" ,streetview/panos/0000002.jpg,{null}',
+        f'"bingmap/19/0000002.jpg", "streetview/panos/0000002.jpg",{null}',
     ]
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(lines).encode())
     locate(raw, ["\ufeff10,20", "", "NA,NA"])

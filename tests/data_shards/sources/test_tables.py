@@ -31,7 +31,7 @@ def expected(cell):
     st.sampled_from(["\r\n", "\n", "\r"]),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-    st.sampled_from(["", "\n", "\r\n  \r\n"]),
+    st.integers(0, 2),
     st.booleans(),
 )
 def test_csv_is_read_back_however_it_is_written(
@@ -41,7 +41,7 @@ def test_csv_is_read_back_however_it_is_written(
     writer = csv.writer(buffer, delimiter=delimiter, lineterminator=end, quoting=quoting)
     writer.writerow([*[""] * index, "Ground", "LAT", " lon "])
     for number, row in enumerate(rows):
-        buffer.write(blank)
+        buffer.write(f"  {end}" * blank)
         writer.writerow([*[number] * index, *row])
     path = tmp_path_factory.mktemp("table") / "train.csv"
     path.write_bytes(buffer.getvalue().encode(encoding))
@@ -50,7 +50,7 @@ def test_csv_is_read_back_however_it_is_written(
     assert [tuple(row.values()) for row in table.data.to_pylist()] == [
         (name, expected(lat), expected(lon)) for name, lat, lon in rows
     ]
-    step = 1 + {"": 0, "\n": 1, "\r\n  \r\n": 2}[blank]
+    step = 1 + blank
     for number in range(len(rows)):
         assert table.where(number) == f"{path} line {1 + (number + 1) * step}"
 
