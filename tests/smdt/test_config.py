@@ -4,7 +4,7 @@ import yaml
 
 from data_shards.errors import InputError
 from smdt import config as configuration
-from smdt.config import check_ranks, load, load_deepspeed
+from smdt.config import check_ranks, load_deepspeed
 from smdt.models.two_tower import TwoTower
 from smdt.training.engine import AdamConfig
 from tests.distributed.runs import ROOT
@@ -169,10 +169,6 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path, encoding):
     path = tmp_path / "deepspeed.json"
     path.write_bytes('{"zero_optimization": {"stage": 1}}'.encode(encoding))
     assert load_deepspeed(path) == {"zero_optimization": {"stage": 1}}
-    path.write_bytes("stage: retrieval\r\nrun: {name: Münster, out: x}\r\n".encode(encoding))
-    with pytest.raises(InputError, match=r"run\.name"):
-        load(path)
-    for read in (load, load_deepspeed):
-        path.write_bytes(b'{"name":\n"M\xfcnster"}')
-        with pytest.raises(InputError, match=r"deepspeed\.json line 2 is not UTF-8 text"):
-            read(path)
+    path.write_bytes(b'{"name":\n"M\xfcnster"}')
+    with pytest.raises(InputError, match=r"deepspeed\.json line 2 is not UTF-8 text"):
+        load_deepspeed(path)
