@@ -139,8 +139,8 @@ def _read_csv(
     except pa.ArrowException as error:
         raise _not_csv(path, body, lines, delimiter, len(names), error) from None
     if table.num_rows != len(lines):
-        error = pa.ArrowInvalid("a quoted cell does not end on its line")
-        raise _not_csv(path, body, lines, delimiter, len(names), error)
+        problem = ValueError("a quoted cell does not end on its line")
+        raise _not_csv(path, body, lines, delimiter, len(names), problem)
     return names, table.columns, lines
 
 
@@ -164,8 +164,8 @@ def _not_csv(
     for line, text in zip(lines, body.decode().split("\n"), strict=True):
         try:
             found = len(next(csv.reader([text], delimiter=delimiter, strict=True)))
-        except csv.Error as problem:
-            return InputError(f"{path} line {line} is not CSV: {problem}.")
+        except csv.Error as reason:
+            return InputError(f"{path} line {line} is not CSV: {reason}.")
         if found != width:
             return InputError(f"{path} line {line} has {found} cells, its header has {width}.")
     return InputError(f"{path} can't be read: {str(error).splitlines()[0]}.")
