@@ -21,6 +21,7 @@ from smdt.data.split import Split
 from smdt.stages import make_stage, training_views
 from smdt.stages.aligned import pinned
 from smdt.stages.initial import initialise
+from smdt.stages.weights import match_norms
 from smdt.telemetry.console import Display, ProgressBar
 from smdt.telemetry.memory import memory_readers
 from smdt.telemetry.metrics import TrainingMetrics
@@ -143,7 +144,11 @@ def run_stage(
     metrics = TrainingMetrics(config.run.name, config.stage, rank)
     torch.manual_seed(config.run.seed)
     stage = make_stage(config)
-    started_from = None if origin.checkpoint is not None else initialise(stage, config)
+    started_from = None
+    if origin.checkpoint is None:
+        started_from = initialise(stage, config)
+    else:
+        match_norms(stage, origin.checkpoint)
     loader = open_loader(config, folder, metrics, rank, world_size, device)
     require_data(stage, config, loader.split)
     context = StepContext(0, config.run.seed, rank, world_size, config.batch.chunks, device)

@@ -1,6 +1,10 @@
 """What a stage needs of an engine, without DeepSpeed."""
 
+from pathlib import Path
+
 import torch
+
+from smdt.training.engine import held_weights
 
 
 class PlainEngine:
@@ -28,3 +32,15 @@ class PlainEngine:
         if self._optimizer is not None:
             self._optimizer.step()
             self._optimizer.zero_grad()
+
+    def full_weights(self) -> dict[str, torch.Tensor]:
+        return held_weights(self.module, lambda parameter: parameter)
+
+    def save(self, folder: Path) -> None:
+        states = {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
+        torch.save(states, folder / f"{type(self.module).__name__}.pt")
+
+    def load(self, folder: Path) -> None:
+        states = torch.load(folder / f"{type(self.module).__name__}.pt")
+        self.module.load_state_dict(states["module"])
+        self._optimizer.load_state_dict(states["optimizer"])

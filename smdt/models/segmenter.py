@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from data_shards.classes import CLASS_COUNT
 from data_shards.errors import InputError
 from smdt.geometry.view import normalise
-from smdt.models.batch_norm import FixedBatchNorm, SampleNorm, replace_batch_norms
+from smdt.models.batch_norm import BatchNorm, FixedBatchNorm, SampleNorm, replace_batch_norms
+from smdt.models.mixed_precision import casting, computes_with_buffers
 from smdt.models.normalisation import NORMALISATIONS
+from smdt.models.trial import one_line, output_shape
 from smdt.semantics.labels import CLASSES, groups
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class SegmenterConfig(BaseModel):
     """The network. The default is SegFormer of B0's size (Xie et al. 2021), from scratch.
 
     Statistics of a batch would make a step depend on how the batch is cut: batch norms keep those
-    of the folder, or are group norms where there is none.
+    of the folder, or are group norms where it has none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -90,6 +92,7 @@ class Segmenter(nn.Module):
         super().__init__()
         self.network = network
         self._mean, self._std = mean, std
+        self._mixes = computes_with_buffers(network)
         self._members = [
             [label for label, group in enumerate(classes) if group == k] for k in range(CLASS_COUNT)
         ]
@@ -102,7 +105,8 @@ class Segmenter(nn.Module):
         """
         dtype = next(self.network.parameters()).dtype
         inputs = normalise(images, self._mean, self._std).to(dtype)
-        logits_BLhw = label_logits(self.network(pixel_values=inputs))
+        with casting(inputs, self._mixes):
+            logits_BLhw = label_logits(self.network(pixel_values=inputs))
         logits_BLHW = F.interpolate(logits_BLhw, images.shape[-2:], mode="bilinear")
         if all(members == [k] for k, members in enumerate(self._members)):
             return (logits_BLHW,)
@@ -134,12 +138,30 @@ def make_segmenter(config: SegmenterConfig) -> Segmenter:
     """Return a network for our classes, with a folder's weights or fresh ones.
 
     Raises:
-        InputError: the folder, the architecture or a setting is not usable.
+        InputError: the folder, the architecture, a setting or the size of images is not usable.
     """
+    segmenter = _make(config)
+
+    def segment_blank(segmenter: Segmenter, device: torch.device) -> Tensor:
+        (logits,) = segmenter(torch.zeros(1, 3, *config.image_size, device=device))
+        return logits
+
+    try:
+        output_shape(segmenter, segment_blank)
+    except Exception as error:  # transformers' networks raise whatever a size leads them to
+        rows, columns = config.image_size
+        name = config.architecture if config.folder is None else config.folder
+        raise InputError(
+            f"model.image_size: {name} can't segment images of {rows}x{columns}: {one_line(error)}"
+        ) from error
+    return segmenter
+
+
+def _make(config: SegmenterConfig) -> Segmenter:
     ours = {"id2label": dict(enumerate(CLASSES)), "label2id": {n: i for i, n in enumerate(CLASSES)}}
     if config.folder is not None:
         folder = Path(config.folder)
-        network = _pretrained(folder, {**config.settings, **ours})
+        network, _ = _pretrained(folder, {**config.settings, **ours})
         return Segmenter(network, range(CLASS_COUNT), *_normalisation(folder))
     from transformers import AutoModelForSemanticSegmentation
 
@@ -150,9 +172,9 @@ def make_segmenter(config: SegmenterConfig) -> Segmenter:
         )
     except Exception as error:  # transformers raises whatever a wrong size leads it to
         raise InputError(
-            f"model.settings: {config.architecture} can't be built with them: {_line(error)}"
+            f"model.settings: {config.architecture} can't be built with them: {one_line(error)}"
         ) from error
-    replace_batch_norms(network, SampleNorm)
+    replace_batch_norms(network, lambda _, norm: SampleNorm(norm))
     return Segmenter(network, range(CLASS_COUNT))
 
 
@@ -160,9 +182,15 @@ def open_folder(folder: Path) -> Segmenter:
     """Return the network of a Hugging Face folder as it was trained, its labels grouped.
 
     Raises:
-        InputError: the folder is not usable, or its labels are not Cityscapes' or ours.
+        InputError: the folder is not usable, lacks weights, or its labels are not Cityscapes' or
+            ours.
     """
-    network = _pretrained(folder, {})
+    network, fresh = _pretrained(folder, {})
+    if fresh:
+        raise InputError(
+            f"{folder} has no weights for {fresh[0]} and {len(fresh) - 1} more of its network: "
+            "train it first (model.folder)"
+        )
     labels = network.config.id2label or {}
     try:
         classes = groups([str(name) for _, name in sorted(labels.items())])
@@ -200,7 +228,17 @@ def _settings(config: SegmenterConfig) -> "PretrainedConfig":
     return settings
 
 
-def _pretrained(folder: Path, changes: Mapping[str, Any]) -> "PreTrainedModel":
+def _pretrained(
+    folder: Path, changes: Mapping[str, Any]
+) -> tuple["PreTrainedModel", Sequence[str]]:
+    """Open a folder's network; a batch norm that it has no statistics for is a group norm.
+
+    Returns:
+        The network, and the names of its weights that are not in the folder.
+
+    Raises:
+        InputError: the folder is not usable.
+    """
     from transformers import (
         AutoConfig,
         AutoModelForSemanticSegmentation,
@@ -215,19 +253,27 @@ def _pretrained(folder: Path, changes: Mapping[str, Any]) -> "PreTrainedModel":
         )
         masks = described.model_type in MASK_CLASSIFIERS
         auto = AutoModelForUniversalSegmentation if masks else AutoModelForSemanticSegmentation
-        network: PreTrainedModel = auto.from_pretrained(
+        network, found = auto.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
+            output_loading_info=True,
             **changes,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{folder} can't be used: {_line(error)}") from error
-    replace_batch_norms(network, FixedBatchNorm)
-    return network
+        raise InputError(f"{folder} can't be used: {one_line(error)}") from error
+    fresh = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+
+    def stand_in(path: str, norm: BatchNorm) -> nn.Module:
+        has_statistics = not {f"{path}.running_mean", f"{path}.running_var"} & fresh
+        return FixedBatchNorm(norm) if has_statistics else SampleNorm(norm)
+
+    replace_batch_norms(network, stand_in)
+    held = network.state_dict()
+    return network, sorted(name for name in fresh if name in held)
 
 
 def _normalisation(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
@@ -249,7 +295,3 @@ def _normalisation(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
         IMAGENET.mean if mean is None else [255 * value for value in mean],
         IMAGENET.std if std is None else [255 * value for value in std],
     )
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]

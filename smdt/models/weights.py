@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from data_shards.errors import InputError
 from smdt.models.hybrid import HybridTower
+from smdt.models.positions import SQUARE, resize_positions, tower_positions
 from smdt.models.timm_tower import TimmTower
 from smdt.models.tower import Size, Tower
 from smdt.models.two_tower import TwoTower
@@ -143,8 +143,8 @@ def fit_towers(
         model: the towers.
         tensors: of two towers of ours, or of one network of ours, timm's or Google's.
         source: what the file is called in errors.
-        image_sizes: of the images that towers of ours were trained on, by view; the positions of
-            a network that nobody says this of are those of a square image.
+        image_sizes: of the images that towers of ours were trained on, by view. A file of one
+            network has the positions of a square image.
 
     Returns:
         What became of each tower's weights, by view, and of a learned temperature, as `loss`.
@@ -152,46 +152,56 @@ def fit_towers(
     Raises:
         InputError: they do not fit.
     """
-    sizes = image_sizes or {}
-    fits = {
-        "ground": _fit_tower(model.ground, of_view(tensors, "ground"), source, sizes.get("ground"))
-    }
+    fits = {"ground": _fit_tower(model.ground, tensors, "ground", source, image_sizes)}
     if model.aerial is None:
         fits["ground"].unused.extend(name for name in tensors if "aerial." in name)
     else:
-        aerial = of_view(tensors, "aerial")
-        fits["aerial"] = _fit_tower(model.aerial, aerial, source, sizes.get("aerial"))
+        fits["aerial"] = _fit_tower(model.aerial, tensors, "aerial", source, image_sizes)
     if model.log_scale is not None:
         fits["loss"] = _fit_scale(model.log_scale, tensors)
     return fits
 
 
-def of_view(tensors: Mapping[str, Tensor], view: str) -> Mapping[str, Tensor]:
-    """Return one tower's part of a file: the shared tower's, or all, where there are not two."""
+def of_view(tensors: Mapping[str, Tensor], view: str) -> tuple[str | None, Mapping[str, Tensor]]:
+    """Return one tower's part of a file, and the view that this part was built for.
+
+    That is the shared tower, built for ground images, where there are not two; None and all of the
+    file where it is of one network.
+    """
     bare = {name.removeprefix("two_tower."): tensor for name, tensor in tensors.items()}
-    for prefix in (f"{view}.", "ground."):
+    for source in (view, "ground"):
+        prefix = f"{source}."
         part = {k.removeprefix(prefix): v for k, v in bare.items() if k.startswith(prefix)}
         if part:
-            return part
-    return tensors
+            return source, part
+    return None, tensors
 
 
 def _fit_tower(
-    tower: Tower, tensors: Mapping[str, Tensor], source: str, image_size: Size | None
+    tower: Tower,
+    tensors: Mapping[str, Tensor],
+    view: str,
+    source: str,
+    image_sizes: Mapping[str, Size] | None,
 ) -> Fit:
+    built_for, part = of_view(tensors, view)
     if isinstance(tower, TimmTower):
-        if is_google([*tensors]):
+        if is_google([*part]):
             raise InputError(
                 f"weights {source}: Google's file is for model.backbone=r50_vit_b16; a network of "
                 "timm's takes timm's safetensors"
             )
-        return fit(tower, tensors, source, _into_timm, partial(_flat_on_grid, tower, image_size))
+        if built_for is None:
+            origin: Size | None = SQUARE
+        else:
+            origin = None if image_sizes is None else image_sizes[built_for]
+        return fit(tower, part, source, _into_timm, partial(tower_positions, tower, origin))
     assert isinstance(tower, HybridTower), "there are two kinds of towers"
-    if is_google([*tensors]):
+    if is_google([*part]):
         places_of = from_google
     else:
-        places_of = from_timm if "cls_token" in tensors else unchanged
-    return fit(tower, tensors, source, places_of, partial(_on_grid, tower))
+        places_of = from_timm if "cls_token" in part else unchanged
+    return fit(tower, part, source, places_of, partial(_on_grid, tower))
 
 
 def _fit_scale(log_scale: nn.Parameter, tensors: Mapping[str, Tensor]) -> Fit:
@@ -212,35 +222,3 @@ def _on_grid(tower: HybridTower, place: str, tensor: Tensor) -> Tensor:
 def _into_timm(name: str, tensor: Tensor) -> Places:
     """Names of timm's networks are ours below `network`."""
     return {name: tensor, f"network.{name}": tensor}
-
-
-def _flat_on_grid(tower: TimmTower, image_size: Size | None, place: str, tensor: Tensor) -> Tensor:
-    """Interpolate timm's positions [1, P + N, D]; those of P prefix tokens stay."""
-    if place != "network.pos_embed":
-        return tensor
-    grid = tuple(tower.network.patch_embed.grid_size)
-    prefix = tower.network.pos_embed.shape[1] - grid[0] * grid[1]
-    patches = tensor.shape[1] - prefix
-    rows, columns = image_size or (1, 1)
-    height = round((patches * rows / columns) ** 0.5)
-    if height * (patches // max(height, 1)) != patches:
-        raise ValueError(f"{patches} positions are no grid of an image of {rows}:{columns}")
-    source_grid = (height, patches // height)
-    if source_grid == grid:
-        return tensor
-    positions = tensor[:, prefix:].reshape(1, *source_grid, -1)
-    resized = resize_positions(positions, grid).flatten(1, 2)
-    return torch.cat([tensor[:, :prefix].to(resized.dtype), resized], dim=1)
-
-
-def resize_positions(positions_1HWD: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Interpolate positions linearly to another grid, corners onto corners, as Google's code does.
-
-    Returns:
-        float32 [1, *grid, D]; the input itself where the grid is the same.
-    """
-    if positions_1HWD.shape[1:3] == grid:
-        return positions_1HWD
-    planes_1DHW = positions_1HWD.float().permute(0, 3, 1, 2)
-    resized_1DHW = F.interpolate(planes_1DHW, grid, mode="bilinear", align_corners=True)
-    return resized_1DHW.permute(0, 2, 3, 1)

@@ -11,7 +11,7 @@ from smdt import config as configuration
 from smdt.config import Config
 from smdt.models.weights import Fit, fit, fit_towers, read
 from smdt.stages.retrieval import RetrievalStage
-from smdt.stages.weights import find_weights, weights_of
+from smdt.stages.weights import find_weights, match_norms, weights_of
 from smdt.training import checkpoint
 from smdt.training.stage import Stage
 
@@ -61,6 +61,8 @@ def initialise(stage: Stage, config: Config) -> Initialisation | None:
     if config.init.weights is None:
         return None
     path = Path(config.init.weights)
+    if path.name == checkpoint.WEIGHTS and (path.parent / checkpoint.CONFIG).is_file():
+        path = path.parent  # whose configuration says what its positions are of
     made = _from_run(stage, path) if path.is_dir() else _from_file(stage, path)
     lost = [n for one in made.fits.values() for n in one.fresh if n.endswith("running_mean")]
     if lost:
@@ -93,6 +95,7 @@ def _from_run(stage: Stage, path: Path) -> Initialisation:
         assert isinstance(source, configuration.RetrievalConfig), "its stage says so"
         sizes = source.image_sizes
         return Initialisation(str(folder), fit_towers(stage.towers, tensors, str(folder), sizes))
+    match_norms(stage, folder)
     fits = {
         name: fit(module, weights_of(name, tensors), str(folder))
         for name, module in stage.modules().items()

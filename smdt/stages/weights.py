@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_shards.errors import InputError
+from smdt.models.batch_norm import keep_statistics
 from smdt.training import checkpoint
 from smdt.training.run_folder import RunFolder
 from smdt.training.stage import Stage
@@ -43,9 +45,59 @@ def load_weights(stage: Stage, folder: Path) -> None:
     Raises:
         InputError: they do not fit.
     """
+    match_norms(stage, folder)
     weights = load_file(folder / checkpoint.WEIGHTS)
     for name, module in stage.modules().items():
-        try:
-            module.load_state_dict(weights_of(name, weights))
-        except RuntimeError as error:
-            raise InputError(f"checkpoint {folder}: {error}") from error
+        computed = computed_buffers(module)
+        held = {k: v for k, v in weights_of(name, weights).items() if k not in computed}
+        fault = misfit(module.state_dict(), held)
+        if fault:
+            raise InputError(f"checkpoint {folder}: the weights of '{name}' {fault}")
+        module.load_state_dict(held)
+
+
+def match_norms(stage: Stage, folder: Path) -> None:
+    """Make the norms of a new stage those of a checkpoint of the same configuration.
+
+    Where the checkpoint has statistics, its run had a batch norm, even if a new run would not.
+
+    Args:
+        stage: its modules are changed in place.
+        folder: the checkpoint.
+    """
+    with safe_open(folder / checkpoint.WEIGHTS, framework="pt") as file:
+        names = [*file.keys()]
+    for name, module in stage.modules().items():
+        prefix = f"{name}."
+        keep_statistics(module, {k.removeprefix(prefix) for k in names if k.startswith(prefix)})
+
+
+def computed_buffers(module: nn.Module) -> set[str]:
+    """Return the names of the buffers that a module computes itself.
+
+    Its `state_dict` does not hold them, while checkpoints of earlier versions do.
+    """
+    return {
+        f"{path}.{name}" if path else name
+        for path, part in module.named_modules()
+        for name in part._non_persistent_buffers_set
+    }
+
+
+def misfit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Return in one phrase where weights are not those of a network, empty if they are (pure)."""
+    for first, second, phrase in (
+        (expected, weights, "lack"),
+        (weights, expected, "have an unknown"),
+    ):
+        names = [name for name in first if name not in second]
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            return f"{phrase} {names[0]}{more}"
+    for name, tensor in expected.items():
+        if tensor.shape != weights[name].shape:
+            return (
+                f"have {name} of shape {list(weights[name].shape)}, which is "
+                f"{list(tensor.shape)} in this network"
+            )
+    return ""

@@ -7,7 +7,7 @@ command that only reads a configuration or evaluates needs nothing of it.
 import functools
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -307,32 +307,52 @@ class Engine:
             state["step"] = state["step"].to(parameter.device, copy=True)
 
     def buffers(self) -> list[str]:
-        """Names of what the module holds beside its parameters."""
-        return [name for name, _ in self.module.named_buffers()]
+        """Names of the buffers that a checkpoint holds; a module makes the others itself."""
+        held = self.module.state_dict().keys()
+        return [name for name, _ in self.module.named_buffers() if name in held]
 
     @torch.no_grad()
     def restore_buffers(self, values: Mapping[str, torch.Tensor]) -> None:
-        """Set the buffers, by name."""
-        for name, buffer in self.module.named_buffers():
-            buffer.copy_(values[name])
+        """Set buffers, by name."""
+        for name, value in values.items():
+            self.module.get_buffer(name).copy_(value)
 
     def full_weights(self) -> dict[str, torch.Tensor]:
         """Gather the fp32 weights; every rank calls it, all get the same tensors on the CPU.
 
         Returns:
-            Parameters and buffers by name.
+            The parameters and buffers of the module's `state_dict`, by its names.
         """
         from deepspeed.utils import safe_get_full_fp32_param
 
-        weights = dict(self.module.named_buffers())
-        for name, parameter in self.module.named_parameters():
-            full = safe_get_full_fp32_param(parameter)
-            weights[name] = parameter.detach() if full is None else full
-        # ZeRO hands out views of its flat buffers.
-        return {
-            name: weight.detach().to("cpu", _full(weight.dtype), copy=True).contiguous()
-            for name, weight in weights.items()
-        }
+        def full(parameter: nn.Parameter) -> torch.Tensor:
+            found: torch.Tensor | None = safe_get_full_fp32_param(parameter)
+            return parameter if found is None else found
+
+        return held_weights(self.module, full)
+
+
+def held_weights(
+    module: nn.Module, full: Callable[[nn.Parameter], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Copy what a checkpoint holds of a module: what its `state_dict` does, and no other buffer.
+
+    Args:
+        module: parameters may be parts of what they are.
+        full: gathers one.
+
+    Returns:
+        Tensors on the CPU by the names of the `state_dict`, fp32 where they are floating-point.
+    """
+    weights = dict(module.named_buffers(remove_duplicate=False))
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        weights[name] = full(parameter)
+    held = {name: weights[name].detach() for name in module.state_dict()}
+    # ZeRO hands out views of its flat buffers.
+    return {
+        name: weight.to("cpu", _full(weight.dtype), copy=True).contiguous()
+        for name, weight in held.items()
+    }
 
 
 def _full(dtype: torch.dtype) -> torch.dtype:

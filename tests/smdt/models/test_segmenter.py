@@ -223,3 +223,50 @@ def test_what_transformers_does_not_have_is_said(changes, sentence):
 def test_an_image_that_a_network_would_reduce_to_nothing_is_refused():
     with pytest.raises(ValidationError, match="16x64 is too small: 32 is the least"):
         SegmenterConfig(image_size=(16, 64))
+
+
+def encoder_of(folder, tmp_path):
+    """The same network without its decode head, as encoders are published."""
+    network = AutoModelForSemanticSegmentation.from_pretrained(folder)
+    state = {k: v for k, v in network.state_dict().items() if not k.startswith("decode_head")}
+    network.save_pretrained(tmp_path / "encoder", state_dict=state)
+    return tmp_path / "encoder"
+
+
+def test_norms_without_trained_statistics_are_norms_of_a_sample(cityscapes, tmp_path):
+    """Mean 0 and variance 1 would normalise nothing."""
+    folder = encoder_of(cityscapes, tmp_path)
+    segmenter = make_segmenter(SegmenterConfig(folder=str(folder), image_size=(32, 64)))
+    norm = segmenter.network.decode_head.batch_norm
+    seen = []
+    norm.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    segmenter.train()(images())
+    before, after = seen[0]
+    groups = before.unflatten(1, (-1, 16)).flatten(2)
+    expected = (before - groups.mean(dim=(1, 2)).view(-1, 1, 1, 1)) / (
+        groups.flatten(1).var(dim=1, correction=0) + norm.eps
+    ).sqrt().view(-1, 1, 1, 1)
+    torch.testing.assert_close(after, expected, rtol=1e-3, atol=1e-4)
+    trained = make_segmenter(SegmenterConfig(folder=str(cityscapes), image_size=(32, 64)))
+    assert "running_mean" in dict(trained.network.decode_head.batch_norm.named_buffers())
+
+
+def test_an_encoder_alone_does_not_segment(cityscapes, tmp_path):
+    folder = encoder_of(cityscapes, tmp_path)
+    with pytest.raises(InputError, match=r"encoder has no weights for decode_head.*: train"):
+        open_folder(folder)
+
+
+def test_an_image_that_a_network_cannot_take_is_refused_before_training():
+    settings = {
+        "image_size": 64,
+        "hidden_size": 16,
+        "num_hidden_layers": 4,
+        "intermediate_size": 16,
+    }
+    stages = [1, 2, 3, 4]
+    settings |= {"num_attention_heads": 2, "out_indices": stages}
+    settings |= {"out_features": [f"stage{number}" for number in stages]}
+    config = SegmenterConfig(architecture="beit", settings=settings, image_size=(32, 128))
+    with pytest.raises(InputError, match=r"model\.image_size: beit can't segment .* 32x128"):
+        make_segmenter(config)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import timm
 import torch
@@ -227,3 +229,79 @@ def test_what_timm_cannot_do_is_said_in_a_sentence():
             {"embedding/kernel": torch.zeros(1)},
             "file",
         )
+
+
+SIZES = {"ground": (32, 128), "aerial": (64, 64)}
+
+
+def test_a_shared_vit_s_positions_are_those_of_the_panorama_for_both_towers():
+    """It was built for the panorama: its 2 x 8 positions are as many as the tile's 4 x 4."""
+    one = TwoTower(TimmConfig(backbone="vit_tiny_patch16_224", shared=True), *SIZES.values())
+    two = TwoTower(TimmConfig(backbone="vit_tiny_patch16_224"), *SIZES.values())
+    fits = fit_towers(two, one.state_dict(), "run", SIZES)
+    assert (fits["ground"].resized, fits["aerial"].resized) == ([], ["network.pos_embed"])
+    source = one.ground.network.pos_embed[:, 1:]
+    assert torch.equal(two.ground.network.pos_embed[:, 1:], source)
+    torch.testing.assert_close(
+        two.aerial.network.pos_embed[:, 1:].unflatten(1, (4, 4)),
+        resize_positions(source.unflatten(1, (2, 8)), (4, 4)),
+    )
+
+
+def test_positions_of_images_that_nobody_names_are_refused():
+    source = TwoTower(TimmConfig(backbone="vit_tiny_patch16_224"), *SIZES.values())
+    with pytest.raises(InputError, match=r"does not say which images .*: name the run"):
+        fit_towers(source, source.state_dict(), "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "trained", "size"),
+    [
+        ("levit_conv_128s", (32, 128), (64, 64)),  # of as many places
+        ("test_vit_relpos", (32, 128), (128, 32)),  # of the same window, turned
+        ("beit_base_patch16_224", (32, 64), (64, 32)),
+        ("test_vit_relpos", (64, 64), (96, 96)),
+    ],
+)
+def test_relative_positions_of_another_grid_are_refused(name, trained, size):
+    source, model = (TwoTower(TimmConfig(backbone=name), each, each) for each in (trained, size))
+    sizes = dict.fromkeys(("ground", "aerial"), trained)
+    with pytest.raises(InputError, match=f"weights run: .* does not fit: .*{size[0]}"):
+        fit_towers(model, source.state_dict(), "run", sizes)
+    fits = fit_towers(model, model.state_dict(), "run", dict.fromkeys(sizes, size))
+    assert fits["ground"].fresh == fits["aerial"].fresh == []
+
+
+def test_relative_positions_in_windows_of_equal_sides_go_with_any_image():
+    config = TimmConfig(backbone="swin_tiny_patch4_window7_224", shared=True)
+    source, model = (TwoTower(config, each, each) for each in ((224, 448), (448, 224)))
+    sizes = dict.fromkeys(("ground", "aerial"), (224, 448))
+    assert fit_towers(model, source.state_dict(), "run", sizes)["ground"].fresh == []
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_dinov3_qkvb", "swinv2_cr_tiny_224"])
+def test_weights_in_bf16_go_with_buffers_in_fp32(name):
+    size = (64, 96) if name.startswith("vit") else (224, 224)
+    model = tower(name, size).train()
+    wide = model(images(size=size)).detach()
+    for parameter in model.parameters():  # DeepSpeed leaves buffers in fp32
+        parameter.data = parameter.data.bfloat16()
+    narrow = model(images(size=size))
+    narrow[:, :7].sum().backward()
+    assert (narrow * wide).sum(-1).min() > 0.98
+
+
+def test_layers_that_timm_does_not_tell_are_asked_for_in_a_sentence():
+    with pytest.raises(InputError, match=r"optimizer\.layer_decay: .*poolformer_s12"):
+        tower("poolformer_s12").depths()
+    with pytest.raises(InputError, match=r"gradient_checkpointing: timm has none for dla46_c"):
+        tower("dla46_c", gradient_checkpointing=True)
+
+
+def test_a_norm_with_statistics_of_batches_is_refused(monkeypatch):
+    from timm.layers import EvoNorm2dB0
+
+    make = partial(timm.create_model, norm_layer=EvoNorm2dB0)
+    monkeypatch.setattr(timm, "create_model", make)
+    with pytest.raises(InputError, match=r"resnet18 can.t be trained here: bn1 is a EvoNorm2dB0"):
+        tower("resnet18")
