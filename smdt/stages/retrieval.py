@@ -69,7 +69,10 @@ class RetrievalStage(Stage):
         self.towers.eval()
         ground = torch.zeros(1, 3, *self._config.geometry.panorama_size)
         aerial = torch.zeros(1, 3, *self._config.aerial_size)
-        return 3.0 * forward_flops(lambda: self.towers(ground, aerial))
+        counted = 3.0 * forward_flops(lambda: self.towers(ground, aerial))
+        # Some networks keep tables that they compute of their weights until they train again.
+        self.towers.train()
+        return counted
 
     def images(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
         """Return what the towers see of some rows of a batch.

@@ -260,13 +260,14 @@ def test_an_encoder_alone_does_not_segment(cityscapes, tmp_path):
 def test_an_image_that_a_network_cannot_take_is_refused_before_training():
     settings = {
         "image_size": 64,
-        "hidden_size": 16,
+        "hidden_size": 32,
         "num_hidden_layers": 4,
-        "intermediate_size": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "backbone_out_indices": [0, 1, 2, 3],
+        "neck_hidden_sizes": [8, 8, 16, 16],
+        "fusion_hidden_size": 16,
     }
-    stages = [1, 2, 3, 4]
-    settings |= {"num_attention_heads": 2, "out_indices": stages}
-    settings |= {"out_features": [f"stage{number}" for number in stages]}
-    config = SegmenterConfig(architecture="beit", settings=settings, image_size=(32, 128))
-    with pytest.raises(InputError, match=r"model\.image_size: beit can't segment .* 32x128"):
+    config = SegmenterConfig(architecture="dpt", settings=settings, image_size=(40, 72))
+    with pytest.raises(InputError, match=r"model\.image_size: dpt can't segment images of 40x72"):
         make_segmenter(config)

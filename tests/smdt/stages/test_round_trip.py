@@ -33,7 +33,7 @@ SEGMENTERS = {
         "decoder_hidden_size": 16,
     },
     "beit": BEIT,
-    "data2vec-vision": BEIT,
+    "data2vec-vision": {key: value for key, value in BEIT.items() if key != "out_features"},
     "dpt": {
         **VIT,
         "backbone_out_indices": [0, 1, 2, 3],

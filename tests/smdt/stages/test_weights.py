@@ -80,9 +80,9 @@ def test_what_is_unknown_missing_or_of_another_shape_is_one_sentence(saved):
         (lambda: write({"network.other": torch.zeros(1)}), "have an unknown other$"),
         (lambda: write(without=["network.calls"]), "lack calls$"),
         (lambda: write(without=["network.calls", "network.norm.bias"]), "lack .* and 1 more$"),
-        (lambda: write({"network.calls": torch.zeros(2)}), r"calls of shape \[2\], which is \[1\]"),
+        (lambda: write({"network.calls": torch.zeros(2)}), r"calls of shape \[2\], .* \[1\]"),
     ):
-        with pytest.raises(InputError, match=f"weights of 'network' {sentence}"):
+        with pytest.raises(InputError, match=f"weights of 'network' .*{sentence}"):
             load_weights(OneNetwork(), folder())
     assert load_file(write() / checkpoint.WEIGHTS).keys() == weights.keys()
 

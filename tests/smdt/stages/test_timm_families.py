@@ -43,7 +43,9 @@ FAMILIES: dict[str, Family] = {
     "convmixer": Family("convmixer_768_32"),
     "convnext": Family("test_convnext"),
     "cpubone": Family("cpubone_nano"),
-    "crossvit": Family("crossvit_tiny_240", refused="its features are no map of places"),
+    "crossvit": Family(
+        "crossvit_tiny_240", (240, 240), refused="its features are no map of places"
+    ),
     "csatv2": Family("csatv2"),
     "cspnet": Family("cs3darknet_focus_s"),
     "cspnext": Family("cspnext_tiny"),
