@@ -3,8 +3,9 @@
 H rows and W columns of a grid of patches, N patches, P tokens before them, D width of a token.
 """
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,24 +21,33 @@ RELATIVE = re.compile(r"rel(ative)?_pos|attention_bias")
 """Names of tables that a network learns of the distance of two places in a window."""
 
 
-def tower_positions(tower: TimmTower, origin: Size | None, place: str, tensor: Tensor) -> Tensor:
-    """Return a tensor of a file as a tower needs it: positions on the grid of its images.
+def tower_positions(tower: TimmTower, origin: Size | None) -> Callable[[str, Tensor], Tensor]:
+    """Return what takes a file's tensors to the grid of a tower's images.
 
     Args:
         tower: of a network of timm's.
-        origin: rows and columns of the images that the tensor was learned on, or `SQUARE`; None
-            where that is unknown.
-        place: the tensor's name in the tower.
-        tensor: of the file.
+        origin: rows and columns of the images that the file's network was trained on, or `SQUARE`;
+            None where that is unknown.
 
-    Raises:
-        ValueError: it is of other positions and can't be interpolated.
+    Returns:
+        Of a tensor's name in the tower and the tensor: the tensor, or its positions on the tower's
+        grid. It raises ValueError where they can't be interpolated.
     """
-    if place == "network.pos_embed" and tensor.ndim == 3:
-        return _flat_on_grid(tower, origin, tensor)
-    if RELATIVE.search(place):
-        _require_same_window(tower, origin, place)
-    return tensor
+
+    @functools.cache
+    def network_of_file() -> nn.Module:
+        assert origin is not None
+        network: nn.Module = make_network(tower.config, (origin,))
+        return network
+
+    def on_grid(place: str, tensor: Tensor) -> Tensor:
+        if place == "network.pos_embed" and tensor.ndim == 3:
+            return _flat_on_grid(tower, origin, tensor)
+        if RELATIVE.search(place):
+            _require_same_window(tower, origin, place, network_of_file)
+        return tensor
+
+    return on_grid
 
 
 def _flat_on_grid(tower: TimmTower, origin: Size | None, tensor: Tensor) -> Tensor:
@@ -64,7 +74,9 @@ def _flat_on_grid(tower: TimmTower, origin: Size | None, tensor: Tensor) -> Tens
     return torch.cat([tensor[:, :prefix].to(resized.dtype), resized], dim=1)
 
 
-def _require_same_window(tower: TimmTower, origin: Size | None, place: str) -> None:
+def _require_same_window(
+    tower: TimmTower, origin: Size | None, place: str, network_of_file: Callable[[], nn.Module]
+) -> None:
     """Check that a table of relative positions was learned on a grid or in a window of our sides.
 
     Raises:
@@ -81,7 +93,7 @@ def _require_same_window(tower: TimmTower, origin: Size | None, place: str) -> N
         rows, columns = ours if window is None else window
         same = rows == columns
     else:
-        built = make_network(tower.config, (origin,))
+        built = network_of_file()
         theirs, own = (_indices(each, path) for each in (built, tower.network))
         same = _window(built, path) == window and all(map(torch.equal, theirs, own))
     if not same:

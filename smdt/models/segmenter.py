@@ -143,7 +143,7 @@ def make_segmenter(config: SegmenterConfig) -> Segmenter:
     segmenter = _make(config)
 
     def segment_blank(segmenter: Segmenter, device: torch.device) -> Tensor:
-        (logits,) = segmenter(torch.zeros(1, 3, *config.image_size, device=device))
+        logits: Tensor = segmenter(torch.zeros(1, 3, *config.image_size, device=device))[0]
         return logits
 
     try:

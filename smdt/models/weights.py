@@ -195,7 +195,7 @@ def _fit_tower(
             origin: Size | None = SQUARE
         else:
             origin = None if image_sizes is None else image_sizes[built_for]
-        return fit(tower, part, source, _into_timm, partial(tower_positions, tower, origin))
+        return fit(tower, part, source, _into_timm, tower_positions(tower, origin))
     assert isinstance(tower, HybridTower), "there are two kinds of towers"
     if is_google([*part]):
         places_of = from_google
