@@ -53,6 +53,11 @@ def batches_per_epoch(places: Ids, global_batch: int) -> int:
     return batches
 
 
+def first_of_each(numbers: Ids) -> Ids:
+    """Positions of the first occurrence of each number, ascending, int64 [n]."""
+    return np.sort(np.unique(numbers, return_index=True)[1])
+
+
 def _holds_place_twice(places: Ids) -> NDArray[np.bool_]:
     """For each row of [T, G] places, whether one of them repeats: bool [T]."""
     ordered = np.sort(places, axis=1)
@@ -101,28 +106,71 @@ def _complete(batches: Ids, order: Ids, places: Ids, full: int) -> Ids:
         unused = np.ones(len(order), dtype=bool)
         unused[batches.ravel()] = False
         left = order[unused[order]]
-        first = np.sort(np.unique(places[left], return_index=True)[1])
-        batch = left[first].tolist()  # one sample of each place that is left
-        hopeless = set[int]()
+        first = first_of_each(places[left])
+        exchange = _Exchange(batches, left[first], places)  # one sample of each place that is left
         for sample in np.delete(left, first).tolist():
-            if len(batch) == batches.shape[1]:
+            if len(exchange.batch) == batches.shape[1]:
                 break
-            place = int(places[sample])
-            if place not in hopeless and not _exchange(batches, batch, sample, places):
-                hopeless.add(place)
-        if len(batch) < batches.shape[1]:
+            exchange.place(sample)
+        if len(exchange.batch) < batches.shape[1]:
             break
-        batches = np.concatenate([batches, [batch]])
+        batches = np.concatenate([batches, [exchange.batch]])
     return batches
 
 
-def _exchange(batches: Ids, batch: list[int], sample: int, places: Ids) -> bool:
-    """Put `sample` into one of `batches`, and a sample from there into `batch`, if any fits."""
-    without_place = ~(places[batches] == places[sample]).any(axis=1)  # [T]
-    for row in np.flatnonzero(without_place)[::-1]:
-        fitting = np.flatnonzero(~np.isin(places[batches[row]], places[batch]))
-        if len(fitting):
-            batch.append(int(batches[row, fitting[0]]))
-            batches[row, fitting[0]] = sample
-            return True
-    return False
+class _Exchange:
+    """Fills one more batch with samples of earlier batches, which take samples that are left.
+
+    A sample goes into the last batch that lacks its place and holds a sample whose place the new
+    batch lacks; the first such sample leaves it. The new batch only gains places, so what does not
+    fit once never fits: each batch is walked through once for all samples, and the batches once
+    for each place.
+
+    Args:
+        batches: [T, G]; changed in place.
+        batch: what the new batch begins with: a sample of each place that is left, fewer than G.
+        places: [N].
+    """
+
+    def __init__(self, batches: Ids, batch: Ids, places: Ids) -> None:
+        self._batches, self._places = batches, places
+        self.batch: list[int] = batch.tolist()
+        self._held = np.zeros(int(places.max()) + 1, dtype=bool)  # places of `batch`
+        self._held[places[batch]] = True
+        self._next_slot = [0] * len(batches)  # all slots before it hold places of `batch`
+        self._next_row: dict[int, int] = {}  # by place, no batch after it can take the place
+        self._rows_of = self._rows_by_place()
+
+    def place(self, sample: int) -> None:
+        """Put a sample, of a place in `batch`, into an earlier batch for one of its samples."""
+        place = int(self._places[sample])
+        row = self._next_row.get(place, len(self._batches) - 1)
+        rows_with_place = self._rows_of.setdefault(place, set())
+        while row >= 0 and (row in rows_with_place or not self._finds_slot(row)):
+            row -= 1
+        self._next_row[place] = row
+        if row < 0:
+            return
+        slot = self._next_slot[row]
+        leaves = int(self._batches[row, slot])
+        self.batch.append(leaves)
+        self._held[self._places[leaves]] = True
+        self._batches[row, slot] = sample
+        rows_with_place.add(row)
+
+    def _finds_slot(self, row: int) -> bool:
+        """Move `_next_slot` of a batch to a sample whose place `batch` lacks, if it holds one."""
+        start = self._next_slot[row]
+        fits = ~self._held[self._places[self._batches[row, start:]]]
+        found = bool(fits.any())
+        self._next_slot[row] = start + (int(fits.argmax()) if found else len(fits))
+        return found
+
+    def _rows_by_place(self) -> dict[int, set[int]]:
+        """Which batches hold each place of `batch`, where any does."""
+        rows, slots = np.nonzero(self._held[self._places[self._batches]])
+        found: dict[int, set[int]] = {}
+        of_slots = self._places[self._batches[rows, slots]]
+        for place, row in zip(of_slots.tolist(), rows.tolist(), strict=True):
+            found.setdefault(place, set()).add(row)
+        return found

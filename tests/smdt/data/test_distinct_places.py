@@ -1,11 +1,14 @@
 """Global batches: every sample at most once, no place twice, as many batches as there can be."""
 
+import time
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smdt.data import distinct_places
 from smdt.data.distinct_places import batches_per_epoch, global_batches
 
 SEEDS = st.integers(0, 2**63 - 1)
@@ -74,3 +77,39 @@ def test_a_crowded_place_costs_linear_time():
     batches = global_batches(shuffled(0, len(places)), places, 32)
     assert all(len(set(places[batch])) == 32 for batch in batches[::500])
     assert len(batches) == 100_000 // 31
+
+
+class PlainExchange:
+    """The same exchange by looking at every sample of every batch, as it was defined first."""
+
+    def __init__(self, batches: np.ndarray, batch: np.ndarray, places: np.ndarray) -> None:
+        self.batches, self.places, self.batch = batches, places, batch.tolist()
+
+    def place(self, sample: int) -> None:
+        places = self.places
+        without_place = ~(places[self.batches] == places[sample]).any(axis=1)
+        for row in np.flatnonzero(without_place)[::-1]:
+            fitting = np.flatnonzero(~np.isin(places[self.batches[row]], places[self.batch]))
+            if len(fitting):
+                self.batch.append(int(self.batches[row, fitting[0]]))
+                self.batches[row, fitting[0]] = sample
+                return
+
+
+@given(SEEDS, PLACES, st.integers(1, 16))
+def test_the_exchange_is_the_one_that_looks_at_every_sample(seed, places, size):
+    """An older run goes on with the same batches."""
+    order = shuffled(seed, len(places))
+    found = global_batches(order, places, size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distinct_places, "_Exchange", PlainExchange)
+        assert np.array_equal(found, global_batches(order, places, size))
+
+
+def test_the_exchange_costs_one_pass_over_the_samples():
+    """200,000 samples, two a place, 4,096 a batch: scanning all of them for each takes a minute."""
+    places = np.arange(200_000) // 2
+    begin = time.process_time()
+    batches = global_batches(shuffled(0, len(places)), places, 4096)
+    assert len(batches) == 48
+    assert time.process_time() - begin < 5
