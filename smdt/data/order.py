@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from smdt.data.ahead import one_ahead
-from smdt.data.distinct_places import Ids, global_batches
+from smdt.data.distinct_places import Ids, first_of_each, global_batches
 from smdt.data.randomness import seed_for
 
 Neighbours = NDArray[np.int32]
 """[N, K]: sample ids of other places, nearest first; -1 where there are fewer."""
 
-DRAWS_PER_SAMPLE = 30
-"""Random draws, per sample of a split, after which practically each has been drawn."""
+MOST_DRAWS = 1 << 17
+"""Draws for the stand-ins of a batch, 0.3 s; places that they miss follow in a shuffled order."""
 
 
 class HardConfig(BaseModel):
@@ -218,9 +218,12 @@ def evaluation_slice(count: int, rank: int, world_size: int) -> range:
 def stand_in(batch: GlobalBatch, slot: int, attempt: int, places: Ids) -> int:
     """The sample that replaces the one in a slot of a batch, which could not be read.
 
-    The stand-ins of a batch come from one random sequence of samples, of places that are neither
-    in the batch nor earlier in the sequence. Slot s takes its numbers s, s + G, s + 2G, ... So no
-    two stand-ins share a place, although ranks do not know of each other's damage.
+    The free places, none of which the batch holds, stand in one random sequence with a sample of
+    each. Slot s takes its numbers s, s + G, s + 2G, ..., so that no two stand-ins share a place,
+    although ranks do not know of each other's damage. A slot that has none left, on a split with
+    few free places, takes those of other slots, then other samples of free places and of its own:
+    two damaged slots of a batch may then share a place, and the loss takes neither for a negative
+    of the other.
 
     Args:
         batch: as the order made it.
@@ -229,18 +232,56 @@ def stand_in(batch: GlobalBatch, slot: int, attempt: int, places: Ids) -> int:
         places: int64 [N], the place of every sample id.
 
     Raises:
-        ValueError: the split has too few places for another attempt.
+        ValueError: every sample of a free place and of the slot's own has been tried.
     """
     number = attempt * len(batch.sample_ids) + slot
+    drawn = _drawn(batch, number + 1, places)
+    if len(drawn) > number:
+        return drawn[number]
+    candidates = _candidates(batch, slot, drawn, places)
+    if attempt >= len(candidates):
+        raise ValueError("The split has no place left for a stand-in.")
+    return int(candidates[attempt])
+
+
+def _drawn(batch: GlobalBatch, most: int, places: Ids) -> list[int]:
+    """The first samples of the sequence of free places; fewer where the draws or places end."""
     met = set(places[batch.sample_ids].tolist())
-    for draw in range(DRAWS_PER_SAMPLE * len(places)):
+    distinct = np.count_nonzero(np.bincount(places))
+    samples: list[int] = []
+    for draw in range(MOST_DRAWS):
+        if len(samples) == most or len(met) == distinct:
+            break
         words = (batch.state.seed, batch.epoch, batch.index, draw)
         sample = seed_for("stand-in", *words) % len(places)
         place = int(places[sample])
-        if place in met:
-            continue
-        if number == 0:
-            return sample
-        met.add(place)
-        number -= 1
-    raise ValueError("The split has no place left for a stand-in.")
+        if place not in met:
+            met.add(place)
+            samples.append(sample)
+    return samples
+
+
+def _candidates(batch: GlobalBatch, slot: int, drawn: list[int], places: Ids) -> Ids:
+    """What a slot tries one after the other, where draws alone do not serve it: int64 [C].
+
+    Args:
+        batch: as the order made it.
+        slot: of the damaged sample.
+        drawn: the sequence of free places as far as it is drawn.
+        places: [N].
+    """
+    own, held = batch.sample_ids[slot], places[batch.sample_ids]
+    seed = seed_for("stand-ins", batch.state.seed, batch.epoch, batch.index)
+    noise = np.random.Philox(key=np.array([seed, 0], dtype=np.uint64)).random_raw(len(places))
+    others = np.argsort(noise, kind="stable")
+    others = others[~np.isin(others, [*drawn, *batch.sample_ids])]
+    free = others[~np.isin(places[others], held)]
+    sequence = np.array(drawn, dtype=np.int64)
+    undrawn = free[~np.isin(places[free], places[sequence])]
+    sequence = np.concatenate([sequence, undrawn[first_of_each(places[undrawn])]])
+    of_slot = sequence[slot :: len(batch.sample_ids)]
+    of_others = np.roll(sequence, -(slot % max(len(sequence), 1)))
+    of_others = of_others[~np.isin(of_others, of_slot)]
+    again = free[~np.isin(free, sequence)]
+    at_own_place = others[places[others] == places[own]]
+    return np.concatenate([of_slot, of_others, again, at_own_place])

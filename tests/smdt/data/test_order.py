@@ -1,11 +1,14 @@
 """The order of an epoch: coverage, neighbours, and independence of ranks and resumes."""
 
+import time
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from smdt.data import order as order_module
 from smdt.data.distinct_places import batches_per_epoch
 from smdt.data.order import (
     DataState,
@@ -30,6 +33,7 @@ TABLE_SEEDS = st.none() | st.integers(0, 100)
 FROZEN_HARD = [2, 11, 1, 5, 9, 4, 6, 7, 10, 8, 3, 0]
 FROZEN_SHUFFLE = [2, 5, 9, 7, 3, 0, 6, 8, 4, 1, 11, 10]
 FROZEN_WINDOW = [2, 3, 0, 1, 9, 8, 11, 10, 5, 7, 6, 4]
+FEW_PLACES = st.lists(st.integers(0, 12), min_size=1, max_size=25).map(np.array)
 PLACES = st.lists(st.integers(0, 40), min_size=1, max_size=200).map(np.array)
 
 
@@ -172,9 +176,36 @@ def test_stand_ins_of_one_batch_never_share_a_place(seed, places, data):
     possible = wanted[: distinct - size]
     chosen = [stand_in(batch, slot, attempt, places) for attempt, slot in reversed(possible)]
     assert len(set(places[chosen].tolist()) - set(places[batch.sample_ids].tolist())) == len(chosen)
-    for attempt, slot in wanted[distinct - size :]:
+
+
+@settings(max_examples=40)
+@given(SEEDS, FEW_PLACES, st.data(), st.sampled_from([1 << 17, 7]))
+def test_every_slot_reaches_every_sample_that_is_free(seed, places, data, most_draws):
+    """Free are samples of places that the batch lacks and others of the damaged one's place."""
+    size = data.draw(st.integers(1, len(set(places.tolist()))))
+    batch = first_batch(seed, places, size)
+    slot = data.draw(st.integers(0, size - 1))
+    held = set(places[batch.sample_ids].tolist()) - {places[batch.sample_ids[slot]]}
+    taken = held, set(batch.sample_ids.tolist())
+    free = [i for i, place in enumerate(places) if place not in taken[0] and i not in taken[1]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order_module, "MOST_DRAWS", most_draws)
+        chosen = [stand_in(batch, slot, attempt, places) for attempt in range(len(free))]
         with pytest.raises(ValueError, match="no place left"):
-            stand_in(batch, slot, attempt, places)
+            stand_in(batch, slot, len(free), places)
+    assert sorted(chosen) == free
+    new = set(places.tolist()) - set(places[batch.sample_ids].tolist())
+    assert set(places[chosen[: len(new)]].tolist()) == new, "each place before any comes twice"
+
+
+def test_a_stand_in_where_nearly_all_samples_are_at_one_place_is_found_quickly():
+    places = np.where(np.arange(1_000_000) % 9_999, 0, np.arange(1_000_000))
+    places = np.unique(places, return_inverse=True)[1]
+    batch = first_batch(0, places, 90)
+    begin = time.process_time()
+    chosen = {stand_in(batch, slot, 0, places) for slot in (8, 9, 10)}
+    assert time.process_time() - begin < 10
+    assert not set(places[list(chosen)]) & set(places[batch.sample_ids])
 
 
 def test_stand_ins_are_spread_over_the_split():
