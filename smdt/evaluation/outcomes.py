@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-EARTH_RADIUS_M = 6_371_008.8
 DEPTHS = 40
 """At most so many points of a recall curve."""
 
@@ -29,32 +28,6 @@ def recall_curve(ranks: Floats, gallery_size: int) -> list[tuple[int, float]]:
 def evenly(count: int, most: int) -> NDArray[np.int64]:
     """Return at most `most` of `count` positions, evenly spaced, both ends with them."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
-
-
-def metres_apart(one: Floats, other: Floats) -> Floats:
-    """Return great-circle distances [n] of positions [n, 2], latitude and longitude in degrees.
-
-    Unknown (NaN) where a position is.
-    """
-    (lat, lon), (other_lat, other_lon) = np.radians(one).T, np.radians(other).T
-    half = (
-        np.sin((lat - other_lat) / 2) ** 2
-        + np.cos(lat) * np.cos(other_lat) * np.sin((lon - other_lon) / 2) ** 2
-    )
-    distance: Floats = 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(half.clip(0, 1)))
-    return distance
-
-
-def on_a_plane(positions: Floats) -> Floats:
-    """Return metres east and north of the middle [n, 2] of latitudes and longitudes [n, 2].
-
-    For places that are near each other: a degree of longitude is as long as in their middle.
-    """
-    north, east = (np.radians(centred(positions)) * EARTH_RADIUS_M).T
-    latitudes = positions[~np.isnan(positions[:, 0]), 0]
-    if len(latitudes):
-        east = east * np.cos(np.radians(latitudes.mean()))
-    return np.stack([east, north], axis=1)
 
 
 def centred(positions: Floats) -> Floats:

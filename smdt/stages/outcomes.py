@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_shards.globe import metres_apart, on_a_plane
 from smdt.data.split import Split
-from smdt.evaluation.outcomes import best_wrong, centred, evenly, known, metres_apart, on_a_plane
+from smdt.evaluation.outcomes import best_wrong, centred, evenly, known
 from smdt.evaluation.recall import nearest
 from smdt.stages.ranking import Search
 from smdt.training.gathering import gather_ragged
