@@ -160,7 +160,8 @@ def _mapped_mib(root: Path) -> float:
 def make_table(root: Path, samples: int) -> str:
     """Write a neighbour table; its hash."""
     near = np.arange(1, NEIGHBOURS + 1, dtype=np.int32)
-    return neighbours.save(root, (np.arange(samples, dtype=np.int32)[:, None] + near) % samples)
+    table = (np.arange(samples, dtype=np.int32)[:, None] + near) % samples
+    return neighbours.save(root, [table], table.shape)
 
 
 def measure(root: Path, policy: str, sha256: str, ranks: int) -> list[dict[str, float]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from data_shards.atomic import atomic_file
+from data_shards.globe import directions
 from smdt.data.order import Neighbours
 from smdt.data.split import DataError, Split
 
@@ -55,11 +56,20 @@ class NeighbourTable:
         return cls(np.load(path, mmap_mode="r", allow_pickle=False), sha256)
 
 
-def save(folder: Path, samples: Neighbours) -> str:
-    """Write a table; return the SHA-256 that names it."""
+def save(folder: Path, parts: Iterable[Neighbours], shape: tuple[int, int]) -> str:
+    """Write a table; return the SHA-256 that names it.
+
+    Args:
+        folder: where tables are kept.
+        parts: its rows in order, int32 [n, K] each; held one after the other.
+        shape: N, K.
+    """
     unnamed = folder / "unnamed.npy"
+    header = {"descr": np.dtype("<i4").str, "fortran_order": False, "shape": shape}
     with atomic_file(unnamed) as file:
-        np.save(file, samples, allow_pickle=False)
+        np.lib.format.write_array_header_1_0(file, header)
+        for rows in parts:
+            file.write(np.ascontiguousarray(rows, dtype="<i4").data)
     with unnamed.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     unnamed.replace(_path(folder, sha256))
@@ -125,10 +135,10 @@ def on_the_map(split: Split, count: int, rows: range) -> Neighbours:
 
 def _positions(split: Split) -> NDArray[np.float64]:
     """Points whose straight distances order as the true ones, NaN where unknown: [N, 2 or 3]."""
-    lat, lon = np.radians(split.column("lat")), np.radians(split.column("lon"))
+    lat, lon = split.column("lat"), split.column("lon")
     if np.isnan(lat).all():
         return split.utm
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    return directions(np.stack([lat, lon], axis=1))
 
 
 def _path(folder: Path, sha256: str) -> Path:

@@ -10,7 +10,8 @@ are therefore ties. Without this, descriptors that collapsed to one point score 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -83,39 +84,72 @@ def nearest(query: Tensor, gallery: Tensor, k: int, block: int = BLOCK) -> tuple
     return scores, torch.cat([empty[1], *(top.indices for top in blocks)])
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Some items of a gallery.
+
+    Attributes:
+        items: [G, D] descriptors.
+        place: int64 [G], not negative.
+        ids: int64 [G], not negative.
+    """
+
+    items: Tensor
+    place: Tensor
+    ids: Tensor
+
+
 def nearest_elsewhere(
-    query: Tensor,
-    gallery: Tensor,
-    query_shown: Tensor,
-    gallery_place: Tensor,
-    k: int,
-    block: int = BLOCK,
+    query: Tensor, query_shown: Tensor, gallery: Iterable[Piece], k: int, block: int = BLOCK
 ) -> Tensor:
     """Find the k gallery items of other places with the largest inner product, best first.
 
+    Of equal scores the item that comes first in the gallery is better. One piece of the gallery is
+    looked at at a time.
+
     Args:
         query: [Q, D].
-        gallery: [G, D], on the same device.
         query_shown: int64 [Q, S], the places that each query belongs to; negative is none.
-        gallery_place: int64 [G], not negative.
+        gallery: its pieces in order, on the queries' device.
         k: items of each query.
         block: queries scored at a time.
 
     Returns:
-        Gallery indices int64 [Q, k], -1 where there are fewer.
+        Gallery ids int64 [Q, k], -1 where there are fewer.
 
     Raises:
         EvaluationError: a descriptor is zero or not finite.
     """
     _norms(query, "query")
-    _norms(gallery, "gallery")
+    best = query.new_full((len(query), k), -math.inf)
     found = torch.full((len(query), k), -1, dtype=torch.int64, device=query.device)
-    for rows, scores_QG in _score_blocks(query, gallery, block):
-        for place_Q in query_shown[rows].unbind(1):
-            scores_QG.masked_fill_(place_Q.unsqueeze(1) == gallery_place, -math.inf)
-        top = scores_QG.topk(min(k, len(gallery)))
-        found[rows, : top.indices.shape[1]] = top.indices.masked_fill(top.values == -math.inf, -1)
+    for piece in gallery:
+        _norms(piece.items, "gallery")
+        if len(piece.items) == 0:
+            continue
+        for rows, scores_QG in _score_blocks(query, piece.items, block):
+            for place_Q in query_shown[rows].unbind(1):
+                scores_QG.masked_fill_(place_Q.unsqueeze(1) == piece.place, -math.inf)
+            top = _top(scores_QG, min(k, len(piece.items)))
+            scores = torch.cat([best[rows], scores_QG.gather(1, top)], dim=1)
+            ids = torch.cat([found[rows], piece.ids[top]], dim=1)
+            best[rows], order = (each[:, :k] for each in scores.sort(descending=True, stable=True))
+            found[rows] = ids.gather(1, order).masked_fill(best[rows] == -math.inf, -1)
     return found
+
+
+def _top(scores_QG: Tensor, k: int) -> Tensor:
+    """Return indices [Q, k] of the k largest scores, best first; of equal ones the first."""
+    top = scores_QG.topk(k)
+    least_Q1 = top.values[:, -1:]
+    # Where more are as good as the least one, `topk` may have taken any of them.
+    contested = ((scores_QG >= least_Q1).sum(dim=1) > k) & (least_Q1.squeeze(1) > -math.inf)
+    indices = top.indices.sort(dim=1).values
+    if contested.any():
+        ordered = scores_QG[contested].sort(dim=1, descending=True, stable=True).indices
+        indices[contested] = ordered[:, :k].sort(dim=1).values
+    best_first = scores_QG.gather(1, indices).sort(dim=1, descending=True, stable=True).indices
+    return indices.gather(1, best_first)
 
 
 def recalls(ranks: NDArray[np.float64], gallery_size: int) -> dict[str, float]:

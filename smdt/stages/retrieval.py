@@ -23,7 +23,7 @@ from smdt.data.randomness import NO_EPOCH, chunk_seed, look_seed, sample_seed
 from smdt.data.split import Split
 from smdt.evaluation.outcomes import recall_curve
 from smdt.evaluation.protocol import HIT_RATE
-from smdt.evaluation.recall import nearest_elsewhere, recalls
+from smdt.evaluation.recall import Piece, nearest_elsewhere, recalls
 from smdt.geometry.augment import Draw, draw, even_turns
 from smdt.geometry.look import draw_look
 from smdt.geometry.view import north_up, resize, resize_classes
@@ -37,7 +37,7 @@ from smdt.stages.held_out import loader_of_rank
 from smdt.stages.outcomes import outcomes
 from smdt.stages.ranking import choose_protocol, embed, open_splits, retrievals, search
 from smdt.training.engine import Engine
-from smdt.training.gathering import gather_ragged
+from smdt.training.gathering import pieces
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
 from smdt.training.utilization import forward_flops
 
@@ -150,6 +150,7 @@ class RetrievalStage(Stage):
             "shards": str(data.shards),
             "queries": len(ranks),
             "gallery_size": len(found.gallery_ids),
+            "repeated": found.repeated,
             "missing": found.missing,
             "retrievals": retrievals(found, ranks),
             "recall_curve": recall_curve(ranks, len(found.gallery_ids)),
@@ -163,16 +164,18 @@ class RetrievalStage(Stage):
         batch, max_missing = self._config.evaluation.batch, self._config.data.max_quarantined
         loader = loader_of_rank(split, self.views, context, batch, max_missing)
         ids, ground, aerial = embed(self, loader, self.views)
-        gallery_ids, gallery = gather_ragged(ids), gather_ragged(aerial)
-        own_shown, shown = (
-            torch.from_numpy(split.shown(each.cpu().numpy())).to(context.device)
-            for each in (ids, gallery_ids)
+
+        def shown(sample_ids: Tensor) -> Tensor:
+            return torch.from_numpy(split.shown(sample_ids.cpu().numpy())).to(context.device)
+
+        gallery = (
+            Piece(items, shown(of_items)[:, 0], of_items) for of_items, items in pieces(ids, aerial)
         )
-        near = nearest_elsewhere(ground, gallery, own_shown, shown[:, 0], count)
+        near = nearest_elsewhere(ground, shown(ids), gallery, count)
         # What could not be read has no neighbours and is none.
         own = evaluation_slice(len(split), context.rank, context.world_size)
         table = torch.full((len(own), count), NO_NEIGHBOUR, dtype=torch.int32, device=ground.device)
-        table[ids - own.start] = torch.where(near < 0, NO_NEIGHBOUR, gallery_ids[near]).int()
+        table[ids - own.start] = near.int()
         return table
 
     def require(self, split: Split) -> None:

@@ -1,5 +1,6 @@
 """Tensors and lists of all ranks in one, in rank order."""
 
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -41,17 +42,50 @@ def gather_ragged(own: Tensor) -> Tensor:
         own: this rank's rows [n, ...]; n may differ between ranks, the rest may not.
 
     Returns:
-        The rows of rank 0, then of rank 1, and so on. A copy of `own` without a process group.
+        The rows of rank 0, then of rank 1, and so on, held once. A copy of `own` without a process
+        group.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return own.clone()
+    counts = _counts(own)
+    gathered = own.new_empty(sum(counts), *own.shape[1:])
+    for rank, piece in enumerate(gathered.split(counts)):
+        if rank == dist.get_rank():
+            piece.copy_(own)
+        _broadcast(piece, rank)
+    return gathered
+
+
+def pieces(*own: Tensor) -> Iterator[Sequence[Tensor]]:
+    """Yield every rank's rows, rank 0's first, one rank's at a time; all ranks go through all.
+
+    What all ranks have together is never held at once. No gradient passes.
+
+    Args:
+        own: tensors of this rank [n, ...]; n may differ between ranks, the rest may not.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        yield own
+        return
+    for rank, count in enumerate(_counts(own[0])):
+        here = rank == dist.get_rank()
+        piece = [
+            (each if here else each.new_empty(count, *each.shape[1:])).contiguous() for each in own
+        ]
+        for each in piece:
+            _broadcast(each, rank)
+        yield piece
+
+
+def _counts(own: Tensor) -> list[int]:
+    """How many rows each rank has."""
     counts = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=own.device)
     counts[dist.get_rank()] = len(own)
     dist.all_reduce(counts)
-    longest = int(counts.max())
-    padded = own.new_zeros(longest, *own.shape[1:])
-    padded[: len(own)] = own
-    gathered = own.new_empty(len(counts) * longest, *own.shape[1:])
-    dist.all_gather_single(gathered, padded)
-    pieces = gathered.view(len(counts), longest, *own.shape[1:])
-    return torch.cat([piece[:count] for piece, count in zip(pieces, counts.tolist(), strict=True)])
+    found: list[int] = counts.tolist()
+    return found
+
+
+def _broadcast(rows: Tensor, rank: int) -> None:
+    if rows.numel():
+        dist.broadcast(rows, src=rank)

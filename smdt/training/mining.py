@@ -19,7 +19,7 @@ from smdt.data.loader import TrainLoader
 from smdt.data.neighbours import NeighbourTable, on_the_map
 from smdt.data.order import DataState, HardConfig, OrderConfig, evaluation_slice
 from smdt.data.split import DataError
-from smdt.training.gathering import gather_ragged
+from smdt.training.gathering import pieces
 from smdt.training.stage import Stage, StepContext
 
 _log = logging.getLogger(__name__)
@@ -135,12 +135,15 @@ class Mining:
         return self._share(self._stage.neighbours(self._context, self._loader.split, count))
 
     def _share(self, own: torch.Tensor) -> NeighbourTable:
-        """Put the ranks' rows into one file, and map it."""
-        whole = gather_ragged(own).cpu().numpy()
+        """Write the ranks' rows into one file, a rank's at a time, and map it."""
+        parts = pieces(own)
         digest = torch.zeros(32, dtype=torch.uint8, device=own.device)
         if self._context.rank == 0:
-            sha256 = neighbours.save(self._folder, whole)
+            shape = (len(self._loader.split), own.shape[1])
+            sha256 = neighbours.save(self._folder, (part.cpu().numpy() for (part,) in parts), shape)
             digest.copy_(torch.frombuffer(bytearray.fromhex(sha256), dtype=torch.uint8))
+        for _ in parts:
+            pass  # a rank that writes nothing goes through them with rank 0
         dist.broadcast(digest, src=0)
         sha256 = bytes(digest.tolist()).hex()
         _log.info("neighbour table %s", sha256)

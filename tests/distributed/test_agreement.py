@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from smdt.training.collectives import Collectives
 from smdt.training.control import Control
 from smdt.training.device_work import Scalars
-from smdt.training.gathering import gather_ragged
+from smdt.training.gathering import gather_ragged, pieces
 
 RANKS = 3
 
@@ -27,6 +27,11 @@ def rank_main(rank: int, folder: Path) -> None:
     rows = torch.full((counts[rank], 2), float(rank))
     expected = torch.cat([torch.full((n, 2), float(r)) for r, n in enumerate(counts)])
     assert torch.equal(gather_ragged(rows), expected)
+    ids = torch.full((counts[rank],), rank)
+    seen = [[each.clone() for each in piece] for piece in pieces(rows, ids)]
+    assert [len(of_rows) for of_rows, _ in seen] == counts
+    assert torch.equal(torch.cat([of_rows for of_rows, _ in seen]), expected)
+    assert torch.cat([of_ids for _, of_ids in seen]).tolist() == [0, 0, 1, 1, 1]
 
     control = Control()
     share = Scalars({"loss": torch.tensor(float(rank + 1))})

@@ -82,7 +82,8 @@ def test_a_resume_on_other_ranks_goes_on_with_the_same_global_batches(
     table = None
     if policy == "hard":
         split = Split.open(built, "train")
-        sha256 = neighbours.save(tmp_path, on_the_map(split, 8, range(len(split))))
+        near = on_the_map(split, 8, range(len(split)))
+        sha256 = neighbours.save(tmp_path, [near], near.shape)
         table = NeighbourTable.load(tmp_path, sha256)
     undisturbed = of_all_ranks(start(built), before)
     state = undisturbed[13][1]  # in the middle of the second epoch

@@ -119,16 +119,18 @@ def test_no_position_at_all_is_a_sentence():
 
 def test_a_saved_table_is_found_by_its_hash(tmp_path):
     samples = np.arange(12, dtype=np.int32).reshape(4, 3)
-    sha256 = neighbours.save(tmp_path, samples)
+    sha256 = neighbours.save(tmp_path, np.split(samples, [1, 1, 3]), samples.shape)
     table = NeighbourTable.load(tmp_path, sha256)
     assert table.sha256 == sha256
     assert isinstance(table.samples, np.memmap)
     assert np.array_equal(table.samples, samples)
-    assert neighbours.save(tmp_path, samples.copy()) == sha256
+    assert neighbours.save(tmp_path, [samples.copy()], samples.shape) == sha256
+    np.save(tmp_path / "plain.npy", samples)
+    assert (tmp_path / "plain.npy").read_bytes() == (tmp_path / f"{sha256}.npy").read_bytes()
 
 
 def test_a_damaged_or_missing_table_is_a_sentence(tmp_path):
-    sha256 = neighbours.save(tmp_path, np.zeros((4, 3), dtype=np.int32))
+    sha256 = neighbours.save(tmp_path, [np.zeros((4, 3), dtype=np.int32)], (4, 3))
     with pytest.raises(DataError, match=r"neighbour table .* can't be read"):
         NeighbourTable.load(tmp_path, "0" * 64)
     with (tmp_path / f"{sha256}.npy").open("r+b") as file:
@@ -139,6 +141,6 @@ def test_a_damaged_or_missing_table_is_a_sentence(tmp_path):
 
 
 def test_prune_keeps_what_is_named(tmp_path):
-    hashes = [neighbours.save(tmp_path, np.full((2, 2), n, dtype=np.int32)) for n in range(3)]
+    hashes = [neighbours.save(tmp_path, [np.full((2, 2), n)], (2, 2)) for n in range(3)]
     neighbours.prune(tmp_path, [hashes[1], ""])
     assert [path.name for path in tmp_path.iterdir()] == [f"{hashes[1]}.npy"]

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from smdt.evaluation.recall import (
     EvaluationError,
+    Piece,
     chance,
     nearest,
     nearest_elsewhere,
@@ -133,9 +134,8 @@ def test_nearest_elsewhere_skips_the_own_place(queries, gallery, k, seed):
     rng = np.random.default_rng(seed)
     query, items = unit(queries, 8, seed), unit(gallery, 8, seed + 1)
     shown, place = rng.integers(-1, 6, (queries, 3)), rng.integers(0, 6, gallery)
-    found = nearest_elsewhere(
-        query, items, torch.from_numpy(shown), torch.from_numpy(place), k, block=7
-    )
+    whole = Piece(items, torch.from_numpy(place), torch.arange(gallery))
+    found = nearest_elsewhere(query, torch.from_numpy(shown), [whole], k, block=7)
     scores = query.double().numpy() @ items.double().numpy().T
     for row in range(queries):
         others = np.flatnonzero(~np.isin(place, shown[row]))
@@ -145,5 +145,37 @@ def test_nearest_elsewhere_skips_the_own_place(queries, gallery, k, seed):
 
 def test_nearest_elsewhere_refuses_nan():
     bad = torch.full((2, 4), float("nan"))
+    items = Piece(unit(3, 4), torch.arange(3), torch.arange(3))
     with pytest.raises(EvaluationError, match="zero or not finite"):
-        nearest_elsewhere(bad, unit(3, 4), torch.zeros(2, 1), torch.arange(3), 2)
+        nearest_elsewhere(bad, torch.zeros(2, 1, dtype=torch.int64), [items], 2)
+
+
+@given(
+    st.integers(1, 12),
+    st.lists(st.integers(0, 9), min_size=1, max_size=5),
+    st.integers(1, 14),
+    st.integers(1, 4),
+    st.integers(0, 1000),
+)
+def test_a_gallery_in_pieces_gives_the_same_table_also_where_scores_are_equal(
+    queries, lengths, k, levels, seed
+):
+    """Descriptors of small whole numbers: their scores are exact, and many are equal."""
+    rng = np.random.default_rng(seed)
+    count = sum(lengths)
+    query = rng.integers(1, levels + 1, (queries, 2)).astype(np.float32)
+    items = rng.integers(1, levels + 1, (count, 2)).astype(np.float32)
+    shown, place = rng.integers(-1, 4, (queries, 2)), rng.integers(0, 4, count)
+    ids = np.sort(rng.permutation(3 * count)[:count])
+    split = [torch.from_numpy(each).split(lengths) for each in (items, place, ids)]
+    found = nearest_elsewhere(
+        torch.from_numpy(query),
+        torch.from_numpy(shown),
+        (Piece(*parts) for parts in zip(*split, strict=True)),
+        k,
+        block=5,
+    )
+    for row in range(queries):
+        others = np.flatnonzero(~np.isin(place, shown[row]))
+        best = others[np.argsort(-(items[others] @ query[row]), kind="stable")][:k]
+        assert found[row].tolist() == [*ids[best], *[-1] * (k - len(best))]
