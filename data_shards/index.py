@@ -196,8 +196,13 @@ def merge_parts(parts: Iterable[Location], path: Location) -> int:
     Raises:
         ShardError: a part is missing or damaged.
     """
-    table = pa.concat_tables([read_part(part) for part in parts]).combine_chunks()
-    table = _with_places(table.replace_schema_metadata(None))
+    tables, digests = [], []
+    for part in parts:
+        tables.append(read_part(part))
+        unknown = np.zeros((tables[-1].num_rows, 2), dtype=np.uint64)
+        digests.append((read_digests(part) or {"aerial": unknown})["aerial"])
+    table = pa.concat_tables(tables).combine_chunks().replace_schema_metadata(None)
+    table = _with_places(table, np.concatenate(digests))
     with atomic_file(path) as file, pa.ipc.new_file(file, MERGED_SCHEMA) as writer:
         writer.write_table(table)
     return int(table.num_rows)
@@ -216,9 +221,11 @@ def read_table(path: Location) -> pa.Table:
         raise _unreadable(path, error) from None
 
 
-def _with_places(table: pa.Table) -> pa.Table:
-    columns = (table[name].to_numpy() for name in ("positive", "lat", "lon", "utm_e", "utm_n"))
-    return table.append_column(PLACE, pa.array(place_numbers(*columns)))
+def _with_places(table: pa.Table, digests: np.ndarray | None = None) -> pa.Table:
+    names = ("positive", "lat", "lon", "utm_e", "utm_n")
+    positive, lat, lon, utm_e, utm_n = (table[name].to_numpy() for name in names)
+    places = place_numbers(positive, lat, lon, utm_e, utm_n, digests)
+    return table.append_column(PLACE, pa.array(places))
 
 
 def open_table(data: pa.NativeFile | pa.Buffer | bytes) -> pa.Table:

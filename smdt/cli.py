@@ -164,6 +164,11 @@ def evaluate(
         known = (score_text(k, scores[k]) if k in scores else "" for k in evaluation.scores)
         table.add_row(name, *known)
     Terminal().print(table)
+    if repeated := evaluation.details.get("repeated"):
+        Terminal().print(
+            f"{repeated} aerial images are in the gallery already: it has "
+            f"{evaluation.details['gallery_size']} entries."
+        )
     if json_file is not None:
         write_json(json_file, {"scores": dict(evaluation.scores), **evaluation.details})
 

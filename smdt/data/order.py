@@ -21,8 +21,8 @@ from smdt.data.randomness import seed_for
 Neighbours = NDArray[np.int32]
 """[N, K]: sample ids of other places, nearest first; -1 where there are fewer."""
 
-MOST_DRAWS = 1 << 17
-"""Draws for the stand-ins of a batch, 0.3 s; places that they miss follow in a shuffled order."""
+MOST_DRAWS = 1 << 16
+"""Draws for the stand-ins of a batch, 0.2 s; places that they miss follow in a shuffled order."""
 
 
 class HardConfig(BaseModel):

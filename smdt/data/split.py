@@ -152,6 +152,21 @@ class Split:
         """Numbers that samples of one place share (`data_shards.places`), int64 [N], from 0."""
         return self.column("place")
 
+    def aerial_images(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number aerial images: samples of one place share one where its bytes are equal.
+
+        Bytes are compared by size and CRC32C, which at one place tells different images apart. A
+        sample without an aerial image has a number of its own.
+
+        Returns:
+            int64 [n], from 0.
+        """
+        size, crc = (self.column(f"aerial_{name}")[sample_ids] for name in ("size", "crc32c"))
+        alone = np.where(size == 0, sample_ids, ABSENT)
+        words = np.stack([self.places[sample_ids], size << 32 | crc.astype(np.int64), alone])
+        numbers: NDArray[np.int64] = np.unique(words, axis=1, return_inverse=True)[1].reshape(-1)
+        return numbers
+
     def shown(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Places that samples belong to: first their own, then those of semi-positive tiles.
 

@@ -53,18 +53,22 @@ class Protocol:
         split: of the queries, where nobody names another one.
         gallery: split of the gallery; None: the aerial images of the queries' own split.
         within_m: whose tile is at most so far away is right as well; 0 is none but the own one.
+        one_entry: an aerial image is one entry of the gallery however many samples have it, and
+            every entry of a query's place is right. Else every sample is an entry, as benchmarks
+            are published, and an entry with the same image as a right one is right.
     """
 
     name: ProtocolName
     split: str
     gallery: str | None = None
     within_m: float = 0.0
+    one_entry: bool = False
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
-        Protocol("pairs", "val"),
+        Protocol("pairs", "val", one_entry=True),
         Protocol("cvusa", "val"),
         Protocol("cvact_val", "val"),
         Protocol("cvact_test", "test", within_m=5.0),
@@ -122,16 +126,24 @@ class Truth:
     right: Ids
     ignored: Ids
 
+    def with_copies(self, images: Ids) -> "Truth":
+        """Return the same with all items that have the same image as one of them.
 
-def own_tile(query_ids: Ids, gallery_ids: Ids) -> Truth:
-    """Each query is a pair of which the gallery has the aerial image.
+        Args:
+            images: [G], numbers that items share which have the same image.
+        """
+        return Truth(_with_copies(self.right, images), _with_copies(self.ignored, images))
+
+
+def same_number(queries: Ids, gallery: Ids) -> Truth:
+    """Every item with a query's number is right.
 
     Args:
-        query_ids: [Q] sample ids.
-        gallery_ids: [G] sample ids of the same split, ascending; all queries are in it.
+        queries: [Q] numbers, as of samples or places; each is in the gallery.
+        gallery: [G] likewise.
     """
-    right = np.searchsorted(gallery_ids, query_ids)[:, None]
-    assert np.array_equal(gallery_ids[right[:, 0]], query_ids), "a pair is read as a whole"
+    right = _positions(queries, gallery)
+    assert np.array_equal(gallery[right[:, 0]], queries), "a pair is read as a whole"
     return Truth(right, right[:, :0])
 
 
@@ -203,6 +215,22 @@ def same_cities(queries: Sequence[str], gallery: Sequence[str]) -> NDArray[np.bo
     """
     cities = {name.partition("/")[0] for name in queries}
     return np.array([name.partition("/")[0] in cities for name in gallery], dtype=bool)
+
+
+def _positions(numbers: Ids, gallery: Ids) -> Ids:
+    """Positions in a gallery of all items with each number, [n, R]; fewer repeat the last one."""
+    order = np.argsort(gallery, kind="stable")
+    first, end = (np.searchsorted(gallery[order], numbers, side) for side in ("left", "right"))
+    longest = int((end - first).max(initial=1))
+    at = np.minimum(first[:, None] + np.arange(longest), end[:, None] - 1)
+    positions: Ids = order[at.clip(min=0)]
+    return positions
+
+
+def _with_copies(items: Ids, images: Ids) -> Ids:
+    """Positions [Q, R] and those of all items with the same image, [Q, R * copies]."""
+    copies = _positions(images[items].ravel(), images)
+    return copies.reshape(len(items), items.shape[1] * copies.shape[1])
 
 
 def _padded(items: Sequence[Sequence[int]]) -> Ids:

@@ -20,6 +20,7 @@ from data_shards.errors import InputError
 from data_shards.executor import Advance
 from data_shards.finalize import sha256
 from smdt.config import RetrievalConfig
+from smdt.data.distinct_places import first_of_each
 from smdt.data.errors import DataError
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
@@ -204,7 +205,7 @@ def shards_left(job: EmbedJob, split: Split, rank: int, world_size: int) -> list
 
 
 def finish(job: EmbedJob) -> Gallery:
-    """Make a gallery of all shards' descriptors.
+    """Make a gallery of all shards' descriptors: an aerial image that samples share is one entry.
 
     Raises:
         InputError: shards are missing.
@@ -220,7 +221,11 @@ def finish(job: EmbedJob) -> Gallery:
                 f"{missing} samples of split {split.name!r} in {split.root} can't be read, more "
                 f"than --max-missing {job.max_missing}: `smdt shards verify` names them"
             )
-        write_gallery(job.out, [part[TENSOR] for part in parts], places_of(split, ids))
+        entries = first_of_each(split.aerial_images(ids))
+        rows = torch.cat([part[TENSOR] for part in parts])
+        if len(entries) < len(ids):
+            rows = rows[torch.from_numpy(entries)]
+        write_gallery(job.out, rows, places_of(split, ids[entries]))
     shutil.rmtree(job.out / PARTS, ignore_errors=True)
     remove_leftovers(job.out)
     return Gallery.open(job.out)

@@ -4,7 +4,6 @@ G gallery items, D descriptor: of the towers, as many of them side by side as th
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +11,6 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -161,10 +159,9 @@ def places_of(split: Split, sample_ids: NDArray[np.int64]) -> pa.Table:
     return pa.table(names | {name: split.column(name)[sample_ids] for name in COLUMNS})
 
 
-def write_gallery(folder: Path, descriptors: Sequence[Tensor], places: pa.Table) -> None:
+def write_gallery(folder: Path, descriptors: Tensor, places: pa.Table) -> None:
     """Finish a gallery; descriptors come last, and say that it is whole."""
     sink = pa.BufferOutputStream()
     pq.write_table(places, sink)
     write_atomic(folder / PLACES, sink.getvalue().to_pybytes())
-    whole = torch.cat([*descriptors]).contiguous()
-    write_atomic(folder / DESCRIPTORS, save({TENSOR: whole}))
+    write_atomic(folder / DESCRIPTORS, save({TENSOR: descriptors.contiguous()}))

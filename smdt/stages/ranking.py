@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smdt.data.distinct_places import Ids
+from smdt.data.distinct_places import Ids, first_of_each
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.loader import Batch
 from smdt.data.split import DataError, DataInputError, Split
@@ -25,10 +25,10 @@ from smdt.evaluation.protocol import (
     Truth,
     check_area,
     named_tiles,
-    own_tile,
     protocol_of,
     require_positions,
     same_cities,
+    same_number,
     tiles_within,
 )
 from smdt.evaluation.recall import nearest, true_ranks
@@ -74,6 +74,7 @@ class Search:
         items: [G, D] their descriptors.
         truth: of this rank's queries.
         missing: samples of all ranks that could not be read, or have lost their partner.
+        repeated: samples of the gallery that are no entry, because another one has their image.
     """
 
     queries: Split
@@ -85,6 +86,7 @@ class Search:
     items: Tensor
     truth: Truth
     missing: int
+    repeated: int = 0
 
     def ranks(self, ignoring: bool = False) -> np.ndarray:
         """Rank the right items of all queries, float64 [Q]; every rank calls it.
@@ -171,7 +173,7 @@ def search(
     """
     queries, gallery = open_splits(embedder, protocol, data)
     result = (
-        _pairs(embedder, protocol.within_m, queries, context, data)
+        _pairs(embedder, protocol, queries, context, data)
         if gallery is queries
         else _two_splits(embedder, queries, gallery, context, data)
     )
@@ -186,7 +188,7 @@ def search(
 
 def _pairs(
     embedder: Embedder,
-    within_m: float,
+    protocol: Protocol,
     split: Split,
     context: StepContext,
     data: EvaluationData,
@@ -194,21 +196,31 @@ def _pairs(
     """The gallery are the aerial images of the queries' own split."""
     loader = loader_of_rank(split, embedder.views, context, data.batch, data.max_missing)
     ids, ground, aerial = embed(embedder, loader, embedder.views)
-    own_ids, gallery_ids = ids.cpu().numpy(), gather_ragged(ids).cpu().numpy()
-    if within_m:
-        truth = tiles_within(split.utm[own_ids], split.utm[gallery_ids], within_m)
+    own_ids, read_ids = ids.cpu().numpy(), gather_ragged(ids).cpu().numpy()
+    gallery_ids, items = read_ids, gather_ragged(aerial)
+    images = split.aerial_images(gallery_ids)
+    if protocol.one_entry:
+        entries = first_of_each(images)
+        if len(entries) < len(read_ids):  # else nothing is copied
+            gallery_ids = read_ids[entries]
+            items = items[torch.from_numpy(entries).to(items.device)]
+        truth = same_number(split.places[own_ids], split.places[gallery_ids])
+    elif protocol.within_m:
+        near = tiles_within(split.utm[own_ids], split.utm[gallery_ids], protocol.within_m)
+        truth = near.with_copies(images)
     else:
-        truth = own_tile(own_ids, gallery_ids)
+        truth = same_number(own_ids, gallery_ids).with_copies(images)
     return Search(
         queries=split,
         gallery=split,
-        first=int(np.searchsorted(gallery_ids, own_ids[0])) if len(own_ids) else 0,
+        first=int(np.searchsorted(read_ids, own_ids[0])) if len(own_ids) else 0,
         query_ids=own_ids,
         query=ground,
         gallery_ids=gallery_ids,
-        items=gather_ragged(aerial),
+        items=items,
         truth=truth,
-        missing=len(split) - len(gallery_ids),
+        missing=len(split) - len(read_ids),
+        repeated=len(read_ids) - len(gallery_ids),
     )
 
 
@@ -245,7 +257,7 @@ def _two_splits(
         query=ground,
         gallery_ids=gallery_ids,
         items=items,
-        truth=truth,
+        truth=truth.with_copies(gallery.aerial_images(gallery_ids)),
         missing=len(queries) - sum(answered) + len(chosen) - len(gallery_ids),
     )
 

@@ -1,6 +1,7 @@
 """Tensors and lists of all ranks in one, in rank order."""
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -49,7 +50,8 @@ def gather_ragged(own: Tensor) -> Tensor:
         return own.clone()
     counts = _counts(own)
     gathered = own.new_empty(sum(counts), *own.shape[1:])
-    for rank, piece in enumerate(gathered.split(counts)):
+    for rank, (count, end) in enumerate(zip(counts, accumulate(counts), strict=True)):
+        piece = gathered[end - count : end]
         if rank == dist.get_rank():
             piece.copy_(own)
         _broadcast(piece, rank)

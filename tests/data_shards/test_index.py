@@ -160,3 +160,24 @@ def test_a_damaged_index_is_one_sentence(tmp_path, damage):
     for read in (read_part, read_summary, read_table, read_digests):
         with pytest.raises(ShardError, match=r"train-000000\.parquet is (missing|damaged)"):
             read(path)
+
+
+def test_a_merged_index_joins_places_of_equal_aerial_images(tmp_path):
+    digests = [b"a" * 16, b"b" * 16, b"a" * 16, bytes(16), bytes(16)]
+    for shard, numbers in enumerate(([0, 1], [2, 3, 4])):
+        rows = [
+            index_row(f"k{n}", shard, Meta("x", lat=n, lon=n), {"aerial": entry(digests[n])})
+            for n in numbers
+        ]
+        write_part(tmp_path / f"{shard}.parquet", rows, summary(len(rows)))
+    parts = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+    merge_parts(parts, tmp_path / "all.arrow")
+    assert read_table(tmp_path / "all.arrow")["place"].to_pylist() == [0, 1, 0, 2, 3]
+    # A part from before the digests has no equal images that are known.
+    pq.write_table(read_part(parts[0]).replace_schema_metadata(None), parts[0])
+    merge_parts(parts, tmp_path / "all.arrow")
+    assert read_table(tmp_path / "all.arrow")["place"].to_pylist() == [0, 1, 2, 3, 4]
+
+
+def entry(digest: bytes) -> PartEntry:
+    return PartEntry(0, 1, 0, 8, 8, digest)

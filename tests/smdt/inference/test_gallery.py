@@ -1,15 +1,21 @@
 import json
 import shutil
 from dataclasses import replace
+from io import BytesIO
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from data_shards.build import BuildOptions, build
 from data_shards.errors import InputError
 from data_shards.finalize import sha256
+from data_shards.sample import Meta, Sample
+from data_shards.sources.source import SplitPlan
 from smdt import config as configuration
 from smdt.data.errors import DataError
 from smdt.data.evaluation_loader import EvaluationLoader
@@ -286,3 +292,42 @@ def test_parts_are_plain_safetensors(job):
     part = load_file(job.out / PARTS / "000002.safetensors")
     assert part["sample_ids"].tolist() == list(range(32, 48))
     assert part["descriptors"].shape == (16, 64)
+
+
+class TwoPhotos:
+    """Six tiles in three shards; the second photo of each has its own position."""
+
+    name = "folder"
+    splits: ClassVar = {"train": SplitPlan("pairs", 12)}
+
+    def sample(self, split: str, row: int) -> Sample:
+        rng = np.random.default_rng(row % 6)
+        aerial, ground = (
+            rng.integers(0, 256, (32, width, 3), dtype=np.uint8) for width in (32, 128)
+        )
+        lat = 40 + row % 6 + 0.00005 * (row // 6)
+        meta = Meta(f"{row}", lat=lat, lon=9.0, extent_m=50.0, elevation=(-45.0, 45.0))
+        return Sample(meta, {"ground.png": png(ground), "aerial.png": png(aerial)})
+
+    def options(self) -> dict[str, object]:
+        return {}
+
+
+def png(pixels: np.ndarray) -> bytes:
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_tile_of_two_photos_is_one_entry_of_the_gallery(job, tmp_path):
+    root = tmp_path / "two"
+    build(TwoPhotos(), root, BuildOptions(samples_per_shard=5), workers=1)
+    job = replace(job, shards=str(root))
+    run(job)
+    gallery = finish(job)
+    whole = expected(job, root)
+    split = Split.open(root, "train")
+    tiles = [int(split.source_id(i)) % 6 for i in range(12)]
+    first = [tiles.index(tile) for tile in dict.fromkeys(tiles)]
+    assert gallery.places["key"].to_pylist() == [split.key(i) for i in first]
+    torch.testing.assert_close(gallery.descriptors, whole[first], rtol=1e-4, atol=1e-5)

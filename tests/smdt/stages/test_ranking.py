@@ -91,6 +91,34 @@ class CvactOfUnknownPlaces(Cvact):
         return replace(sample, meta=Meta(f"{row}")) if row < 2 else sample
 
 
+SHARED = 12
+"""Tiles that two photos have each."""
+
+
+@dataclass(frozen=True)
+class SharedTiles:
+    """Photos of tiles; the second photo of a tile has its own GPS, 5 m away.
+
+    The last two rows are of one position: one has the first tile, the other a tile of its own.
+    """
+
+    name: str = "folder"
+    splits: ClassVar = {"test": SplitPlan("pairs", 2 * SHARED + 2)}
+
+    def sample(self, split: str, row: int) -> Sample:
+        tile = tile_of(row)
+        lat = 10.0 if row >= 2 * SHARED else 40.0 + 0.01 * tile + 0.00005 * (row >= SHARED)
+        meta = Meta(f"{row}", lat=lat, lon=-80.0, utm=(500_000.0 + 100 * row, 4_000_000.0))
+        return Sample(meta, {"ground.png": picture(tile), "aerial.png": picture(tile)})
+
+    def options(self) -> dict[str, object]:
+        return {}
+
+
+def tile_of(row: int) -> int:
+    return {2 * SHARED: 0, 2 * SHARED + 1: SHARED}.get(row, row % SHARED)
+
+
 @dataclass
 class Colours:
     """Looks an image's descriptor up by its colour; some tiles look exactly alike."""
@@ -343,3 +371,75 @@ def test_collapsed_descriptors_score_chance(cvact, monkeypatch):
     for query, rank in found.ranks.items():
         near = sum(abs(position(t)[0] - position(query)[0]) <= 5 for t in range(QUERIES))
         assert rank == (QUERIES - near) / 2
+
+
+def shared_tiles(tmp_path: Path, name: str) -> Path:
+    build(SharedTiles(name), tmp_path / name, BuildOptions(samples_per_shard=9), workers=1)
+    return tmp_path / name
+
+
+def test_a_tile_of_several_photos_is_one_entry_and_right_for_all_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.smdt.stages.test_ranking.table", different)
+    root = shared_tiles(tmp_path, "folder")
+    split = Split.open(root, "test")
+    numbers = [int(split.source_id(i)) for i in range(len(split))]
+    # The first tile's photos, the one with the first tile elsewhere, and what is there as well.
+    chain = {0, SHARED, 2 * SHARED, 2 * SHARED + 1}
+    for i, one in enumerate(numbers):
+        for j, other in enumerate(numbers):
+            same = tile_of(one) == tile_of(other) or {one, other} <= chain
+            assert (split.places[i] == split.places[j]) == same
+    found = evaluate(root)
+    assert found.gallery == SHARED + 1
+    for query, rank in found.ranks.items():
+        right = {0, SHARED} if query in chain else {tile_of(query)}
+        assert rank == plain_rank(tile_of(query), list(range(SHARED + 1)), right, set())
+
+
+@pytest.mark.parametrize("name", ["cvusa", "cvact"])
+def test_a_published_protocol_keeps_its_gallery_and_takes_copies_for_right(
+    tmp_path, monkeypatch, name
+):
+    """The published code counts what is strictly nearer: a copy of the right tile never is."""
+    monkeypatch.setattr("tests.smdt.stages.test_ranking.table", different)
+    root = shared_tiles(tmp_path, name)
+    protocol = {"cvusa": "cvusa", "cvact": "cvact_test"}[name]
+    data = EvaluationData(str(root), "test", 4, 0, CacheConfig())
+    context = StepContext(0, 0, 0, 1, 1, torch.device("cpu"))
+    found = search(Colours(), PROTOCOLS[protocol], context, data)
+    split = found.queries
+    tiles = [tile_of(int(split.source_id(i))) for i in found.gallery_ids]
+    assert len(tiles) == 2 * SHARED + 2
+    assert found.repeated == 0
+    scores = different("ground").double() @ different("aerial").double().T
+    for query, rank in zip(found.query_ids, found.ranks(), strict=True):
+        own = tile_of(int(split.source_id(query)))
+        assert rank == sum(scores[own, tile] > scores[own, own] for tile in tiles)
+
+
+def different(view: str) -> torch.Tensor:
+    """Descriptors of which no two are alike."""
+    generator = torch.Generator().manual_seed(len(view))
+    return torch.nn.functional.normalize(torch.randn(TILES, DIM, generator=generator), dim=1)
+
+
+class DateLine(Cvact):
+    """Pairs within 2 km on both sides of the 180th meridian."""
+
+    name = "folder"
+
+    def sample(self, split: str, row: int) -> Sample:
+        sample = super().sample(split, row)
+        lon = 179.992 + 0.0005 * row
+        return replace(sample, meta=Meta(f"{row}", lat=10.0, lon=lon if lon <= 180 else lon - 360))
+
+
+def test_places_across_the_date_line_are_near_each_other(tmp_path):
+    build(DateLine(), tmp_path / "shards", BuildOptions(), workers=1)
+    found = evaluate(tmp_path / "shards").outcomes
+    split = Split.open(tmp_path / "shards", "test")
+    order = np.argsort([int(split.source_id(i)) for i in range(QUERIES)])
+    step = np.radians(0.0005) * 6_371_008.8 * np.cos(np.radians(10))
+    np.testing.assert_allclose(np.diff(np.array(found["east_m"])[order]), step, rtol=1e-4)
+    assert max(found["error_m"]) < (QUERIES - 1) * step + 1
+    assert np.abs(found["north_m"]).max() < 1
