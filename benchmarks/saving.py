@@ -36,7 +36,7 @@ def save(zero: int, layers: int, turns: int, folder: Path) -> None:
         progress = Progress(turn, 0, dist.get_world_size(), zero, DataState("", 0, 0, 0))
         dist.barrier()
         start = perf_counter()
-        checkpoint.write(checkpoints, {"layers": engine}, progress, "")
+        checkpoint.write(checkpoints, {"layers": engine}, progress, {})
         written = perf_counter()
         if dist.get_rank() == 0:
             size = checkpoint.publish_step(checkpoints, turn)

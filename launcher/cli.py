@@ -95,6 +95,8 @@ def up(
     if dry_run:
         return
     check_tools()
+    for line in job.examine_checkpoint():
+        typer.echo(line, err=True)
     job.folder.create()
     metrics = LauncherMetrics(job.config.run.name)
     options = Options(
@@ -129,6 +131,8 @@ def check(
         *(config, deepspeed_config, "auto", overrides or []), count(hosts), most_slots(hosts)
     )
     check_tools()
+    for line in job.examine_checkpoint():
+        typer.echo(line, err=True)
     job.folder.create()
     seen = examine(job, hosts, variables, master_addr)
     show_preflight(seen, hosts)
@@ -146,9 +150,9 @@ def check(
 @app.command()
 def stop(config: ConfigOption, overrides: Overrides = None) -> None:
     """Ask a run to stop: all ranks finish their step and save."""
-    from launcher.tenure import living_holder
     from smdt import config as configuration
     from smdt.training.run_folder import RunFolder
+    from smdt.training.tenure import living_holder
 
     folder = RunFolder(configuration.load(config, overrides or []).run.out)
     running = (folder.read_state() or {}).get("status") == "running"

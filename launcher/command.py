@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_shards.errors import InputError
 from launcher.hostfile import Hosts, include_filter
-from smdt.training.lease import ATTEMPT
+from smdt.training.lease import ATTEMPT, FILE
 from smdt.training.stopping import LAUNCHER
 
 RUNNER = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet"]
@@ -32,6 +32,7 @@ class LocalPlan:
         port: free TCP port of the rendezvous.
         cores: cores of this machine, to be shared by the ranks.
         has_gpu: whether ranks train on GPUs.
+        lease: of the run whose folder they write, absolute; None if they write none.
     """
 
     module: str
@@ -40,6 +41,7 @@ class LocalPlan:
     port: int
     cores: int
     has_gpu: bool
+    lease: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ def local_environment(
     if not plan.has_gpu:
         ours["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed warns, in every process, that it found none
     attempt = {LAUNCHER: str(launcher_pid), ATTEMPT: local_attempt(launcher_pid)}
+    if plan.lease is not None:
+        attempt[FILE] = str(plan.lease)
     return {**ours, **inherited, **attempt}
 
 

@@ -3,11 +3,13 @@
 import os
 import signal
 import subprocess
+from dataclasses import replace
 
 from data_shards.errors import Stopped, UserError
 from launcher.command import LocalPlan, local_attempt, local_command, local_environment
 from launcher.signals import on_stop
 from smdt.training.run_folder import RunFolder
+from smdt.training.tenure import Tenure
 
 
 def run_local(plan: LocalPlan, folder: RunFolder) -> None:
@@ -20,13 +22,17 @@ def run_local(plan: LocalPlan, folder: RunFolder) -> None:
 
     Raises:
         Stopped: the run was stopped and has saved.
-        UserError: the run failed.
+        UserError: the run failed, or another process runs it.
     """
-    if folder.stop.exists():
-        folder.stop.unlink()
-    process = _start(plan)
-    with on_stop(lambda again: _pass_on(process, folder, again)):
-        process.wait()
+    folder.create()
+    with Tenure(folder.lease) as tenure:
+        folder.stop.unlink(missing_ok=True)
+        tenure.begin(local_attempt(os.getpid()))
+        process = _start(replace(plan, lease=folder.lease.absolute()))
+        with on_stop(lambda again: _pass_on(process, folder, again)):
+            process.wait()
+    if tenure.lost:
+        raise UserError(f"Another launcher has taken over the run in {folder.root}.")
     state = folder.read_state_of(local_attempt(os.getpid())) or {}
     if state.get("status") == "preempted":
         raise Stopped(f"Stopped at step {state['step']} and saved; start again to go on.")

@@ -28,9 +28,9 @@ from launcher.signals import on_stop
 from launcher.ssh import ask_all
 from launcher.sweep import SECONDS as SWEEP_SECONDS
 from launcher.sweep import sweep
-from launcher.tenure import Tenure
 from smdt.training import checkpoint
 from smdt.training.lease import ATTEMPT, FILE
+from smdt.training.tenure import Tenure
 
 MODULE = "smdt.train"
 ENVIRONMENT = "launch-environment.sh"

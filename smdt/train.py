@@ -1,9 +1,10 @@
 """Train one stage: the entry point that `deepspeed --module smdt.train` starts on every rank."""
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,13 +14,14 @@ import torch.distributed as dist
 import typer
 
 from data_shards.atomic import write_atomic
-from data_shards.errors import EXIT_STOPPED, InputError, UserError, run
+from data_shards.errors import EXIT_STOPPED, run
 from smdt import config as configuration
 from smdt.config import Config
 from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
 from smdt.stages import make_stage, training_views
 from smdt.stages.aligned import pinned
+from smdt.stages.continued import check_shapes, examine, place_of, plan_of
 from smdt.stages.initial import initialise
 from smdt.stages.weights import match_norms
 from smdt.telemetry.console import Display, ProgressBar
@@ -37,7 +39,8 @@ from smdt.training.engine import (
     zero_stage,
 )
 from smdt.training.environment import environment, hosts_of_ranks, run_info
-from smdt.training.lease import ATTEMPT, LeaseWatch
+from smdt.training.failure import recorded
+from smdt.training.lease import ATTEMPT, FILE
 from smdt.training.meeting import Meeting
 from smdt.training.place import find_place
 from smdt.training.processor import keep_freed_memory, share_cores
@@ -46,6 +49,7 @@ from smdt.training.run_folder import RunFolder, write_json
 from smdt.training.stage import Stage, StepContext
 from smdt.training.step_watch import StepWatch
 from smdt.training.stopping import StopRequest, die_with_parent
+from smdt.training.tenure import Tenure
 from smdt.training.trainer import Trainer
 from smdt.training.utilization import ideal_step_seconds
 
@@ -101,24 +105,71 @@ def train_rank(
     rank, world_size = find_place()
     log_to(folder.logs / f"rank-{rank:05d}.log")
 
-    def decide() -> str:
-        stage = zero_stage(user_settings)
-        return find_origin(folder, resume, stage, world_size).to_json()
+    with ExitStack() as held:
 
-    try:
-        meeting = Meeting(config.run.timeout_seconds)
-        origin = Origin.from_json(meeting.decided(decide))
-        collectives = Collectives()
-        collectives.watch()
-        device = init_distributed(config.run.timeout_seconds)
-        progress, total = run_stage(
-            config, user_settings, folder, origin, device, stop, collectives
-        )
-    except Exception as error:
-        _log.exception("rank %d failed", rank)
-        record_failure(folder, error)
-        raise
-    if rank == 0:
+        def decide() -> str:
+            held.enter_context(tenure(folder))  # refused, this process writes nothing
+            with recorded(folder, rank=rank):
+                return decide_origin(config, user_settings, folder, resume, world_size).to_json()
+
+        with recorded(folder, rank=rank, heard=True):
+            meeting = Meeting(config.run.timeout_seconds)
+            origin = Origin.from_json(meeting.decided(decide))
+        with recorded(folder, rank=rank):
+            return train_from(origin, config, user_settings, folder, stop)
+
+
+def tenure(folder: RunFolder) -> AbstractContextManager[object]:
+    """Hold the run's lease where no launcher does; refuses a folder that another run writes."""
+    if FILE in os.environ:
+        return nullcontext()
+
+    def leave() -> None:
+        _log.error("another process has taken over the run of %s", folder.root)
+        os._exit(1)
+
+    return Tenure(folder.lease, leave)
+
+
+def decide_origin(
+    config: Config,
+    user_settings: Mapping[str, Any],
+    folder: RunFolder,
+    resume: str,
+    world_size: int,
+) -> Origin:
+    """Decide what the run goes on from; rank 0 alone calls it, before a process group is made.
+
+    Raises:
+        UserError: there is none to be had, or the run cannot go on from it as it is asked to.
+    """
+
+    def examine_it(found: Path) -> bool:
+        metrics = TrainingMetrics(config.run.name, config.stage, 0)
+        loader = open_loader(config, folder, metrics, 0, world_size, torch.device("cpu"))
+        changes = examine(config, user_settings, found, loader, folder, world_size)
+        for line in changes.lines:
+            _log.info("%s", line)
+            if FILE not in os.environ:  # else the launcher has said it
+                typer.echo(line, err=True)
+        return changes.best_holds
+
+    return find_origin(folder, resume, zero_stage(user_settings), world_size, examine_it)
+
+
+def train_from(
+    origin: Origin,
+    config: Config,
+    user_settings: Mapping[str, Any],
+    folder: RunFolder,
+    stop: StopRequest,
+) -> tuple[Progress, int]:
+    """Do what `train_rank` does, once all ranks know what to start from."""
+    collectives = Collectives()
+    collectives.watch()
+    device = init_distributed(config.run.timeout_seconds)
+    progress, total = run_stage(config, user_settings, folder, origin, device, stop, collectives)
+    if dist.get_rank() == 0:
         end: Literal["done", "preempted"] = "done" if progress.step >= total else "preempted"
         folder.note(end, step=progress.step)
         folder.write_state(end, progress.step)
@@ -151,15 +202,19 @@ def run_stage(
         match_norms(stage, origin.checkpoint)
     loader = open_loader(config, folder, metrics, rank, world_size, device)
     require_data(stage, config, loader.split)
+    if origin.checkpoint is not None:
+        check_shapes(stage, origin.checkpoint)
     context = StepContext(0, config.run.seed, rank, world_size, config.batch.chunks, device)
     ideal_seconds = ideal_seconds_of(config, stage, context)
     engines = open_engines(config, user_settings, stage, world_size, universal=origin.universal)
     progress = Progress(0, 0, world_size, zero_stage(user_settings), loader.start)
     if origin.checkpoint is not None:
-        progress = replace(checkpoint.load_progress(origin.checkpoint), world_size=world_size)
+        progress = origin.progress(world_size)
         origin.load(engines)
-
-    total = config.schedule.length.steps(loader.steps_per_epoch)
+    progress = replace(progress, data=place_of(loader, progress.data, folder.neighbours))
+    plan = plan_of(config, loader, progress)
+    total = plan.total
+    hosts = hosts_of_ranks()
     display = ProgressBar(total, config.run.name) if rank == 0 else Display()
     wants_events = rank == 0 and config.telemetry.tensorboard
     events = TensorBoard(folder.tensorboard, progress.step) if wants_events else Events()
@@ -183,9 +238,12 @@ def run_stage(
         metrics=metrics,
         display=display,
         events=events,
-        config_yaml=config.to_yaml(),
+        records={
+            checkpoint.CONFIG: config.to_yaml(),
+            checkpoint.DEEPSPEED: json.dumps(user_settings, indent=2) + "\n",
+            checkpoint.ENVIRONMENT: json.dumps(environment(hosts), indent=2) + "\n",
+        },
     )
-    hosts = hosts_of_ranks()
     if rank == 0:
         open_run(folder, config, progress.step, hosts)
         if started_from is not None:
@@ -203,7 +261,7 @@ def run_stage(
         port_offset=int(os.environ.get("LOCAL_RANK", "0")),
     )
     with served, display, closing(events):
-        progress = trainer.run(progress)
+        progress = trainer.run(progress, plan)
     return progress, total
 
 
@@ -230,27 +288,6 @@ def describe_run(
     metrics.checkpoint_last_success_timestamp_seconds.set_to_current_time()
     zero = zero_stage(user_settings)
     metrics.run_info(run_info(device, config.precision, zero, config.batch.global_batch))
-
-
-def record_failure(folder: RunFolder, error: Exception) -> None:
-    """Say in `state.json` why the run failed, unless another rank has said it better.
-
-    A rank that only lost its partner does not talk over the one that knows why, and a rank of an
-    attempt that is over not at all.
-    """
-    lease = LeaseWatch.of(os.environ)
-    if lease is not None and lease.superseded():
-        return
-    state = folder.read_state_of(os.environ.get(ATTEMPT)) or {}
-    if state.get("status") == "failed" and not isinstance(error, UserError):
-        return
-    try:
-        wrong_input = isinstance(error, UserError) and error.exit_code == InputError.exit_code
-        reason = str(error) or type(error).__name__
-        folder.note("failed", reason=reason)
-        folder.write_state("failed", reason=reason, retry=not wrong_input)
-    except OSError:
-        _log.exception("state.json could not be written")
 
 
 def open_engines(

@@ -21,7 +21,9 @@ from smdt.data.neighbours import NeighbourTable
 from smdt.data.order import (
     DataState,
     GlobalBatch,
+    Neighbours,
     OrderConfig,
+    batches_left,
     rank_slice,
     stream_order,
 )
@@ -118,11 +120,34 @@ class TrainLoader:
         """Where a new run begins."""
         return DataState(self.split.manifest_hash, self._seed, epoch=0, consumed=0)
 
+    def resumed(
+        self, state: DataState, table: Callable[[], NeighbourTable | None] = lambda: None
+    ) -> DataState:
+        """The state with what its epoch still has for batches of this loader's size.
+
+        Args:
+            state: where to go on.
+            table: returns the table that the state names.
+
+        Raises:
+            DataInputError: `state` is of other shards, another seed or another global batch.
+        """
+        self._check_state(state)
+        state = state.completed(self._global_batch, self._config.order)
+
+        def neighbours() -> Neighbours | None:
+            found = table()
+            return None if found is None else found.samples
+
+        left = batches_left(state, self.split.places, self._global_batch, neighbours)
+        return replace(state, left=left)
+
     def next_epoch(self, state: DataState) -> tuple[int, bool]:
         """The epoch of the batch after `state`, and whether that is the first batch of it."""
-        if state.consumed < self.steps_per_epoch * self._global_batch:
-            return state.epoch, state.consumed == 0
-        return state.epoch + 1, True
+        full = state.consumed >= self.steps_per_epoch * self._global_batch
+        if state.left == 0 or (state.left is None and full):
+            return state.epoch + 1, True
+        return state.epoch, state.consumed == 0
 
     def rewind_quarantine(self, state: DataState) -> None:
         """Drop from the list what the batches after `state` will list again; on one rank only.
@@ -130,7 +155,8 @@ class TrainLoader:
         Raises:
             DataError: the list can't be written.
         """
-        self._quarantine.rewind(state.epoch, state.consumed // self._global_batch)
+        known = state.completed(self._global_batch, self._config.order)
+        self._quarantine.rewind(state.epoch, known.batches)
 
     def stream(
         self, state: DataState, epochs: int, table: NeighbourTable | None = None
@@ -200,14 +226,15 @@ class TrainLoader:
     def _check_state(self, state: DataState) -> None:
         if state.manifest_hash != self.split.manifest_hash:
             raise DataInputError(
-                f"The run was made with other shards than {self.split.root} holds now (its "
-                "manifest.json differs): bring the shards back, or start a new run."
+                f"data.shards: the run was made with other shards than {self.split.root} holds now "
+                f"(SHA-256 of manifest.json is {self.split.manifest_hash[:12]}, was "
+                f"{state.manifest_hash[:12]}): bring the shards back, or start a new run."
             )
         if state.seed != self._seed:
             raise DataInputError(
                 f"The run was made with seed {state.seed}, not {self._seed}: set run.seed back."
             )
-        if state.consumed % self._global_batch:
+        if not state.cuts and state.consumed % self._global_batch:
             raise DataInputError(
                 f"The run has used {state.consumed} samples of epoch {state.epoch}, which is no "
                 f"multiple of a global batch of {self._global_batch}: set the global batch back."

@@ -5,17 +5,17 @@ K neighbours of a sample.
 A *sample id* is a row of the split; a *place* is a number that samples of one location share.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from smdt.data.ahead import one_ahead
-from smdt.data.distinct_places import Ids, first_of_each, global_batches
+from smdt.data.distinct_places import Ids, batches_per_epoch, first_of_each, global_batches
 from smdt.data.randomness import seed_for
 
 Neighbours = NDArray[np.int32]
@@ -23,6 +23,9 @@ Neighbours = NDArray[np.int32]
 
 MOST_DRAWS = 1 << 16
 """Draws for the stand-ins of a batch, 0.2 s; places that they miss follow in a shuffled order."""
+
+Cut = tuple[int, int]
+"""A size of global batches, and how many of it an epoch had in a row."""
 
 
 class HardConfig(BaseModel):
@@ -73,32 +76,71 @@ class OrderConfig(BaseModel):
 
 @dataclass(frozen=True)
 class DataState:
-    """Where a run stands in its data: all that a checkpoint must save to go on exactly."""
+    """Where a run stands in its data: all that decides the batches to come.
+
+    Attributes:
+        manifest_hash: SHA-256 of the data set's manifest.
+        seed: of the run.
+        epoch: of the last batch, from 0.
+        consumed: samples of that epoch's batches so far.
+        table_hash: SHA-256 of the neighbour table that orders the epoch; empty without one.
+        cuts: sizes of the epoch's global batches so far, each with how many of it came.
+        left: whole batches that the epoch still has, None where it is not known.
+        order: configuration that ordered the epoch, None where it is not known.
+    """
 
     manifest_hash: str
-    """SHA-256 of the manifest that the order was made for."""
     seed: int
     epoch: int
-    """From 0."""
     consumed: int
-    """Samples of this epoch that global batches have used, over all ranks."""
     table_hash: str = ""
-    """Of the neighbour table that the order was made from; empty where the policy has none."""
+    cuts: tuple[Cut, ...] = ()
+    left: int | None = None
+    order: OrderConfig | None = None
 
-    def to_json(self) -> dict[str, str | int]:
+    @property
+    def batches(self) -> int:
+        """Global batches of the epoch so far."""
+        return sum(count for _, count in self.cuts)
+
+    @property
+    def epochs_done(self) -> int | None:
+        """Whole epochs so far, None in the middle of one or where that is not known."""
+        return self.epoch + 1 if self.left == 0 else None
+
+    def to_json(self) -> dict[str, Any]:
         """The state as plain JSON values."""
-        return asdict(self)
+        order = None if self.order is None else self.order.model_dump(mode="json")
+        return {**asdict(self), "order": order}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, object]) -> "DataState":
-        """The state that `to_json` wrote."""
+    def from_json(cls, values: Mapping[str, Any]) -> "DataState":
+        """The state that `to_json` wrote; `cuts`, `left` and `order` may be missing."""
+        order = values.get("order")
         return cls(
             manifest_hash=str(values["manifest_hash"]),
-            seed=int(str(values["seed"])),
-            epoch=int(str(values["epoch"])),
-            consumed=int(str(values["consumed"])),
+            seed=int(values["seed"]),
+            epoch=int(values["epoch"]),
+            consumed=int(values["consumed"]),
             table_hash=str(values["table_hash"]),
+            cuts=tuple((int(size), int(count)) for size, count in values.get("cuts", ())),
+            left=values.get("left"),
+            order=None if order is None else OrderConfig.model_validate(order),
         )
+
+    def completed(self, global_batch: int, order: OrderConfig) -> "DataState":
+        """The state with what it does not say: `global_batch` and `order` made its batches.
+
+        Raises:
+            ValueError: such batches do not come to what was consumed.
+        """
+        cuts = self.cuts
+        if self.consumed and not cuts:
+            count, rest = divmod(self.consumed, global_batch)
+            if rest:
+                raise ValueError(f"{self.consumed} is no multiple of {global_batch}")
+            cuts = ((global_batch, count),)
+        return replace(self, cuts=cuts, order=self.order or order)
 
 
 @dataclass(frozen=True)
@@ -124,7 +166,9 @@ def stream_order(
 ) -> Generator[GlobalBatch, None, None]:
     """The global batches after `state`, until `epochs` epochs are done.
 
-    The same for every number of ranks and wherever a run stopped in between.
+    The same for every number of ranks and wherever a run stopped in between. An epoch that began
+    with another size of batches goes on with the samples that these have not taken, and one that
+    began in another order keeps it to its end.
 
     Args:
         config: the policy.
@@ -135,18 +179,90 @@ def stream_order(
         neighbours: int32 [N, K], needed by policy `hard`.
     """
 
-    def batches_of(epoch: int) -> Ids:
-        order = epoch_order(config, state.seed, epoch, len(places), neighbours)
-        return global_batches(order, places, global_batch)
+    state = state.completed(global_batch, config)
 
-    done = state.consumed // global_batch
-    coming = range(state.epoch, epochs)
+    def order_of(epoch: int) -> tuple[OrderConfig, tuple[Cut, ...]]:
+        """What orders an epoch, and what came of it; an epoch keeps the order it began with."""
+        begun = epoch == state.epoch and state.consumed > 0
+        return (state.order or config, state.cuts) if begun else (config, ())
+
+    def batches_of(epoch: int) -> Ids:
+        own, cuts = order_of(epoch)
+        order = epoch_order(own, state.seed, epoch, len(places), neighbours)
+        return _rest(order, cuts, places, global_batch)
+
+    coming = range(state.epoch + (state.left == 0), epochs)
     with closing(one_ahead(batches_of, coming)) as cut:
         for epoch, batches in zip(coming, cut, strict=True):
-            for index in range(done, len(batches)):
-                after = replace(state, epoch=epoch, consumed=(index + 1) * global_batch)
-                yield GlobalBatch(batches[index], epoch, index, after)
-            done = 0
+            own, cuts = order_of(epoch)
+            after = replace(state, epoch=epoch, cuts=cuts, order=own)
+            for number, samples in enumerate(batches, start=1):
+                after = replace(
+                    after,
+                    cuts=_one_more(after.cuts, global_batch),
+                    left=len(batches) - number,
+                )
+                after = replace(after, consumed=sum(size * count for size, count in after.cuts))
+                yield GlobalBatch(samples, epoch, after.batches - 1, after)
+
+
+def batches_left(
+    state: DataState,
+    places: Ids,
+    global_batch: int,
+    neighbours: Callable[[], Neighbours | None] = lambda: None,
+) -> int:
+    """How many batches of a size the epoch of a state still has.
+
+    An epoch whose last batch came is over, whatever the size.
+
+    Args:
+        state: with its `cuts` and `order`.
+        places: int64 [N], the place of every sample id.
+        global_batch: size of the batches to come.
+        neighbours: returns the state's table, int32 [N, K]; called where the size has changed.
+    """
+    if state.left == 0:
+        return 0
+    whole = batches_per_epoch(places, global_batch)
+    if not state.cuts:
+        return whole
+    if len(state.cuts) == 1:
+        ((size, count),) = state.cuts
+        if size == global_batch:
+            return max(0, whole - count)
+        if count >= batches_per_epoch(places, size):
+            return 0
+    assert state.order is not None, "it began an epoch"
+    order = epoch_order(state.order, state.seed, state.epoch, len(places), neighbours())
+    return len(_rest(order, state.cuts, places, global_batch))
+
+
+def _rest(order: Ids, cuts: Sequence[Cut], places: Ids, global_batch: int) -> Ids:
+    """The batches of an order that are still to come, int64 [T, G].
+
+    Batches of other sizes have taken their samples: what is left of the order is cut anew.
+    """
+    for number, (size, count) in enumerate(cuts, start=1):
+        batches = _cut(order, places, size)
+        if number == len(cuts) and size == global_batch:
+            return batches[count:]
+        order = order[~np.isin(order, batches[:count])]
+    return _cut(order, places, global_batch)
+
+
+def _cut(order: Ids, places: Ids, global_batch: int) -> Ids:
+    """Global batches of a part of the samples in their order, int64 [T, G]."""
+    if len(order) == len(places):
+        return global_batches(order, places, global_batch)
+    return order[global_batches(np.arange(len(order)), places[order], global_batch)]
+
+
+def _one_more(cuts: tuple[Cut, ...], global_batch: int) -> tuple[Cut, ...]:
+    """What has come of an epoch after another batch of this size."""
+    if cuts and cuts[-1][0] == global_batch:
+        return (*cuts[:-1], (global_batch, cuts[-1][1] + 1))
+    return (*cuts, (global_batch, 1))
 
 
 def epoch_order(

@@ -1,8 +1,8 @@
 """Checkpoints: written to a temporary name by all ranks, published by one rename, verified on load.
 
 A published folder `step-00001000` holds each engine's DeepSpeed state, `weights.safetensors` (fp32,
-gathered, names `<engine>.<parameter>`), `progress.json`, the run's `config.yaml`, and `files.json`
-with the size and hash of every other file.
+gathered, names `<engine>.<parameter>`), `progress.json`, what the run is made with (`config.yaml`,
+`deepspeed.json`, `environment.json`), and `files.json` with the size and hash of every other file.
 """
 
 import hashlib
@@ -12,11 +12,12 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -25,7 +26,7 @@ from torch import Tensor
 from data_shards.atomic import sync_folder, write_atomic
 from data_shards.errors import InputError, UserError
 from data_shards.store import names
-from smdt.data.order import DataState
+from smdt.data.order import DataState, OrderConfig
 from smdt.training.engine import Engine
 from smdt.training.run_folder import write_json
 from smdt.training.schedule import Length, Span
@@ -33,6 +34,8 @@ from smdt.training.schedule import Length, Span
 WEIGHTS = "weights.safetensors"
 PROGRESS = "progress.json"
 CONFIG = "config.yaml"
+DEEPSPEED = "deepspeed.json"
+ENVIRONMENT = "environment.json"
 FILES = "files.json"
 LATEST = "latest"
 _NAME = re.compile(r"step-\d{8,}")
@@ -73,7 +76,7 @@ class Progress:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `progress.json`."""
-        return asdict(self)
+        return {**asdict(self), "data": self.data.to_json()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Progress":
@@ -90,9 +93,19 @@ class Progress:
 
 
 def write(
-    checkpoints: Path, engines: Mapping[str, Engine], progress: Progress, config_yaml: str
+    checkpoints: Path,
+    engines: Mapping[str, Engine],
+    progress: Progress,
+    records: Mapping[str, str],
 ) -> None:
-    """Write a checkpoint under a name that no reader takes; every rank calls it."""
+    """Write a checkpoint under a name that no reader takes; every rank calls it.
+
+    Args:
+        checkpoints: where those of the run are.
+        engines: whose states are saved.
+        progress: how far the run is.
+        records: contents of further files by their names, such as the configuration.
+    """
     unpublished = _unpublished(folder_of(checkpoints, progress.step))
     first = dist.get_rank() == 0
     if first:
@@ -106,7 +119,8 @@ def write(
     if first:
         save_file(weights, unpublished / WEIGHTS)
         write_json(unpublished / PROGRESS, progress.to_json())
-        write_atomic(unpublished / CONFIG, config_yaml.encode())
+        for name, content in records.items():
+            write_atomic(unpublished / name, content.encode())
     dist.barrier()
 
 
@@ -239,16 +253,27 @@ def newest_good(checkpoints: Path) -> Path | None:
 def load_progress(folder: Path) -> Progress:
     """Return how far the run was that wrote the checkpoint `folder`.
 
+    What an older version did not write of the data's state is what its configuration says.
+
     Raises:
         InputError: another version of smdt wrote it.
     """
     try:
-        return Progress.from_json(json.loads((folder / PROGRESS).read_text()))
+        progress = Progress.from_json(json.loads((folder / PROGRESS).read_text()))
+        known = progress.data.order is not None or not (folder / CONFIG).is_file()
+        return progress if known else replace(progress, data=_completed(progress.data, folder))
     except KeyError as missing:
         raise InputError(
             f"{folder / PROGRESS} does not say {missing}: another version of smdt wrote it; go on "
             "with that one, or start a new run"
         ) from missing
+
+
+def _completed(state: DataState, folder: Path) -> DataState:
+    """Return a state with the batch and the order that the configuration beside it says."""
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    order = OrderConfig.model_validate(config["data"].get("order", {}))
+    return state.completed(int(config["batch"]["global"]), order)
 
 
 def load_engines(states: Path, engines: Mapping[str, Engine], weights: Path | None) -> None:

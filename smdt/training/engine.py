@@ -123,6 +123,12 @@ def deepspeed_settings(
             "precision: fp16; set zero_optimization.stage to 1, 2 or 3, or precision to bf16"
         )
     share = global_batch // world_size
+    for key in ("optimizer", "scheduler"):
+        if key in user:
+            raise InputError(
+                f"DeepSpeed configuration: '{key}' is said in the YAML (`optimizer`, `schedule`) "
+                "and would not be used; delete it there"
+            )
     if "writer" in user.get("checkpoint", {}) or "datastates_ckpt" in user:
         raise InputError(
             "DeepSpeed configuration: 'checkpoint.writer' and 'datastates_ckpt' go on writing when "

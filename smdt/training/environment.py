@@ -23,12 +23,8 @@ def hosts_of_ranks() -> list[str]:
     return hosts
 
 
-def environment(hosts: Sequence[str]) -> dict[str, Any]:
-    """Return what the run depends on beside its configuration: versions, commit, machines.
-
-    Args:
-        hosts: of each rank.
-    """
+def versions() -> dict[str, Any]:
+    """Return what code runs here: versions of Python and of packages, and our commit."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"],
         cwd=Path(__file__).parent,
@@ -41,6 +37,17 @@ def environment(hosts: Sequence[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
         "commit": commit.stdout.strip() or os.environ.get("SMDT_COMMIT") or None,
+    }
+
+
+def environment(hosts: Sequence[str]) -> dict[str, Any]:
+    """Return what the run depends on beside its configuration: versions, commit, machines.
+
+    Args:
+        hosts: of each rank.
+    """
+    return {
+        **versions(),
         "hosts": list(hosts),
         "world_size": len(hosts),
         "threads": torch.get_num_threads(),

@@ -93,16 +93,27 @@ class Mining:
         Raises:
             DataError: a table that is needed cannot be made, or the run's own is missing.
         """
+        epoch, begins = self._loader.next_epoch(state)
+        other = state.order is not None and state.order != self._config
+        if other and not begins:  # the epoch ends in the order that it began with
+            return Period(self.table(state), epoch + 1)
         if self._config.policy != "hard":
             return Period(None, epochs)
-        epoch, begins = self._loader.next_epoch(state)
         phase = phase_of(self._config.hard, epoch)
         end = epochs if phase.end is None else min(epochs, phase.end)
-        if begins and epoch == phase.begin:
+        if begins and (other or epoch == phase.begin):
             return Period(self._make(phase), end)
+        return Period(self.table(state), end)
+
+    def table(self, state: DataState) -> NeighbourTable | None:
+        """Return the table that a state names, None where it names none.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
         if not state.table_hash:
-            return Period(None, end)
-        return Period(NeighbourTable.load(self._folder, state.table_hash), end)
+            return None
+        return NeighbourTable.load(self._folder, state.table_hash)
 
     def _make(self, phase: Phase) -> NeighbourTable | None:
         match phase.kind:

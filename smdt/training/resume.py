@@ -8,8 +8,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_shards.errors import InputError
@@ -29,10 +29,12 @@ class Origin:
     Attributes:
         checkpoint: a whole one; None for a fresh start.
         states: what the engines load: the checkpoint, or its universal form.
+        best_holds: whether scores are measured as the checkpoint's best one was.
     """
 
     checkpoint: Path | None = None
     states: Path | None = None
+    best_holds: bool = True
 
     @property
     def universal(self) -> bool:
@@ -42,12 +44,21 @@ class Origin:
     def to_json(self) -> str:
         """Say it in one line, to other ranks."""
         paths = (self.checkpoint, self.states)
-        return json.dumps([None if path is None else str(path) for path in paths])
+        named = [None if path is None else str(path) for path in paths]
+        return json.dumps([*named, self.best_holds])
 
     @classmethod
     def from_json(cls, text: str) -> "Origin":
         """Return what `to_json` said."""
-        return cls(*(None if path is None else Path(path) for path in json.loads(text)))
+        *named, best_holds = json.loads(text)
+        found, states = (None if path is None else Path(path) for path in named)
+        return cls(found, states, best_holds)
+
+    def progress(self, world_size: int) -> Progress:
+        """Return how far the run is that goes on from a checkpoint, on so many ranks."""
+        assert self.checkpoint is not None, "asked of a run that goes on"
+        saved = replace(checkpoint.load_progress(self.checkpoint), world_size=world_size)
+        return saved if self.best_holds else replace(saved, best=None)
 
     def load(self, engines: Mapping[str, Engine]) -> None:
         """Restore fresh engines; every rank calls it."""
@@ -56,7 +67,13 @@ class Origin:
             checkpoint.load_engines(self.states, engines, weights)
 
 
-def find_origin(folder: RunFolder, resume: str, zero_stage: int, world_size: int) -> Origin:
+def find_origin(
+    folder: RunFolder,
+    resume: str,
+    zero_stage: int,
+    world_size: int,
+    examine: Callable[[Path], bool] = lambda found: True,  # noqa: ARG005
+) -> Origin:
     """Find what the run goes on from, and convert it if need be; one process calls it.
 
     Args:
@@ -64,6 +81,8 @@ def find_origin(folder: RunFolder, resume: str, zero_stage: int, world_size: int
         resume: `auto`, `never`, or a checkpoint folder.
         zero_stage: of this run.
         world_size: its ranks.
+        examine: refuses a checkpoint that the run cannot go on from, before it is converted;
+            returns whether scores are measured as the checkpoint's best one was.
 
     Raises:
         UserError: there is none to be had, or one that cannot be loaded or would be overwritten.
@@ -73,10 +92,12 @@ def find_origin(folder: RunFolder, resume: str, zero_stage: int, world_size: int
         return Origin()
     progress = checkpoint.load_progress(found)
     check_stage(found, progress, zero_stage)
+    best_holds = examine(found)
     retention.go_on_from(folder.checkpoints, found, progress.step)
-    if zero_stage == 0 or progress.world_size == world_size:
-        return Origin(found, found)
-    return Origin(found, universal_form(found, zero_stage, folder.universal))
+    states = found
+    if zero_stage != 0 and progress.world_size != world_size:
+        states = universal_form(found, zero_stage, folder.universal)
+    return Origin(found, states, best_holds)
 
 
 def check_stage(folder: Path, progress: Progress, zero_stage: int) -> None:

@@ -54,7 +54,7 @@ class Saver:
     Args:
         folder: of the run.
         config: which checkpoints stay.
-        config_yaml: the resolved configuration, saved with each checkpoint.
+        records: files that each checkpoint carries, by name: what the run is made with.
         engines: whose states are saved.
         metrics: of this rank.
         keep_tables: deletes the neighbour tables that none of these states names.
@@ -64,7 +64,7 @@ class Saver:
         self,
         folder: RunFolder,
         config: CheckpointConfig,
-        config_yaml: str,
+        records: Mapping[str, str],
         *,
         engines: Mapping[str, Engine],
         metrics: TrainingMetrics,
@@ -72,7 +72,7 @@ class Saver:
     ) -> None:
         self._folder = folder
         self._retention = Retention(folder.checkpoints, config.keep_last)
-        self._config_yaml = config_yaml
+        self._records = records
         self._engines = engines
         self._metrics = metrics
         self._keep_tables = keep_tables
@@ -89,7 +89,7 @@ class Saver:
         begun = time.perf_counter()
         checkpoints = self._folder.checkpoints
         with self._full_disk_told(progress.step):
-            checkpoint.write(checkpoints, self._engines, progress, self._config_yaml)
+            checkpoint.write(checkpoints, self._engines, progress, self._records)
         written = time.perf_counter()
         self._metrics.checkpoint_seconds.set(written - begun)
         if dist.get_rank() == 0:

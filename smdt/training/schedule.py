@@ -1,4 +1,4 @@
-"""How long a run lasts and how fast it learns at each step: pure functions of the step."""
+"""How long a run lasts and how fast it learns at each step: pure functions of its progress."""
 
 import math
 import re
@@ -17,14 +17,15 @@ class Span:
     count: int
     unit: Literal["step", "epoch"]
 
-    def steps(self, steps_per_epoch: int) -> int:
-        """Return the length in optimisation steps."""
-        return self.count if self.unit == "step" else self.count * steps_per_epoch
+    def ends_at(self, step: int, epochs: int | None) -> bool:
+        """Return whether a whole number of spans is done (a count of 0: never).
 
-    def ends_at(self, step: int, steps_per_epoch: int) -> bool:
-        """Return whether a whole number of spans is done after `step` steps (0: never)."""
-        length = self.steps(steps_per_epoch)
-        return length > 0 and step > 0 and step % length == 0
+        Args:
+            step: optimisation steps done.
+            epochs: epochs done, None in the middle of one.
+        """
+        done = step if self.unit == "step" else epochs or 0
+        return self.count > 0 and done > 0 and done % self.count == 0
 
     def __str__(self) -> str:
         return f"{self.count} {self.unit}{'' if self.count == 1 else 's'}"
@@ -45,6 +46,43 @@ def parse_span(text: object) -> Span:
 
 
 Length = Annotated[Span, BeforeValidator(parse_span), PlainSerializer(str, return_type=str)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run goes on.
+
+    Attributes:
+        total: its optimisation steps, those that are done included.
+        epochs: its epochs, the last of which it may leave before its end.
+        shift: a step's place in the schedule of the learning rate, less its number: the schedule
+            of epochs is that of a run which had the present batch from its beginning.
+    """
+
+    total: int
+    epochs: int
+    shift: int = 0
+
+    @classmethod
+    def of(cls, length: Span, step: int, epoch: int, left: int, steps_per_epoch: int) -> "Plan":
+        """Plan a run from where it stands (pure).
+
+        Args:
+            length: of the whole run.
+            step: optimisation steps done.
+            epoch: that the run is in, from 0.
+            left: steps that this epoch still has.
+            steps_per_epoch: of every epoch after it.
+        """
+        if length.unit == "step":
+            beyond = max(0, length.count - step - left)  # the epoch that the run is in
+            return cls(length.count, epoch + 1 - (-beyond // steps_per_epoch))
+        ahead = left + (length.count - epoch - 1) * steps_per_epoch
+        return cls(step + ahead, length.count, length.count * steps_per_epoch - ahead - step)
+
+    def rate_factor(self, step: int, config: "ScheduleConfig") -> float:
+        """Return what the learning rate is multiplied by in step `step` (from 0), in [0, 1]."""
+        return learning_rate_factor(step + self.shift, self.total + self.shift, config)
 
 
 class ScheduleConfig(BaseModel):

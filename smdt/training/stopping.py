@@ -46,12 +46,14 @@ def die_with_parent(poll_seconds: float = 1.0) -> None:
     """
     parent, launcher = os.getppid(), os.environ.get(LAUNCHER)
     lease = LeaseWatch.of(os.environ)
+    # A launcher on this machine may be suspended, and its ranks go on.
+    gone = None if lease is None else lease.ended if launcher is None else lease.superseded
 
     def watch() -> None:
         while (
             os.getppid() == parent
             and (launcher is None or Path("/proc", launcher).exists())
-            and (lease is None or not lease.ended())
+            and (gone is None or not gone())
         ):
             time.sleep(poll_seconds)
         os._exit(1)

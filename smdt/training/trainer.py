@@ -25,7 +25,7 @@ from smdt.training.gathering import gather_ragged
 from smdt.training.mining import Mining
 from smdt.training.run_folder import RunFolder, write_json
 from smdt.training.saving import Saver
-from smdt.training.schedule import Length, ScheduleConfig, Span, learning_rate_factor
+from smdt.training.schedule import Length, Plan, ScheduleConfig, Span
 from smdt.training.stage import BatchConfig, EvaluationData, Stage, StepContext
 from smdt.training.step_watch import StepWatch
 from smdt.training.stopping import StopRequest
@@ -100,7 +100,7 @@ class Trainer:
         metrics: this rank's metrics.
         display: what a person sees.
         events: where curves go beside `metrics.jsonl`, from rank 0.
-        config_yaml: the resolved configuration, saved with each checkpoint.
+        records: files that each checkpoint carries, by name: what the run is made with.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Trainer:
         metrics: TrainingMetrics,
         display: Display,
         events: Events,
-        config_yaml: str,
+        records: Mapping[str, str],
     ) -> None:
         self._config = config
         self._stage = stage
@@ -136,17 +136,20 @@ class Trainer:
         self._saver = Saver(
             folder,
             config.checkpoint,
-            config_yaml,
+            records,
             engines=engines,
             metrics=metrics,
             keep_tables=self._mining.prune,
         )
-        self._steps_per_epoch = loader.steps_per_epoch
         self._patience = Patience(config.run.max_lost_steps)
         self._sample_ids: dict[int, torch.Tensor] = {}
 
-    def run(self, progress: Progress) -> Progress:
+    def run(self, progress: Progress, plan: Plan) -> Progress:
         """Train until the schedule or a stop request ends the run, then save.
+
+        Args:
+            progress: where the run stands.
+            plan: how it goes on from there.
 
         Returns:
             How far the run is: before the schedule's end if it was stopped.
@@ -154,31 +157,33 @@ class Trainer:
         Raises:
             UserError: too many steps in a row were not finite.
         """
-        total = self._config.schedule.length.steps(self._steps_per_epoch)
-        epochs = -(-total // self._steps_per_epoch)
+        total = plan.total
         self._display.step(progress.step, {})
         self._watch.open(progress.step, total)
         stopped = False
         while progress.step < total and not stopped:
-            period = self._mining.period(progress.data, epochs)
-            end = min(total, period.end_epoch * self._steps_per_epoch)
+            period = self._mining.period(progress.data, plan.epochs)
             stream = self._loader.stream(progress.data, period.end_epoch, period.table)
             with closing(stream):
-                progress, stopped = self._train(stream, progress, end, total)
+                progress, stopped = self._train(stream, progress, period.end_epoch, plan)
         self._saver.settle(progress, wait=True)
         return progress
 
     def _train(
-        self, stream: Iterator[Batch], progress: Progress, end: int, total: int
+        self, stream: Iterator[Batch], progress: Progress, end_epoch: int, plan: Plan
     ) -> tuple[Progress, bool]:
-        """Train up to step `end` of `total`, unless stopped before."""
-        while progress.step < end:
-            progress, losses = self._advance(stream, progress, total)
+        """Train until `end_epoch` epochs or all steps are done, unless stopped before."""
+        total, ended = plan.total, False
+        while progress.step < total and not ended:
+            progress, losses = self._advance(stream, progress, plan)
+            epochs = progress.data.epochs_done
+            ended = epochs == end_epoch
             self._saver.settle(progress, wait=False)
-            evaluate = self._due(self._config.evaluation.every, progress.step, total)
-            save = evaluate or self._due(self._config.checkpoint.every, progress.step, total)
+            evaluate = self._due(self._config.evaluation.every, progress, total)
+            save = evaluate or self._due(self._config.checkpoint.every, progress, total)
             # The next period may find its neighbours by embedding: all ranks are done by then.
-            stop = self._agree(progress.step, losses, settle=save or progress.step == end)
+            settle = save or ended or progress.step == total
+            stop = self._agree(progress.step, losses, settle=settle)
             if evaluate:
                 progress = self._evaluate(progress)
             if save or stop:
@@ -187,17 +192,18 @@ class Trainer:
                 return progress, True
         return progress, False
 
-    def _due(self, every: Span, step: int, total: int) -> bool:
-        return step == total or every.ends_at(step, self._steps_per_epoch)
+    def _due(self, every: Span, progress: Progress, total: int) -> bool:
+        step, epochs = progress.step, progress.data.epochs_done
+        return step == total or every.ends_at(step, epochs)
 
     def _advance(
-        self, stream: Iterator[Batch], progress: Progress, total: int
+        self, stream: Iterator[Batch], progress: Progress, plan: Plan
     ) -> tuple[Progress, Mapping[str, torch.Tensor]]:
         """Make one optimisation step; return the new progress and this rank's loss shares."""
         self._watch.begin()
         batch = next(stream)
         step = progress.step + 1
-        factor = learning_rate_factor(progress.step, total, self._config.schedule)
+        factor = plan.rate_factor(progress.step, self._config.schedule)
         context = replace(self._context, step=progress.step, rate_factor=factor)
         with self._watch.computing(step, batch.epoch):
             losses = self._stage.step(self._engines, batch, context)

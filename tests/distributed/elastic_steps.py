@@ -89,7 +89,8 @@ def losses(config, settings, zero, run, origin, end, device) -> list[float]:
 
 def save(run, engines, progress, config) -> None:
     """Write and publish a checkpoint."""
-    checkpoint.write(run.checkpoints, engines, progress, config.to_yaml())
+    records = {checkpoint.CONFIG: config.to_yaml()}
+    checkpoint.write(run.checkpoints, engines, progress, records)
     if dist.get_rank() == 0:
         checkpoint.publish_step(run.checkpoints, progress.step)
     dist.barrier()

@@ -1,6 +1,8 @@
 """The order of an epoch: coverage, neighbours, and independence of ranks and resumes."""
 
+import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from smdt.data.order import (
     GlobalBatch,
     HardConfig,
     OrderConfig,
+    batches_left,
     epoch_order,
     evaluation_slice,
     rank_slice,
@@ -143,6 +146,66 @@ def test_stream_resumes_anywhere_on_any_rank_count(
         after = data.draw(st.integers(0, len(whole) - 1))
         rest = list(stream_order(config, whole[after].state, 3, places, 6 * share, table))
         assert as_values(rest) == as_values(whole[after + 1 :])
+
+
+@given(CONFIGS, SEEDS, PLACES, st.integers(1, 8), st.integers(1, 8), TABLE_SEEDS, st.data())
+def test_with_another_batch_an_epoch_goes_on_with_the_samples_that_have_not_come(
+    config, seed, places, before, now, table_seed, data
+):
+    table = random_table(table_seed, places)
+    start = DataState("hash", seed, 0, 0)
+    first = list(stream_order(config, start, 1, places, before, table))
+    came = data.draw(st.integers(0, len(first)))
+    state = first[came - 1].state if came else start
+    left = batches_left(state.completed(before, config), places, now, lambda: table)
+    rest = list(stream_order(config, replace(state, left=left), 2, places, now, table))
+    of_epoch = [batch for batch in rest if batch.epoch == 0]
+    assert len(of_epoch) == left
+    assert len(rest) == left + batches_per_epoch(places, now)
+    seen = np.concatenate([np.empty(0), *(b.sample_ids for b in [*first[:came], *of_epoch])])
+    assert len(set(seen.tolist())) == len(seen)
+    if came == len(first) > 0:
+        assert left == 0  # an epoch that is over is not opened again
+    elif len(set(places.tolist())) == len(places):
+        assert left == (len(places) - came * before) // now
+    assert [b.index for b in of_epoch] == list(range(came, came + left))
+    for number, batch in enumerate(of_epoch, start=1):
+        assert len(set(places[batch.sample_ids].tolist())) == now
+        assert batch.state.consumed == came * before + number * now
+    if rest:  # it goes on exactly from anywhere, as any other epoch
+        after = data.draw(st.integers(0, len(rest) - 1))
+        again = list(stream_order(config, rest[after].state, 2, places, now, table))
+        assert as_values(again) == as_values(rest[after + 1 :])
+
+
+@given(CONFIGS, CONFIGS, SEEDS, st.integers(1, 60), st.integers(1, 8), st.data())
+def test_an_epoch_ends_in_the_order_that_it_began_with(before, now, seed, count, size, data):
+    places = np.arange(count)
+    whole = list(stream_order(before, DataState("hash", seed, 0, 0), 1, places, size))
+    if not whole:
+        return
+    after = data.draw(st.integers(0, len(whole) - 1))
+    state = DataState.from_json(json.loads(json.dumps(whole[after].state.to_json())))
+    rest = list(stream_order(now, state, 2, places, size))
+    own = [batch for batch in rest if batch.epoch == 0]
+    assert as_values(own) == as_values(whole[after + 1 :])
+    new = stream_order(now, DataState("hash", seed, 1, 0), 2, places, size)
+    assert as_values(rest[len(own) :]) == as_values(list(new))
+
+
+@given(CONFIGS, SEEDS, st.integers(1, 60), st.integers(1, 8), st.data())
+def test_what_an_older_version_saved_goes_on_with_the_same_samples(config, seed, count, size, data):
+    places = np.arange(count)
+    whole = list(stream_order(config, DataState("hash", seed, 0, 0), 2, places, size))
+    if not whole:
+        return
+    after = data.draw(st.integers(0, len(whole) - 1))
+    known = whole[after].state
+    old = DataState(known.manifest_hash, known.seed, known.epoch, known.consumed)
+    rest = list(stream_order(config, old, 2, places, size))
+    assert as_values(rest) == as_values(whole[after + 1 :])
+    left = batches_left(old.completed(size, config), places, size)
+    assert left == known.left
 
 
 def as_values(batches: list[GlobalBatch]) -> list[tuple[object, ...]]:

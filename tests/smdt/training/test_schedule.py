@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smdt.training.schedule import ScheduleConfig, Span, learning_rate_factor, parse_span
+from smdt.training.schedule import Plan, ScheduleConfig, Span, learning_rate_factor, parse_span
 
 
 @given(st.integers(1, 10**6), st.sampled_from(["step", "epoch"]))
@@ -18,9 +18,38 @@ def test_what_is_no_span_is_refused(text):
         parse_span(text)
 
 
-def test_epochs_count_in_steps():
-    assert Span(3, "epoch").steps(7) == 21
-    assert [step for step in range(1, 15) if Span(1, "epoch").ends_at(step, 7)] == [7, 14]
+def test_a_span_ends_with_a_whole_number_of_steps_or_epochs():
+    assert [step for step in range(10) if Span(4, "step").ends_at(step, None)] == [4, 8]
+    assert [n for n in range(7) if Span(3, "epoch").ends_at(100, n)] == [3, 6]
+    assert not Span(3, "epoch").ends_at(3, None)
+    assert not Span(0, "step").ends_at(4, 1)
+
+
+STEPS_PER_EPOCH = st.integers(1, 30)
+
+
+@given(STEPS_PER_EPOCH, st.integers(1, 9), st.data())
+def test_with_one_batch_the_plan_is_that_of_a_run_that_never_stopped(every, epochs, data):
+    total = epochs * every
+    step = data.draw(st.integers(0, total - 1))
+    epoch, done = divmod(step, every)
+    places = [(epoch, every - done)]
+    if step and not done:  # the end of an epoch may also be said as such
+        places.append((epoch - 1, 0))
+    for place in places:
+        assert Plan.of(Span(epochs, "epoch"), step, *place, every) == Plan(total, epochs)
+        assert Plan.of(Span(total, "step"), step, *place, every) == Plan(total, epochs)
+
+
+@given(STEPS_PER_EPOCH, STEPS_PER_EPOCH, st.integers(1, 9), st.data())
+def test_with_another_batch_the_rate_is_where_its_epochs_are(before, now, epochs, data):
+    """After e whole epochs the schedule is at e of them, in whatever steps they were made."""
+    done = data.draw(st.integers(0, epochs))
+    config = ScheduleConfig(warmup_steps=0)
+    plan = Plan.of(Span(epochs, "epoch"), done * before, done, now, now)
+    assert plan.total == done * before + (epochs - done) * now
+    rate = plan.rate_factor(done * before, config)
+    assert math.isclose(rate, 0.5 * (1 + math.cos(math.pi * done / epochs)), abs_tol=1e-12)
 
 
 @given(

@@ -4,8 +4,8 @@ import time
 import pytest
 
 from data_shards.errors import UserError
-from launcher.tenure import BEAT_SECONDS, Tenure, living_holder
 from smdt.training.lease import Holder, LeaseWatch, read
+from smdt.training.tenure import BEAT_SECONDS, Tenure, living_holder
 
 
 def wait_for(condition):

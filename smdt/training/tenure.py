@@ -1,8 +1,13 @@
-"""Holding a run's lease: the launcher's side of `smdt.training.lease`."""
+"""Holding a run's lease: a run folder has one writer at a time.
+
+The holder is the launcher (`smdt train`, `smdt launch up`) or, where another program started the
+ranks, rank 0.
+"""
 
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -12,17 +17,24 @@ from data_shards.errors import UserError
 from smdt.training.lease import Holder, read
 
 BEAT_SECONDS = 1.0
+SETTLE_SECONDS = 0.2
+"""After which two that took the lease at the same moment see whose it is."""
 
 
 class Tenure:
-    """Holds the lease while it is open; one launcher at a time does.
+    """Holds the lease while it is open; one process at a time does.
 
     Args:
         file: the lease.
+        when_lost: called in a thread of its own when another process has taken the run over.
+
+    Raises:
+        UserError: (when opened) a living process holds it.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, when_lost: Callable[[], None] = lambda: None) -> None:
         self._file = file
+        self._when_lost = when_lost
         self._holder = Holder("", socket.gethostname(), os.getpid())
         self._lock = Lock()
         self._closing = Event()
@@ -31,12 +43,17 @@ class Tenure:
 
     def __enter__(self) -> Self:
         other = living_holder(self._file)
+        if other is None:
+            self._holder.write(self._file)
+            time.sleep(SETTLE_SECONDS)
+            found = read(self._file)[0]
+            other = None if found == self._holder else found
         if other is not None:
             raise UserError(
                 f"the run in {self._file.parent} has a launcher, process {other.pid} on "
-                f"{other.host}; stop that one first: smdt launch stop"
+                f"{other.host}; stop that one first (smdt launch stop), or set run.out to another "
+                "folder"
             )
-        self._holder.write(self._file)
         self._beats.start()
         return self
 
@@ -49,7 +66,7 @@ class Tenure:
 
     @property
     def lost(self) -> bool:
-        """Whether another launcher has taken the run over."""
+        """Whether another process has taken the run over."""
         return self._lost.is_set()
 
     def begin(self, attempt: str) -> None:
@@ -76,8 +93,10 @@ class Tenure:
             with self._lock, suppress(OSError):  # away for a moment: the ranks are patient
                 if self._is_anothers():
                     self._lost.set()
-                    return
+                    break
                 os.utime(self._file)
+        if self.lost:
+            self._when_lost()
 
     def _is_anothers(self) -> bool:
         try:

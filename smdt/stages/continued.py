@@ -1,0 +1,209 @@
+"""What a run goes on from, examined before any rank starts: the checkpoint, and what has changed.
+
+`smdt.training.identity` compares; here both sides are read, and what no file says is looked at:
+the data set, the shapes of the weights, and what is left of the schedule.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import safe_open
+
+from data_shards.errors import InputError
+from smdt import config as configuration
+from smdt.config import Config
+from smdt.data.loader import TrainLoader
+from smdt.data.neighbours import NeighbourTable
+from smdt.data.order import DataState, batches_left
+from smdt.stages.aligned import pinned
+from smdt.training import checkpoint, identity
+from smdt.training.checkpoint import Progress
+from smdt.training.engine import zero_stage
+from smdt.training.environment import versions
+from smdt.training.identity import Effect
+from smdt.training.resume import check_stage
+from smdt.training.run_folder import RunFolder
+from smdt.training.schedule import Plan
+from smdt.training.stage import Stage
+
+
+def examine(
+    config: Config,
+    settings: Mapping[str, Any],
+    folder: Path,
+    loader: TrainLoader,
+    run: RunFolder,
+    world_size: int,
+) -> "Changes":
+    """Look whether a run can go on from a checkpoint as it is asked to.
+
+    Args:
+        config: of the run.
+        settings: DeepSpeed's own configuration.
+        folder: the checkpoint, whole.
+        loader: of the run.
+        run: its folder.
+        world_size: its ranks.
+
+    Raises:
+        UserError: it cannot; one sentence that says what to do.
+    """
+    found = changes(pinned(config, folder), settings, folder, world_size)
+    nothing_left = left_to_do(config, loader, folder, run)
+    return replace(found, lines=(*found.lines, *nothing_left))
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What has changed between a checkpoint and the run that goes on from it.
+
+    Attributes:
+        lines: of what takes effect, and of what a user should know, for a person.
+        best_holds: whether scores are measured as the checkpoint's best one was.
+    """
+
+    lines: tuple[str, ...]
+    best_holds: bool
+
+
+def changes(config: Config, settings: Mapping[str, Any], folder: Path, world_size: int) -> Changes:
+    """Compare what a checkpoint was made with with what is asked.
+
+    Args:
+        config: of the run, `pinned`.
+        settings: DeepSpeed's own configuration.
+        folder: the checkpoint, whole.
+        world_size: ranks of the run.
+
+    Raises:
+        InputError: the run cannot go on so; one sentence with key, both values and what to do.
+    """
+    progress = checkpoint.load_progress(folder)
+    found = identity.compare_configs(_config_of(folder), json_of(config))
+    refused = identity.refusal(found, str(folder))
+    if refused:
+        raise InputError(refused)
+    check_stage(folder, progress, zero_stage(settings))
+    lines = identity.lines(found)
+    recorded = folder / checkpoint.DEEPSPEED
+    if recorded.is_file():
+        deepspeed = identity.compare_deepspeed(json.loads(recorded.read_text()), settings)
+        refused = identity.refusal(deepspeed, str(folder))
+        if refused:
+            raise InputError(f"DeepSpeed configuration: {refused}")
+        lines += identity.lines(deepspeed)
+        environment = json.loads((folder / checkpoint.ENVIRONMENT).read_text())
+        lines += identity.compare_environments(environment, versions())
+    else:
+        lines.append(
+            f"{folder} does not say with which DeepSpeed configuration and versions an older SMDT "
+            "wrote it: its configuration and ZeRO stage were compared"
+        )
+    if progress.world_size != world_size:
+        lines.append(f"{world_size} ranks go on where {progress.world_size} stopped")
+    best_holds = all(each.effect is not Effect.EVALUATION for each in found)
+    return Changes(tuple(lines), best_holds)
+
+
+def check_shapes(stage: Stage, folder: Path) -> None:
+    """Check that a checkpoint's weights are those of a stage's modules, before any is loaded.
+
+    Raises:
+        InputError: they are not; the sentence names the first that differs.
+    """
+    modules = stage.modules()
+    needed = {
+        f"{name}.{key}": tuple(parameter.shape)
+        for name, module in modules.items()
+        for key, parameter in module.named_parameters()
+    }
+    buffers = {f"{n}.{key}" for n, module in modules.items() for key, _ in module.named_buffers()}
+    with safe_open(folder / checkpoint.WEIGHTS, framework="pt") as file:
+        there = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    for key in sorted(needed.keys() | (there.keys() - buffers)):
+        ours, theirs = needed.get(key), there.get(key)
+        if ours != theirs:
+            raise InputError(
+                f"checkpoint {folder} holds {_shape(theirs)} as {key}, and the model that is asked "
+                f"for has {_shape(ours)}: set `model` and `loss` back to its {checkpoint.CONFIG}, "
+                "or start a new run with another run.out"
+            )
+
+
+def place_of(loader: TrainLoader, state: DataState, tables: Path) -> DataState:
+    """Return where a run stands in its data, with what its epoch has left for the present batch.
+
+    Args:
+        loader: of the run.
+        state: the checkpoint's.
+        tables: folder of the run's neighbour tables.
+
+    Raises:
+        UserError: the state is of other data, or its table is missing.
+    """
+
+    def table() -> NeighbourTable | None:
+        return NeighbourTable.load(tables, state.table_hash) if state.table_hash else None
+
+    return loader.resumed(state, table)
+
+
+def left_to_do(config: Config, loader: TrainLoader, folder: Path, run: RunFolder) -> list[str]:
+    """Say that nothing is left to train, where that is so.
+
+    Raises:
+        UserError: the checkpoint is past the end of the schedule, or of other data; or what is
+            left of the last epoch makes no batch.
+    """
+    progress = checkpoint.load_progress(folder)
+    data = place_of(loader, progress.data, run.neighbours)
+    length = config.schedule.length
+    plan = plan_of(config, loader, replace(progress, data=data))
+    done = f"{folder} is at step {progress.step}, in epoch {data.epoch + 1}"
+    if plan.total < progress.step:
+        raise InputError(
+            f"schedule.length is {length}, and {done}: set it to more, or run.out to a new folder"
+        )
+    if plan.total > progress.step:
+        return []
+    before = progress.data
+    size = before.cuts[-1][0] if before.cuts else config.batch.global_batch
+    if length.unit == "epoch" and batches_left(before, loader.split.places, size):
+        raise InputError(
+            f"batch.global is {config.batch.global_batch}, more than {done}, has left of its last "
+            f"one: set batch.global to less, or schedule.length to more than {length}"
+        )
+    return [f"nothing is left to train: {done}, and schedule.length is {length}"]
+
+
+def plan_of(config: Config, loader: TrainLoader, progress: Progress) -> Plan:
+    """Return how a run goes on from where it stands; `place_of` has said where that is."""
+    data, every = progress.data, loader.steps_per_epoch
+    assert data.left is not None, "its place is known"
+    return Plan.of(config.schedule.length, progress.step, data.epoch, data.left, every)
+
+
+def json_of(config: Config) -> dict[str, Any]:
+    """Return a configuration as its YAML holds it."""
+    return config.model_dump(mode="json", by_alias=True)
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    """Return a checkpoint's configuration, with the defaults of keys that it does not have."""
+    file = folder / checkpoint.CONFIG
+    try:
+        return json_of(configuration.load(file))
+    except InputError:
+        # Of another version: whatever it says is compared as it stands there.
+        content = yaml.safe_load(file.read_text())
+        if not isinstance(content, dict):
+            raise
+        return content
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "nothing" if shape is None else f"{list(shape)}"
