@@ -1,5 +1,7 @@
 """Which table an epoch gets: made when it begins, found again in its middle."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -164,3 +166,18 @@ def test_only_tables_that_a_state_names_are_kept(mining, tmp_path):
     made = [mine.period(state(epoch, PER_EPOCH), 9).table.sha256 for epoch in range(3)]
     mine.prune([state(2, 5, made[1]), state(0, 0)])
     assert [path.stem for path in (tmp_path / "tables").iterdir()] == [made[1]]
+
+
+def test_another_order_has_its_table_from_the_next_epoch_on(mining):
+    before = OrderConfig(policy="hard", hard={"neighbours": 3})
+    made = mining(hard={"neighbours": 3}).period(state(0, 0), 9)
+    mine = mining(hard={"neighbours": 2})
+    begun = replace(state(3, 5, made.table.sha256), order=before)
+    period = mine.period(begun, 9)
+    assert (period.table.sha256, period.end_epoch) == (made.table.sha256, 4)
+    ended = replace(state(3, PER_EPOCH, made.table.sha256), order=before)
+    new = mine.period(ended, 9)
+    assert (new.table.samples.shape, new.end_epoch) == ((SAMPLES, 2), 9)
+    shuffled = mining(policy="shuffle").period(begun, 9)
+    assert (shuffled.table.sha256, shuffled.end_epoch) == (made.table.sha256, 4)
+    assert mining(policy="shuffle").period(ended, 9).table is None

@@ -1,9 +1,11 @@
 import os
 import time
+from threading import Event
 
 import pytest
 
 from data_shards.errors import UserError
+from smdt.training import tenure
 from smdt.training.lease import Holder, LeaseWatch, read
 from smdt.training.tenure import BEAT_SECONDS, Tenure, living_holder
 
@@ -63,3 +65,21 @@ def test_a_launcher_that_slept_takes_nothing_back(tmp_path):
         with pytest.raises(UserError, match="Another launcher has taken over"):
             tenure.begin("3-ours")
     assert read(file)[0] == Holder("2-theirs", "elsewhere", 17)
+
+
+def test_of_two_at_the_same_moment_one_is_refused(tmp_path, monkeypatch):
+    file = tmp_path / "lease"
+    ours = Tenure(file)
+    # The other one saw no holder either, and writes last.
+    monkeypatch.setattr(tenure.time, "sleep", lambda _: Holder("", "elsewhere", 17).write(file))
+    with pytest.raises(UserError, match="process 17 on elsewhere"), ours:
+        pass
+    assert read(file)[0].host == "elsewhere"
+
+
+def test_a_holder_is_told_that_it_has_lost_the_run(tmp_path):
+    lost = Event()
+    file = tmp_path / "lease"
+    with Tenure(file, lost.set):
+        Holder("", "elsewhere", 17).write(file)
+        assert lost.wait(20 * BEAT_SECONDS)
