@@ -131,8 +131,6 @@ def check(
         *(config, deepspeed_config, "auto", overrides or []), count(hosts), most_slots(hosts)
     )
     check_tools()
-    for line in job.examine_checkpoint():
-        typer.echo(line, err=True)
     job.folder.create()
     seen = examine(job, hosts, variables, master_addr)
     show_preflight(seen, hosts)
