@@ -238,11 +238,7 @@ def run_stage(
         metrics=metrics,
         display=display,
         events=events,
-        records={
-            checkpoint.CONFIG: config.to_yaml(),
-            checkpoint.DEEPSPEED: json.dumps(user_settings, indent=2) + "\n",
-            checkpoint.ENVIRONMENT: json.dumps(environment(hosts), indent=2) + "\n",
-        },
+        records=records(config, user_settings, hosts) if rank == 0 else {},
     )
     if rank == 0:
         open_run(folder, config, progress.step, hosts)
@@ -366,6 +362,17 @@ def log_to(file: Path) -> None:
     logging.basicConfig(
         level=logging.INFO, format=form, handlers=[logging.FileHandler(file)], force=True
     )
+
+
+def records(
+    config: Config, user_settings: Mapping[str, Any], hosts: Sequence[str]
+) -> dict[str, str]:
+    """Return what each checkpoint says of how it was made, by the names of its files."""
+    return {
+        checkpoint.CONFIG: config.to_yaml(),
+        checkpoint.DEEPSPEED: json.dumps(user_settings, indent=2) + "\n",
+        checkpoint.ENVIRONMENT: json.dumps(environment(hosts), indent=2) + "\n",
+    }
 
 
 def open_run(folder: RunFolder, config: Config, step: int, hosts: Sequence[str]) -> None:

@@ -100,7 +100,7 @@ class Trainer:
         metrics: this rank's metrics.
         display: what a person sees.
         events: where curves go beside `metrics.jsonl`, from rank 0.
-        records: files that each checkpoint carries, by name: what the run is made with.
+        records: files that each checkpoint carries, by name: what the run is made with; of rank 0.
     """
 
     def __init__(
