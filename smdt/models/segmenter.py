@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, field_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from data_shards.classes import CLASS_COUNT
 from data_shards.errors import InputError
 from smdt.geometry.view import normalise
-from smdt.models.batch_norm import BatchNorm, FixedBatchNorm, SampleNorm, replace_batch_norms
+from smdt.models.batch_norm import FixedBatchNorm, SampleNorm, replace_batch_norms
 from smdt.models.mixed_precision import casting, computes_with_buffers
 from smdt.models.normalisation import NORMALISATIONS
 from smdt.models.trial import one_line, output_shape

@@ -6,7 +6,7 @@ B batch, N places, C channels, H rows, W columns, D descriptor.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -174,13 +174,22 @@ class TimmTower(Tower):
         return self
 
 
+def _create(name: str, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401  (timm's own)
+    """Return timm's network, or what it raises: networks raise whatever a setting leads them to."""
+    from timm import create_model
+
+    try:
+        return create_model(name, pretrained=False, num_classes=0, **settings)
+    except Exception as error:
+        return error
+
+
 def make_network(config: TimmConfig, sizes: Sequence[Size]) -> Any:  # noqa: ANN401  (timm's own)
     """Build timm's network for images of the given sizes, without its classifier and pooling.
 
     Raises:
         InputError: it cannot be built so.
     """
-    from timm import create_model
     from timm.models import get_pretrained_cfg_value
 
     name = config.backbone
@@ -191,18 +200,13 @@ def make_network(config: TimmConfig, sizes: Sequence[Size]) -> Any:  # noqa: ANN
             settings["dynamic_img_size"] = True  # positions are interpolated for the other ones
     if config.drop_path:
         settings["drop_path_rate"] = config.drop_path
-    network: Any = None
-    fault: Exception | None = None
-    for pool in ({"global_pool": ""}, {}):  # the tower pools; some networks can't leave that to it
-        try:
-            network = create_model(name, pretrained=False, num_classes=0, **pool, **settings)
-            break
-        except Exception as error:  # timm's networks raise whatever a setting leads them to
-            fault = error
-    if network is None:
+    network = _create(name, {"global_pool": "", **settings})  # the tower pools
+    if isinstance(network, Exception):
+        network = _create(name, settings)  # some networks have no such setting
+    if isinstance(network, Exception):
         raise InputError(
-            f"model.backbone: timm cannot build {name} with {settings}: {one_line(fault)}"
-        ) from fault
+            f"model.backbone: timm cannot build {name} with {settings}: {one_line(network)}"
+        ) from network
     if config.gradient_checkpointing:
         try:
             network.set_grad_checkpointing(True)

@@ -22,11 +22,11 @@ def test_places_sizes_and_shares_of_a_mixed_set(memory_source, tmp_path, make_jp
     def sample(_split, row):
         here = {"lat": 1.0, "lon": 2.0} if row < 2 else {}
         here |= {"utm": (5e5, 1e6)} if row == 2 else {}
-        return Sample(Meta(f"{row}", **here), {"aerial.jpg": make_jpeg(20 + row, 30)})
+        return Sample(Meta(f"{row}", **here), {"aerial.jpg": make_jpeg(20 + row, 20 + row)})
 
     source.sample = sample
     build(source, tmp_path / "out", workers=1)
     tiles = stats(tmp_path / "out")["tiles"]
     assert (tiles.places, tiles.with_position, tiles.with_heading) == (4, 3 / 5, 0)
-    assert str(tiles.sizes["aerial"]) == "20-24 x 30"
+    assert str(tiles.sizes["aerial"]) == "20-24 x 20-24"
     assert set(tiles.sizes) == {"aerial"}
