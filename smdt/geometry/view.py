@@ -3,6 +3,7 @@
 B batch, C channels, H rows, W columns.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,15 +70,48 @@ def turn(panoramas: Tensor, clockwise_deg: NDArray[np.float64]) -> Tensor:
     return panoramas.gather(3, columns_BW[:, None, None, :].expand_as(panoramas))
 
 
-def north_up(panoramas: Tensor, heading_deg: NDArray[np.float64]) -> Tensor:
-    """Turn panoramas so that their middle column looks north.
+def north_up(
+    panoramas: Sequence[Tensor] | Tensor, heading_deg: NDArray[np.float64]
+) -> Sequence[Tensor] | Tensor:
+    """Turn panoramas so that their middle column looks north, by whole columns of their own.
 
     Args:
-        panoramas: [B, C, H, W], all round.
+        panoramas: B images [H, W, C], all round; sizes may differ.
         heading_deg: [B], of their middle column now; unknown (NaN) is taken for north.
+
+    Returns:
+        The same, at most 180 / W degrees off: one tensor where it was one.
     """
+    return _rolled(panoramas, heading_deg, 1)
+
+
+def as_photographed(
+    panoramas: Sequence[Tensor] | Tensor, heading_deg: NDArray[np.float64]
+) -> Sequence[Tensor] | Tensor:
+    """Undo `north_up`, exactly: the middle column of the result looks to `heading_deg`."""
+    return _rolled(panoramas, heading_deg, -1)
+
+
+def _rolled(
+    panoramas: Sequence[Tensor] | Tensor, heading_deg: NDArray[np.float64], sign: int
+) -> Sequence[Tensor] | Tensor:
     known = np.nan_to_num(heading_deg)
-    return turn(panoramas, -known) if known.any() else panoramas
+    if not known.any():
+        return panoramas
+    rolled = [
+        image.roll(sign * columns_of(float(heading), image.shape[1]), dims=1)
+        for image, heading in zip(panoramas, known, strict=True)
+    ]
+    return torch.stack(rolled) if isinstance(panoramas, Tensor) else rolled
+
+
+def columns_of(heading_deg: float, width: int) -> int:
+    """Return how many columns a heading is to the right of north: the nearest number of them.
+
+    Half a column is rounded up, and a thousandth of one is taken for rounding: a panorama that is
+    rolled by n columns is n columns further, whatever its heading is.
+    """
+    return math.floor(round(heading_deg * width / 360, 3) + 0.5)
 
 
 def keep_field_of_view(panoramas: Tensor, fov_deg: NDArray[np.float64]) -> Tensor:

@@ -29,7 +29,7 @@ from smdt.config import RetrievalConfig
 from smdt.evaluation.recall import nearest
 from smdt.geometry.augment import even_turns
 from smdt.geometry.photo import Elevation, Lens, lay_into_panorama
-from smdt.geometry.view import turn
+from smdt.geometry.view import north_up, turn
 from smdt.inference.embed import open_retrieval
 from smdt.inference.gallery import Gallery
 from smdt.stages.retrieval import RetrievalStage
@@ -139,6 +139,11 @@ class Locator:
                 "--lens rectilinear needs the elevations of the panoramas that the towers were "
                 "trained on, and neither geometry.elevation_deg nor the gallery says them"
             )
+        headings = placed = self._headings(look)
+        if look.fov_deg == WHOLE_DEG and look.heading_deg is not None:
+            # At its own size, as a data set's panorama: the same pixels as in an evaluation.
+            (photo,) = north_up([photo], np.array([look.heading_deg]))
+            placed = np.zeros(1)
         panorama = lay_into_panorama(
             photo,
             look.fov_deg,
@@ -146,8 +151,7 @@ class Locator:
             self._config.geometry.panorama_size,
             self._elevation_deg or (-45.0, 45.0),
         )
-        headings = self._headings(look)
-        descriptors = embed_at(self._stage, panorama.to(self._device), headings, self._turns)
+        descriptors = embed_at(self._stage, panorama.to(self._device), placed, self._turns)
         found = best_places(descriptors, self._items, k)
         told = not self._config.augment.unknown_heading
         return [

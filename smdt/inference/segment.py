@@ -13,9 +13,10 @@ from data_shards.finalize import sha256
 from data_shards.images import PreparedImage, encode_png
 from data_shards.sources.source import JSON
 from smdt.data.batch import Batch
-from smdt.geometry.view import resize
+from smdt.geometry.view import as_photographed, resize
 from smdt.inference.annotated_shard import Annotator
 from smdt.models.segmenter import CONFIG, Segmenter, class_map, open_folder, used_files
+from smdt.stages.panoramas import panoramas
 from smdt.stages.segmentation import SegmentationStage
 from smdt.stages.trained import load_stage
 from smdt.stages.weights import find_weights
@@ -53,12 +54,16 @@ class SegmentationAnnotator(Annotator):
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Sequence[PreparedImage]:
-        """Segment each panorama; its class map is as large as itself."""
-        ground = batch.images["ground"]
-        return [
-            _encoded(class_map(logits, (image.shape[0], image.shape[1])))
+        """Segment each panorama as a stage sees it; its class map lies on it as it is in the shard.
+
+        The class map is as large as the panorama.
+        """
+        ground = panoramas(batch, "ground")
+        maps = [
+            class_map(logits, (image.shape[0], image.shape[1])).unsqueeze(2)
             for image, logits in zip(ground, self._logits(ground), strict=True)
         ]
+        return [_encoded(classes[..., 0]) for classes in as_photographed(maps, batch.heading_deg)]
 
     def _logits(self, ground: Sequence[Tensor] | Tensor) -> list[Tensor]:
         """[K, h, w] of each panorama."""

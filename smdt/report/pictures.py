@@ -1,4 +1,7 @@
-"""Pictures of a split's samples, small enough to stand inside a page."""
+"""Pictures of a split's samples, small enough to stand inside a page.
+
+Panoramas and class maps have north in the middle, as beside them what a model made of a tile.
+"""
 
 import base64
 import io
@@ -18,11 +21,13 @@ from smdt.data.batch import Batch, BatchMaker, EncodedSample
 from smdt.data.order import DataState
 from smdt.data.reader import DamagedPart, Reader
 from smdt.data.split import DataError, Split
+from smdt.geometry.view import north_up
 from smdt.telemetry.metrics import TrainingMetrics
 
 LARGEST = 512
 """Longer side of a picture, pixels."""
 QUALITY = 85
+PANORAMAS = ("ground", "seg")
 
 
 class Pictures:
@@ -62,10 +67,15 @@ class Pictures:
     def _image(self, sample_id: int, view: str) -> Image.Image:
         try:
             data = self._reader.read(sample_id, view)
-            return decode(f"{view} of {self._split.key(sample_id)}", data)
+            image = decode(f"{view} of {self._split.key(sample_id)}", data)
         except (DamagedPart, RejectedSample) as damage:
             detail = damage.detail.rstrip(".")
             raise DataError(f"{detail}: run `smdt shards verify {self._split.root}`.") from None
+        if view not in PANORAMAS:
+            return image
+        heading_deg = self._split.column("heading")[sample_id : sample_id + 1]
+        (turned,) = north_up([torch.from_numpy(np.array(image))], heading_deg)
+        return Image.fromarray(turned.numpy())
 
 
 def tensor_uri(image: Tensor) -> str:

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from data_shards.classes import PALETTE
-from smdt.geometry.view import resize
 from smdt.models.segmenter import class_map
 from smdt.report.pictures import Pictures, data_uri
+from smdt.stages.panoramas import EVERYTHING, ground_images
 from smdt.stages.segmentation import SegmentationStage
 from smdt.stages.trained import load_stage
 
@@ -29,7 +29,7 @@ def segmentations(pictures: Pictures, run: Path, sample_ids: Sequence[int]) -> l
     rows = []
     batches = pictures.batches(sample_ids, "ground")
     for sample_id, batch in zip(sample_ids, batches, strict=True):
-        (logits,) = stage.segmenter(resize(batch.images["ground"], stage.image_size))
+        (logits,) = stage.segmenter(ground_images(batch, EVERYTHING, stage.image_size))
         predicted = class_map(logits[0], stage.image_size)
         rows.append(
             {

@@ -22,7 +22,7 @@ from smdt.data.split import Split
 from smdt.evaluation.alignment import AlignmentScores
 from smdt.geometry.augment import draw
 from smdt.geometry.mapping import PanoramaMapping
-from smdt.geometry.view import normalise, resize, resize_classes
+from smdt.geometry.view import normalise
 from smdt.losses import adversarial_share, l1_share
 from smdt.models.dual_cgan import Discriminators, Generators, Scores
 from smdt.semantics.augment import draw_semantics
@@ -30,6 +30,7 @@ from smdt.semantics.palette import known, to_classes, to_colours
 from smdt.stages.chunks import equal_slices
 from smdt.stages.held_out import missing_samples, open_held_out
 from smdt.stages.mapped import mapped, require_mappable, warn_of_elevations
+from smdt.stages.panoramas import class_maps, ground_images
 from smdt.training.engine import Engine
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
 from smdt.training.utilization import forward_flops
@@ -111,7 +112,7 @@ class AlignmentStage(Stage):
                 self.require(Split.open(data.shards, name, data.cache))
 
     def _panoramas(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return some rows of a batch as panoramas of one size.
+        """Return some rows of a batch as panoramas of one size, north in the middle.
 
         Returns:
             Mapped aerial images (float32) and ground images (uint8), [rows, 3, H, W], values 0 to
@@ -119,8 +120,7 @@ class AlignmentStage(Stage):
         """
         size = self._config.geometry.panorama_size
         aerial = mapped(self.mapping, batch, rows)
-        ground = resize(batch.images["ground"][rows], size)
-        return aerial, ground, resize_classes(batch.images["seg"][rows], size)
+        return aerial, ground_images(batch, rows, size), class_maps(batch, rows, size)
 
     def inputs(self, batch: Batch, rows: slice) -> Views:
         """Return some rows of a batch as the networks see them."""

@@ -10,8 +10,9 @@ from smdt.config import AlignmentConfig
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.evaluation.alignment import AlignmentScores
-from smdt.geometry.view import normalise, resize, resize_classes
+from smdt.geometry.view import normalise
 from smdt.stages.alignment import AlignmentStage
+from smdt.stages.panoramas import EVERYTHING, class_maps, ground_images
 from smdt.stages.trained import evaluate_stage
 
 IMAGE_SCORES = ("SSIM", "PSNR", "SD")
@@ -36,7 +37,7 @@ def alignment_references(
     stage = AlignmentStage(config)
     size = config.geometry.panorama_size
     mean, classes = averages(
-        (normalise(resize(batch.images["ground"], size)), resize_classes(batch.images["seg"], size))
+        (normalise(ground_images(batch, EVERYTHING, size)), class_maps(batch, EVERYTHING, size))
         for batch in _batches(config, config.data.shards, config.data.split, ("ground", "seg"))
     )
     mapped, constant = (AlignmentScores(size, torch.device("cpu")) for _ in range(2))

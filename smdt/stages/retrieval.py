@@ -26,7 +26,6 @@ from smdt.evaluation.protocol import HIT_RATE
 from smdt.evaluation.recall import Piece, nearest_elsewhere, recalls
 from smdt.geometry.augment import Draw, draw, even_turns
 from smdt.geometry.look import draw_look
-from smdt.geometry.view import north_up, resize, resize_classes
 from smdt.losses import InfoNceConfig
 from smdt.models.two_tower import TwoTower
 from smdt.semantics.augment import draw_semantics
@@ -35,6 +34,7 @@ from smdt.stages.chunks import equal_slices
 from smdt.stages.global_loss import loss_over_ranks
 from smdt.stages.held_out import loader_of_rank
 from smdt.stages.outcomes import outcomes
+from smdt.stages.panoramas import class_maps, ground_images
 from smdt.stages.ranking import choose_protocol, embed, open_splits, retrievals, search
 from smdt.training.engine import Engine
 from smdt.training.gathering import pieces
@@ -84,28 +84,25 @@ class RetrievalStage(Stage):
         return self._ground(batch, rows), self._aerial(batch, rows)
 
     def _ground(self, batch: Batch, rows: slice) -> Tensor:
-        """Return panoramas with north in the middle, as far as their heading is known."""
-        panoramas = resize(batch.images[GROUND][rows], self._config.geometry.panorama_size)
-        return north_up(panoramas, batch.heading_deg[rows])
+        return ground_images(batch, rows, self._config.geometry.panorama_size)
 
     def augmented(self, batch: Batch, rows: slice, seed: int) -> tuple[Tensor, Tensor]:
         """Return `images` as drawn for each pair in this epoch.
 
-        Ground images are painted and show a part of what is around; both views are turned and
-        mirrored.
+        Ground images are painted; both views are turned and mirrored; then ground images show a
+        part of what is around, where an evaluation shows it.
         """
         ids, augment = batch.sample_ids[rows].tolist(), self._config.augment
         ground, aerial = self.images(batch, rows)
         if "seg" in batch.images:
-            classes = resize_classes(batch.images["seg"][rows], self._config.geometry.panorama_size)
+            classes = class_maps(batch, rows, self._config.geometry.panorama_size)
             painted = draw_semantics(self._config.semantics, seed, batch.epoch, ids)
             ground = painted.apply(ground, classes)
         drawn = draw(augment, [sample_seed(seed, batch.epoch, i) for i in ids])
         look = draw_look(
             augment.fov_deg, augment.unknown_heading, [look_seed(seed, batch.epoch, i) for i in ids]
         )
-        ground = drawn.apply(look.apply(ground))
-        return ground, self._aerial.moved(aerial, drawn)
+        return look.apply(drawn.apply(ground)), self._aerial.moved(aerial, drawn)
 
     def step(
         self, engines: Mapping[str, Engine], batch: Batch, context: StepContext

@@ -21,11 +21,11 @@ from smdt.data.loader import Batch
 from smdt.data.randomness import chunk_seed, sample_seed
 from smdt.evaluation.iou import class_iou, confusion, mean_iou
 from smdt.geometry.augment import draw
-from smdt.geometry.view import resize, resize_classes
 from smdt.models.segmenter import class_map, make_segmenter
 from smdt.semantics.labels import CLASSES
 from smdt.stages.chunks import equal_slices
 from smdt.stages.held_out import missing_samples, open_held_out
+from smdt.stages.panoramas import EVERYTHING, class_maps, ground_images, panoramas
 from smdt.training.engine import Engine
 from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
 from smdt.training.utilization import forward_flops
@@ -63,8 +63,8 @@ class SegmentationStage(Stage):
         size = self.image_size
         seeds = [sample_seed(seed, batch.epoch, int(i)) for i in batch.sample_ids[rows]]
         drawn = draw(self._config.augment, seeds)
-        classes = resize_classes(batch.images["seg"][rows], size).unsqueeze(1)
-        ground = resize(batch.images["ground"][rows], size)
+        classes = class_maps(batch, rows, size).unsqueeze(1)
+        ground = ground_images(batch, rows, size)
         return drawn.apply(ground), drawn.apply(classes).squeeze(1)
 
     def step(
@@ -97,8 +97,8 @@ class SegmentationStage(Stage):
         counts = torch.zeros(CLASS_COUNT, CLASS_COUNT, dtype=torch.int64, device=context.device)
         batches = samples = 0
         for batch in loader:
-            (logits,) = self.segmenter(resize(batch.images["ground"], size))
-            for true, of_image in zip(batch.images["seg"], logits, strict=True):
+            (logits,) = self.segmenter(ground_images(batch, EVERYTHING, size))
+            for true, of_image in zip(panoramas(batch, "seg"), logits, strict=True):
                 predicted = class_map(of_image, (true.shape[0], true.shape[1]))
                 counts += confusion(predicted, true[..., 0])
             batches, samples = batches + 1, samples + len(batch.sample_ids)

@@ -121,7 +121,9 @@ def test_a_folder_that_expects_other_colours_is_another_model(cityscapes):
 def test_images_of_different_sizes_are_segmented_one_by_one(cityscapes):
     annotator = open_segmentation(cityscapes, CPU)
     images = [torch.randint(0, 256, (h, w, 3), dtype=torch.uint8) for h, w in ((32, 64), (48, 40))]
-    made = annotator(type("Batch", (), {"images": {"ground": images}}))
+    made = annotator(
+        type("Batch", (), {"images": {"ground": images}, "heading_deg": np.array([90.0, np.nan])})
+    )
     assert [(each.height, each.width) for each in made] == [(32, 64), (48, 40)]
 
 
