@@ -13,7 +13,7 @@ from data_shards.sources.folder import FolderSource
 from smdt.data.batch import Batch
 
 PAIRS = {"train": 6, "val": 4}
-HEIGHT, WIDTH = 40, 96
+HEIGHT, WIDTH = 24, 96
 
 
 def build_pairs(root: Path, rolled_by: int, widths: Sequence[int] = (WIDTH,)) -> Path:

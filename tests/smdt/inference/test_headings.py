@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 from smdt import config as configuration
 from smdt.config import RetrievalConfig, SegmentationConfig
@@ -19,7 +18,6 @@ from smdt.inference.embed import finish as finish_gallery
 from smdt.inference.locate import Locator, Look, read_photo
 from smdt.inference.segment import open_segmentation
 from smdt.report.pictures import Pictures
-from smdt.semantics.labels import CITYSCAPES
 from tests.checkpoints import UntrainedAlignment, save_untrained
 from tests.rolled import PAIRS, WIDTH, build_pairs
 
@@ -63,23 +61,18 @@ def pixels(data):
     return np.array(Image.open(io.BytesIO(data)))
 
 
-@pytest.fixture(params=["ours", "Hugging Face"])
-def segmenter(request, data_sets, tmp_path):
-    if request.param == "ours":
-        config = SegmentationConfig.model_validate(
-            {
-                "stage": "segmentation",
-                "run": {"name": "test", "out": str(tmp_path / "run")},
-                "data": {"shards": str(data_sets[0])},
-                "model": {"image_size": (32, 64), "settings": TINY},
-            }
-        )
-        save_untrained(tmp_path / "checkpoint", config)
-        return tmp_path / "checkpoint"
-    torch.manual_seed(0)
-    config = AutoConfig.for_model("segformer", id2label=dict(enumerate(CITYSCAPES)), **TINY)
-    AutoModelForSemanticSegmentation.from_config(config).save_pretrained(tmp_path / "hf")
-    return tmp_path / "hf"
+@pytest.fixture
+def segmenter(data_sets, tmp_path):
+    config = SegmentationConfig.model_validate(
+        {
+            "stage": "segmentation",
+            "run": {"name": "test", "out": str(tmp_path / "run")},
+            "data": {"shards": str(data_sets[0])},
+            "model": {"image_size": (32, 64), "settings": TINY},
+        }
+    )
+    save_untrained(tmp_path / "checkpoint", config)
+    return tmp_path / "checkpoint"
 
 
 def test_class_maps_are_made_alike_and_lie_on_their_panorama(data_sets, segmenter, tmp_path):
