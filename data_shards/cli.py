@@ -43,6 +43,7 @@ Json = Annotated[
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")]
 
 
+LOCAL_ADDRESS = "127.0.0.1"
 WORLD_SAMPLES_PER_SHARD = 100
 """Few enough that every core has shards of a small world to make."""
 
@@ -146,7 +147,7 @@ def build(
     ] = None,
     metrics_address: Annotated[
         str, typer.Option(help="Address to serve metrics on.")
-    ] = "127.0.0.1",
+    ] = LOCAL_ADDRESS,
     metrics_tls: Annotated[
         str | None,
         typer.Option(
@@ -171,6 +172,10 @@ def build(
     )
     if address is not None and executor == "local":
         raise InputError("--address is for --executor ray.")
+    if metrics_targets is None and (metrics_tls is not None or metrics_address != LOCAL_ADDRESS):
+        raise InputError(
+            "--metrics-address and --metrics-tls say how metrics are served: add --metrics-targets."
+        )
     tls = None if metrics_tls is None else Tls.parse(metrics_tls)
     if tls is not None:
         tls.check()

@@ -92,6 +92,10 @@ def test_verify_names_damage_and_exits_with_1(shards, folder, tmp_path):
             ["build", "folder", "--root", "r", "--out", "o", "--exclude", "l"],
             "--exclude is not for",
         ),
+        (
+            ["build", "folder", "--root", "r", "--out", "o", "--metrics-tls", "c.pem,k.pem"],
+            "add --metrics-targets",
+        ),
         (["verify", "nowhere"], "There is no folder nowhere"),
         (["stats", "nowhere"], "There is no folder nowhere"),
         (["finalize", "nowhere"], "No build was begun in nowhere"),
