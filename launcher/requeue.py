@@ -19,7 +19,7 @@ from smdt.training.lease import ATTEMPT
 from smdt.training.run_folder import RunFolder, write_json
 
 FILE = "restarts.json"
-"""Of the run folder: what was counted up to the last end."""
+"""Of the run folder: what was counted up to the last end, and in which job of Slurm."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -66,12 +66,27 @@ def _how_it_stopped(evidence: Evidence) -> str:
 def _count(folder: Path, max_restarts: int) -> bool:
     """Count an end without success; return whether another start is allowed."""
     file = folder / FILE
-    before = json.loads(file.read_text()) if file.exists() else {"step": 0, "in_vain": 0}
     newest = checkpoint.published(RunFolder(folder).checkpoints)[:1]
     step = checkpoint.step_of(newest[0]) if newest else 0
-    restarts = Restarts(max_restarts, 0.0, **before).after_attempt(step)
-    write_json(file, {"step": restarts.step, "in_vain": restarts.in_vain})
+    job = os.environ.get("SLURM_JOB_ID")
+    restarts = Restarts(max_restarts, 0.0, **_counted(file, job)).after_attempt(step)
+    write_json(file, {"step": restarts.step, "in_vain": restarts.in_vain, "job": job})
     return not restarts.exhausted
+
+
+def _counted(file: Path, job: str | None) -> dict[str, int]:
+    """Return what earlier starts of this job came to; a job that is submitted anew has none.
+
+    Slurm counts the restarts of a job, and a submission has a number of its own.
+    """
+    nothing = {"step": 0, "in_vain": 0}
+    if job is not None and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        return nothing
+    try:
+        before = json.loads(file.read_text())
+        return nothing if before.get("job") != job else {key: int(before[key]) for key in nothing}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return nothing
 
 
 if __name__ == "__main__":

@@ -1,22 +1,28 @@
 """Ask hosts over ssh, all at once."""
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Timer
-from typing import Any
+from tempfile import TemporaryFile
+from threading import Thread
+from typing import IO, Any
 
 from launcher.command import SSH_OPTIONS
 
 AT_ONCE = 64
 """Sessions that are open together."""
+REST_SECONDS = 1.0
+"""How long the rest of an answer may take once ssh has ended."""
+LAST_BYTES = 4096
+"""Of what ssh says on stderr: its last line is why there is no answer."""
 
 
 @dataclass(frozen=True)
@@ -59,39 +65,72 @@ def ask_all(
 def ask(host: str, verb: str, question: Mapping[str, Any], seconds: float) -> Answer:
     """Ask one host, in our folder and with our interpreter, which must be there too."""
     program = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.quote(sys.executable)}"
-    with subprocess.Popen(
-        ["ssh", *SSH_OPTIONS, host, f"{program} -m launcher.remote {verb}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a terminal's interrupt is for the launcher to deal with
-    ) as process:
-        assert process.stdin is not None
+    command = ["ssh", *SSH_OPTIONS, host, f"{program} -m launcher.remote {verb}"]
+    # Files instead of pipes: nothing waits for a reader, or for a process that keeps a pipe open.
+    with TemporaryFile() as asked, TemporaryFile() as errors:
+        asked.write(json.dumps(question).encode())
+        asked.seek(0)
+        process = subprocess.Popen(
+            command,
+            stdin=asked,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,  # a terminal's interrupt is for the launcher to deal with
+        )
+        heard = _Heard(process)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            code = None
+        heard.close()
+        said = _last_line(errors)
+    if heard.answer is not None and code == 0:
+        return Answer(heard.answer, skew_seconds=heard.skew_seconds)
+    if code is None:
+        return Answer({}, f"no answer within {seconds:g} s", heard.skew_seconds)
+    return Answer({}, said or f"ssh ended with {code}", heard.skew_seconds)
+
+
+class _Heard:
+    """What a host prints: its clock, compared when it comes, and its answer; greetings are not it.
+
+    Attributes:
+        skew_seconds: how far its clock is ahead, None while it said nothing.
+        answer: the last that it said beside, None while it said nothing.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.skew_seconds: float | None = None
+        self.answer: dict[str, Any] | None = None
         assert process.stdout is not None
-        assert process.stderr is not None
-        timer = Timer(seconds, process.kill)
-        timer.start()
-        with suppress(BrokenPipeError):  # it says on stderr why it does not listen
-            process.stdin.write(json.dumps(question))
-            process.stdin.close()
-        skew_seconds = _skew(process.stdout.readline())
-        output, errors = process.stdout.read(), process.stderr.read()
-        code = process.wait()
-        in_time = timer.is_alive()
-        timer.cancel()
-    lines = output.splitlines()
-    if code == 0 and lines:
-        return Answer(json.loads(lines[-1]), skew_seconds=skew_seconds)
-    if not in_time:
-        return Answer({}, f"no answer within {seconds:g} s", skew_seconds)
-    said = [line for line in errors.splitlines() if line.strip()]
-    return Answer({}, said[-1].strip() if said else f"ssh ended with {code}", skew_seconds)
+        self._stream = process.stdout
+        self._thread = Thread(target=self._read, name="ssh", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with self._stream:
+            for line in self._stream:
+                now = time.time()
+                try:
+                    content = json.loads(line)
+                except ValueError:  # a greeting of the host's
+                    continue
+                if not isinstance(content, dict):
+                    continue
+                if self.skew_seconds is None and content.keys() == {"clock"}:
+                    self.skew_seconds = float(content["clock"]) - now
+                else:
+                    self.answer = content
+
+    def close(self) -> None:
+        """Wait for the rest of it; a process that ssh left behind may keep the pipe open."""
+        self._thread.join(REST_SECONDS)
 
 
-def _skew(line: str) -> float | None:
-    now = time.time()
-    try:
-        return float(json.loads(line)["clock"]) - now
-    except (ValueError, KeyError, TypeError):
-        return None
+def _last_line(file: IO[bytes]) -> str:
+    """Return the last line of a file that is not blank, empty if there is none."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))
+    lines = file.read().decode(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

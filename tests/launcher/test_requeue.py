@@ -51,3 +51,31 @@ def test_failures_without_a_new_checkpoint_are_counted(run):
     (run.checkpoints / "step-00000009").mkdir()
     codes = [requeue(run.root, 1) for _ in range(3)]
     assert codes == [75, 75, 1]  # the new checkpoint forgives what was before it
+
+
+def test_a_job_that_is_submitted_again_has_no_failures_of_the_last_one(run, monkeypatch):
+    run.write_state("running", 7)
+
+    def ends(job, restarts):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        if restarts:
+            monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+        else:  # as Slurm leaves it
+            monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+        return requeue(run.root, 2)
+
+    assert [ends("7", restarts) for restarts in range(3)] == [75, 75, 1]
+    assert [ends("8", restarts) for restarts in range(3)] == [75, 75, 1]
+    # Preempted before it could fail: the count that is there is another job's.
+    assert ends("9", 1) == 75
+    # Slurm's numbers began again.
+    assert ends("9", 0) == 75
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"step": "x"}', '{"step": 9, "in_vain": 9}'])
+def test_a_count_that_cannot_be_read_begins_anew(run, monkeypatch, text):
+    run.write_state("running", 7)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    (run.root / "restarts.json").write_text(text)
+    assert requeue(run.root, 2) == 75

@@ -1,5 +1,7 @@
 """Questions and answers, with a stand-in for ssh that runs what it is given on this machine."""
 
+import time
+
 import pytest
 
 from launcher.ssh import ask, ask_all
@@ -40,6 +42,44 @@ def test_a_host_that_cannot_be_reached_says_why(ssh):
 def test_a_host_that_answers_nothing_is_waited_for_so_long(ssh):
     ssh("exec sleep 60")
     assert ask("b", "sweep", {}, 0.3).error == "no answer within 0.3 s"
+
+
+MEGABYTE = "head -c 1000000 /dev/zero | tr '\\0' x"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        f"{MEGABYTE} >&2",
+        f"{MEGABYTE}; echo",
+        "echo welcome; echo 7; echo '[]'; echo '\"quoted\"'",
+        "printf '\\377\\n'; printf '\\377\\n' >&2",
+        "sleep 30 & sleep 30 >&2 2>/dev/null &",
+    ],
+    ids=["much on stderr", "much on stdout", "greetings", "not UTF-8", "a process that stays"],
+)
+def test_what_a_host_says_beside_its_answer_is_no_answer(ssh, before):
+    ssh(f"""{before}
+        echo "{{\\"clock\\": $(date +%s.%N)}}"; cat > /dev/null
+        echo; echo '{{"killed": 3, "left": []}}'; echo logout""")
+    began = time.monotonic()
+    answer = ask("b", "sweep", {"lease": "y" * 200_000}, 20)
+    assert (answer.content, answer.error) == ({"killed": 3, "left": []}, "")
+    assert abs(answer.skew_seconds) < 1
+    assert time.monotonic() - began < 15
+
+
+def test_the_reason_is_the_last_line_however_much_came_before(ssh):
+    ssh(f'{MEGABYTE} >&2; echo >&2; echo "Permission denied" >&2; exit 255')
+    assert ask("b", "sweep", {}, 20).error == "Permission denied"
+
+
+@pytest.mark.slow
+def test_what_ssh_started_ends_with_it(ssh, tmp_path):
+    ssh(f"(sleep 2; touch {tmp_path}/late) & wait")
+    assert ask("b", "sweep", {}, 0.5).error == "no answer within 0.5 s"
+    time.sleep(2)
+    assert not (tmp_path / "late").exists()
 
 
 def test_nobody_to_ask_is_nothing_to_do():
