@@ -43,7 +43,8 @@ class Output:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            sys.stderr.write(line)
+            with suppress(OSError, ValueError):  # a terminal that is gone must not stop the ranks
+                sys.stderr.write(line)
             with suppress(OSError), self._log.open("a") as file:  # a full disk ends no run
                 file.write(line)
             ended = _ENDED.search(line)

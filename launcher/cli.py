@@ -3,6 +3,8 @@
 import json
 import os
 import shlex
+import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -71,13 +73,15 @@ def up(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the command.")] = False,
 ) -> None:
     """Start a run on the hosts of a hostfile, and start it again until it is done."""
-    from launcher.command import ClusterPlan, cluster_command, passed_variables
+    from launcher.command import ClusterPlan, check_address, cluster_command
     from launcher.console import Voice
     from launcher.job import open_job
     from launcher.metrics import LauncherMetrics
     from launcher.supervisor import ENVIRONMENT, MODULE, Options, Supervisor, check_tools
+    from launcher.variables import passed_variables, read_deepspeed_env
 
     hosts = read_hosts(hostfile, include, exclude)
+    check_address(master_addr)
     variables = passed_variables(env or [], os.environ)
     job = open_job(
         *(config, deepspeed_config, resume, overrides or []), count(hosts), most_slots(hosts)
@@ -85,22 +89,34 @@ def up(
     shown = ClusterPlan(
         module=MODULE,
         arguments=job.arguments(),
-        hostfile=hostfile,
+        hostfile=hostfile.absolute(),
         hosts=hosts,
         address=master_addr or next(iter(hosts)),
         port=29500,
         environment=job.folder.root.absolute() / ENVIRONMENT,
     )
-    print(shlex.join(cluster_command(shown)))  # refuses what no host would receive as it is
+    command = cluster_command(shown)  # refuses what no host would receive as it is
     if dry_run:
+        say_unchecked(job.check_what_is_here())
+        print(shlex.join(command))
         return
+    job.check()
+    print(shlex.join(command))
     check_tools()
     for line in job.examine_checkpoint():
         typer.echo(line, err=True)
+    deepspeed_env = read_deepspeed_env()
     job.folder.create()
     metrics = LauncherMetrics(job.config.run.name)
     options = Options(
-        hostfile, hosts, master_addr, variables, max_restarts, wait_seconds, stall_seconds
+        hostfile=hostfile.absolute(),
+        hosts=hosts,
+        address=master_addr,
+        variables=variables,
+        deepspeed_env=deepspeed_env,
+        max_restarts=max_restarts,
+        wait_seconds=wait_seconds,
+        stall_seconds=stall_seconds,
     )
     with exporter(job, metrics):
         Supervisor(job, options, metrics, Voice(job.folder.logs / "launcher.log")).run()
@@ -119,17 +135,20 @@ def check(
     json_file: JsonOption = None,
 ) -> None:
     """Look whether every host is ready for a run."""
-    from launcher.command import passed_variables
+    from launcher.command import check_address
     from launcher.console import show_preflight
     from launcher.job import open_job
     from launcher.preflight import examine
     from launcher.supervisor import check_tools
+    from launcher.variables import passed_variables
 
     hosts = read_hosts(hostfile, include, exclude)
+    check_address(master_addr)
     variables = passed_variables(env or [], os.environ)
     job = open_job(
         *(config, deepspeed_config, "auto", overrides or []), count(hosts), most_slots(hosts)
     )
+    job.check()
     check_tools()
     job.folder.create()
     seen = examine(job, hosts, variables, master_addr)
@@ -153,6 +172,10 @@ def stop(config: ConfigOption, overrides: Overrides = None) -> None:
     from smdt.training.tenure import living_holder
 
     folder = RunFolder(configuration.load(config, overrides or []).run.out)
+    if not folder.root.is_dir():
+        raise UserError(
+            f"There is no run folder {folder.root} here; stop it where the run has its folder."
+        )
     running = (folder.read_state() or {}).get("status") == "running"
     if not running and living_holder(folder.lease) is None:
         raise UserError(f"The run in {folder.root} does not run.")
@@ -215,13 +238,21 @@ def slurm(
     max_restarts: Restarts = 3,
     notice_seconds: Notice = 300,
 ) -> None:
-    """Write a batch script for Slurm that queues again until the run is done."""
+    """Write a batch script for Slurm that queues again until the run is done.
+
+    The script starts this interpreter in this folder, which the nodes have at the same paths; data
+    and run folder may be where only they see them.
+    """
     from launcher.job import open_job
     from launcher.render import Allocation, slurm_script
 
     ranks = nodes * ranks_per_node
     job = open_job(config, deepspeed_config, "auto", overrides or [], ranks, ranks_per_node)
-    job.folder.create()  # Slurm opens its log there before anything runs
+    unchecked = job.check_what_is_here()
+    try:
+        job.folder.create()  # Slurm opens its log there before anything runs
+    except InputError as error:
+        unchecked.append(f"not made here: {error}")
     allocation = Allocation(
         name=job.config.run.name,
         run=str(job.folder.root.absolute()),
@@ -233,7 +264,9 @@ def slurm(
         notice_seconds=notice_seconds,
     )
     write_atomic(out, slurm_script(allocation, option or []).encode())
-    print(f"sbatch {shlex.quote(str(out))}")
+    say_unchecked(unchecked)
+    first = f"mkdir -p {shlex.quote(str(job.folder.logs.absolute()))} && " if unchecked else ""
+    print(f"{first}sbatch {shlex.quote(str(out))}")
 
 
 @app.command()
@@ -257,18 +290,16 @@ def k8s(
     The configuration is read here and by the pods, which need it at the same path; shards and run
     folder may be where only the pods see them.
     """
-    from launcher.command import train_arguments
+    from launcher.job import open_job
     from launcher.render import Allocation, jobset
-    from smdt import config as configuration
 
-    loaded = configuration.load(config, overrides or [])
-    configuration.load_deepspeed(deepspeed_config)
-    configuration.check_ranks(loaded, nodes * ranks_per_node, ranks_per_node)
+    ranks = nodes * ranks_per_node
+    job = open_job(config, deepspeed_config, "auto", overrides or [], ranks, ranks_per_node)
     allocation = Allocation(
-        name=loaded.run.name,
-        run=str(Path(loaded.run.out)),
+        name=job.config.run.name,
+        run=str(job.folder.root),
         folder=folder,
-        arguments=train_arguments(config, deepspeed_config, "auto", overrides or []),
+        arguments=job.arguments(),
         nodes=nodes,
         ranks=ranks_per_node,
         max_restarts=max_restarts,
@@ -276,7 +307,16 @@ def k8s(
     )
     text = jobset(allocation, image=image, python=python, claim=claim, mount=mount)
     write_atomic(out, text.encode())
+    say_unchecked(
+        [f"not checked here: {key} {path} is the pods'" for key, path in job.inputs.items()]
+    )
     print(f"kubectl apply -f {shlex.quote(str(out))}")
+
+
+def say_unchecked(sentences: Sequence[str]) -> None:
+    """Say what a command has not looked at, one line each, on stderr."""
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)
 
 
 def exporter(job: "Job", metrics: "LauncherMetrics") -> AbstractContextManager[object]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_shards.errors import InputError
+from data_shards.names import is_address, unprintable
 from launcher.hostfile import Hosts, include_filter
 from smdt.training.lease import ATTEMPT, FILE
 from smdt.training.stopping import LAUNCHER
@@ -19,6 +20,7 @@ SSH_OPTIONS = (
     *("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"),
 )
 """Nobody is asked for a password, and a link that is cut ends a session within 30 s."""
+_UNQUOTED = re.compile(r"[^\w@+=:,./~-]")
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,11 @@ def cluster_command(plan: ClusterPlan) -> list[str]:
         InputError: an argument would not reach the hosts as it is.
     """
     hosts = ["--hostfile", str(plan.hostfile), "--include", include_filter(plan.hosts)]
-    # One host too is reached by ssh: it need not be this one.
-    meeting = ["--force_multi", "--master_addr", plan.address, "--master_port", str(plan.port)]
-    script = ["--venv_script", shlex.quote(str(plan.environment))]
+    # One host too is reached by ssh: it need not be this one. The preflight has reached it.
+    meeting = ["--force_multi", "--no_ssh_check"]
+    meeting += ["--master_addr", plan.address, "--master_port", str(plan.port)]
+    script = ["--venv_script", _pdsh_word(shlex.quote(str(plan.environment)))]
+    _refuse_unprintable("the run folder", str(plan.environment.parent))
     arguments = [remote_argument(argument) for argument in plan.arguments]
     return [*RUNNER, *hosts, *meeting, *script, "--module", plan.module, *arguments]
 
@@ -90,20 +94,59 @@ def cluster_command(plan: ClusterPlan) -> list[str]:
 def remote_argument(argument: str) -> str:
     """Return what DeepSpeed has to be given so that the hosts' shells see `argument`.
 
-    DeepSpeed puts what has a space into double quotes and hands on the rest as it is.
+    DeepSpeed puts what has a space into double quotes and hands on the rest as it is; pdsh
+    replaces `%h`, `%n`, `%u` and `%%`.
 
     Raises:
-        InputError: pdsh or the shell would change it whatever is done.
+        InputError: it holds a line's end or another control character.
     """
-    changed = re.search(r"%[hnu]|\n", argument)
-    if changed:
-        raise InputError(
-            f"the argument {argument!r} holds {changed[0]!r}, which pdsh replaces on the way to "
-            "the hosts; write it into the YAML"
-        )
+    _refuse_unprintable("the argument", argument)
     if " " in argument:
-        return re.sub(r"([\\$`])", r"\\\1", argument)
-    return shlex.quote(argument)
+        return _pdsh_word(re.sub(r"([\\$`])", r"\\\1", argument))
+    return _pdsh_word(shlex.quote(argument))
+
+
+def check_working_folder(folder: Path, interpreter: str) -> None:
+    """Check that DeepSpeed's launcher can start ranks from a folder: it quotes no path.
+
+    Args:
+        folder: working folder, absolute.
+        interpreter: Python's path.
+
+    Raises:
+        InputError: a path holds a character that pdsh or a shell would take for something else.
+    """
+    for what, path in [("working folder", str(folder)), ("Python interpreter", interpreter)]:
+        found = _UNQUOTED.search(path)
+        if found is not None:
+            raise InputError(
+                f"the {what} {path!r} holds {found[0]!r}, and DeepSpeed's launcher does not quote "
+                "it for the hosts' shells: use a path of letters, digits and ._-+=@,:~"
+            )
+
+
+def check_address(address: str | None) -> None:
+    """Check where ranks are to meet; it stands in the hosts' command lines.
+
+    Raises:
+        InputError: it is neither the name nor the IP address of a host.
+    """
+    if address is not None and not is_address(address):
+        raise InputError(f"--master-addr {address!r} is no host name or IP address")
+
+
+def _pdsh_word(word: str) -> str:
+    """Return what pdsh turns into `word`."""
+    return word.replace("%", "%%")
+
+
+def _refuse_unprintable(what: str, text: str) -> None:
+    found = unprintable(text)
+    if found:
+        raise InputError(
+            f"{what} {text!r} holds {found!r}, which no command line of a host can hold; "
+            "set it in the YAML, or choose another name"
+        )
 
 
 def train_arguments(
@@ -152,23 +195,3 @@ def local_environment(
     if plan.lease is not None:
         attempt[FILE] = str(plan.lease)
     return {**ours, **inherited, **attempt}
-
-
-def environment_script(variables: Mapping[str, str]) -> str:
-    """Return the shell script that sets `variables`, whatever their values hold."""
-    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
-    return "".join(lines)
-
-
-def passed_variables(names: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that the user wants on all hosts.
-
-    Raises:
-        InputError: one is not set here, or is no name.
-    """
-    for name in names:
-        if re.fullmatch(r"[A-Za-z_]\w*", name) is None:
-            raise InputError(f"--env {name!r} is no variable's name; values come from this shell")
-        if name not in environment:
-            raise InputError(f"--env {name}: the variable is not set here; export it first")
-    return {name: environment[name] for name in names}

@@ -27,8 +27,9 @@ class Voice:
     def __call__(self, sentence: str) -> None:
         """Say it, with the time."""
         line = f"{time.strftime('%H:%M:%S')} launcher: {printable(sentence)}\n"
-        sys.stderr.write(line)
-        sys.stderr.flush()
+        with suppress(OSError, ValueError):  # a terminal that is gone ends no run
+            sys.stderr.write(line)
+            sys.stderr.flush()
         with suppress(OSError), self._file.open("a") as file:  # a full disk silences nobody
             file.write(line)
 

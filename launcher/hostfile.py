@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_shards.errors import InputError
+from data_shards.names import is_host
 from data_shards.text import BYTE_ORDER_MARKS, lines_of, read_bytes, to_utf8
 
 Hosts = Mapping[str, Sequence[int]]
 """The slots in use of each host, both in order: ranks are numbered through them."""
 
-# What means more than a name to ssh, to pdsh's lists or to DeepSpeed's filters is refused.
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _LINE = re.compile(r"(\S+)\s+slots=([1-9]\d*)\s*(#.*)?")
 
 
@@ -52,12 +51,12 @@ def parse(text: str) -> dict[str, tuple[int, ...]]:
         if match is None:
             raise ValueError(f"line {number} is {line!r}; write NAME slots=N, as node-0 slots=8")
         name = match[1]
-        if _NAME.fullmatch(name) is None:
+        if not is_host(name):  # it means more to ssh, to pdsh's lists or to DeepSpeed's filters
             raise ValueError(
                 f"line {number}: {name!r} is no host name; put users, ports and addresses into "
                 "~/.ssh/config and write the name here"
             )
-        if name in hosts:
+        if name.lower() in map(str.lower, hosts):  # names of hosts have no case
             raise ValueError(f"line {number}: {name} stands there twice; add its slots up")
         hosts[name] = tuple(range(int(match[2])))
     if not hosts:

@@ -1,4 +1,4 @@
-"""What is to be trained: the run's files, read and checked once, before any rank starts."""
+"""What is to be trained: a run's configuration and inputs, checked before any rank starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from data_shards.store import location
 from launcher.command import train_arguments
 from smdt import config as configuration
 from smdt.config import Config
@@ -17,6 +18,7 @@ from smdt.telemetry.metrics import TrainingMetrics
 from smdt.train import open_loader, require_data
 from smdt.training.resume import find_checkpoint
 from smdt.training.run_folder import RunFolder
+from smdt.training.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,47 @@ class Job:
         files = (self.file, self.deepspeed_file)
         return train_arguments(*files, resume or self.resume, self.overrides)
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What the ranks will open beside the configuration: folders, files, URLs by their key."""
+        tls, alignment = self.config.telemetry.tls, getattr(self.config, "alignment", None)
+        files = {} if tls is None else tls.model_dump(mode="json")
+        found = {"data.shards": self.config.data.shards}
+        found |= {"alignment.checkpoint": alignment.checkpoint} if alignment is not None else {}
+        found |= {f"telemetry.tls.{key}": path for key, path in files.items()}
+        return {key: path for key, path in found.items() if path is not None}
+
+    def check(self) -> None:
+        """Check all that every rank would stumble over.
+
+        Raises:
+            UserError: something is wrong, in one sentence; here it is said once, not by every rank.
+        """
+        self.config.telemetry.check()
+        config = pinned(self.config)
+        self._check_data(config, make_stage(config))
+
+    def check_what_is_here(self) -> list[str]:
+        """Check a run that will start elsewhere: its configuration, and the inputs that are here.
+
+        Returns:
+            A sentence for each input that is not; a store's address is not opened.
+
+        Raises:
+            UserError: something is wrong.
+        """
+        absent = {key: path for key, path in self.inputs.items() if not _is_here(path)}
+        if not any(key.startswith("telemetry.") for key in absent):
+            self.config.telemetry.check()
+        if not absent.keys() & {"data.shards", "alignment.checkpoint"}:
+            config = pinned(self.config)
+            self._check_data(config, make_stage(config))
+        elif getattr(self.config, "aerial", None) != "aligned":  # else a stage needs both
+            make_stage(self.config)
+        return [
+            f"not checked here: {key} {path} is not on this machine" for key, path in absent.items()
+        ]
+
     def examine_checkpoint(self) -> tuple[str, ...]:
         """Look whether the run can go on from its checkpoint, if it has one, as it is asked to.
 
@@ -65,6 +108,9 @@ class Job:
         check_shapes(make_stage(config), found)
         return changes.lines
 
+    def _check_data(self, config: Config, stage: Stage) -> None:
+        require_data(stage, config, _loader(config, self.folder, self.ranks).split)
+
 
 def open_job(
     file: Path,
@@ -74,19 +120,26 @@ def open_job(
     ranks: int,
     ranks_per_host: int,
 ) -> Job:
-    """Read a run's files and check all that every rank would stumble over.
+    """Read a run's configuration; whether its inputs fit is for `Job.check`.
 
     Raises:
-        UserError: something is wrong, in one sentence; here it is said once and not by every rank.
+        InputError: the configuration is wrong.
     """
     config = configuration.load(file, overrides)
     configuration.load_deepspeed(deepspeed_file)
     configuration.check_ranks(config, ranks, ranks_per_host)
-    stage = make_stage(pinned(config))
-    config.telemetry.check()
     folder = RunFolder(config.run.out)
-    require_data(stage, config, _loader(config, folder, ranks).split)
     return Job(file, deepspeed_file, resume, tuple(overrides), config, folder, ranks)
+
+
+def _is_here(path: str) -> bool:
+    """Whether a folder or file is on this machine.
+
+    Raises:
+        InputError: it is an address that nothing can open.
+    """
+    where = location(path)
+    return isinstance(where, Path) and where.exists()
 
 
 def _loader(config: Config, folder: RunFolder, ranks: int) -> TrainLoader:

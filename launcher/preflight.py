@@ -1,9 +1,11 @@
 """What must hold on every host before a launch: looked at over ssh, judged here.
 
-The launcher's own Python, packages, code, files and data set are the measure of all hosts.
+The launcher's own Python, packages, code, files and data set are the measure of all hosts; their
+accelerators are compared with those that the run began with.
 """
 
 import secrets
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -18,6 +20,8 @@ PROBE_SECONDS = 120.0
 """After which a host has not answered; importing torch from slow storage takes a minute."""
 CLOCK_SECONDS = 1.0
 """How far a host's clock may be off."""
+CPU = "cpu"
+"""What a host without accelerators trains on."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def examine(
     finally:
         file.unlink(missing_ok=True)
     facts = {host: Facts(**answer.content) for host, answer in answers.items() if answer.content}
-    findings = judge(ours, hosts, answers, facts)
+    findings = judge(ours, hosts, answers, facts, job.folder.device())
     seen = Preflight(facts, findings)
     passed = seen.passed(hosts)
     return Preflight(facts, [*findings, *_meet(list(passed), facts, address, token)])
@@ -100,11 +104,23 @@ def meeting_address(facts: Facts, address: str | None) -> str:
 
 
 def judge(
-    ours: Facts, hosts: Hosts, answers: Mapping[str, Answer], facts: Mapping[str, Facts]
+    ours: Facts,
+    hosts: Hosts,
+    answers: Mapping[str, Answer],
+    facts: Mapping[str, Facts],
+    began_with: str = CPU,
 ) -> list[Finding]:
-    """Compare what the hosts answered with what holds here (pure)."""
+    """Compare what the hosts answered with what holds here, and with what the run began with.
+
+    Args:
+        ours: of this machine.
+        hosts: their slots.
+        answers: of each host.
+        facts: of the hosts that answered.
+        began_with: kind of device that the run has trained on, `cpu` before it has on another.
+    """
     findings = []
-    kind = next(iter(facts.values())).device if facts else ""
+    kind = wanted_device(began_with, hosts, facts)
     for host, slots in hosts.items():
         answer = answers[host]
         if host not in facts:
@@ -119,6 +135,21 @@ def judge(
             found = f"{abs(skew_seconds):.1f} s {'ahead' if skew_seconds > 0 else 'behind'}"
             findings.append(Finding(host, "clock", found, "let chrony or ntpd set it"))
     return findings
+
+
+def wanted_device(began_with: str, hosts: Hosts, facts: Mapping[str, Facts]) -> str:
+    """Return the kind of device that all hosts must have.
+
+    An accelerator that the run has trained on; else the one that most slots have; else the CPU: a
+    host that has lost its accelerators is the one that is refused, whichever it is.
+    """
+    if began_with != CPU:
+        return began_with
+    slots: Counter[str] = Counter()
+    for host, theirs in facts.items():
+        if theirs.device != CPU:
+            slots[theirs.device] += len(hosts[host])
+    return slots.most_common(1)[0][0] if slots else CPU
 
 
 def _unreachable(host: str, error: str) -> Finding:
@@ -157,12 +188,12 @@ def _same_data(host: str, ours: Facts, theirs: Facts) -> Iterator[Finding]:
 
 def _devices(host: str, slots: Sequence[int], kind: str, theirs: Facts) -> Iterator[Finding]:
     if theirs.device != kind:
-        fix = "use hosts of one kind; --exclude leaves one out"
-        yield Finding(host, "accelerators", f"{theirs.device}, where others have {kind}", fix)
+        fix = f"look why it has no {kind}, or use hosts of one kind; --exclude leaves one out"
+        yield Finding(host, "accelerators", f"{theirs.device}, where the run needs {kind}", fix)
     elif max(slots) >= theirs.devices:
-        found = f"{theirs.devices} {'cores' if kind == 'cpu' else kind}, slots up to {max(slots)}"
+        found = f"{theirs.devices} {'cores' if kind == CPU else kind}, slots up to {max(slots)}"
         fix = f"write slots={theirs.devices} into the hostfile, or look why they are gone"
-        yield Finding(host, "accelerators", found, fix, blocking=kind != "cpu")
+        yield Finding(host, "accelerators", found, fix, blocking=kind != CPU)
 
 
 def _network(host: str, hosts: int, theirs: Facts) -> Iterator[Finding]:

@@ -171,7 +171,10 @@ def _devices() -> tuple[str, int]:
 
 
 def _addresses() -> list[str]:
-    listed = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False)
+    try:
+        listed = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False)
+    except OSError:  # not installed: ranks meet at what the host's own name resolves to
+        return []
     return listed.stdout.split()
 
 

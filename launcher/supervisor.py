@@ -3,8 +3,9 @@
 import os
 import secrets
 import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from launcher.causes import Evidence, cause, what_next
 from launcher.command import (
     SSH_OPTIONS,
     ClusterPlan,
+    check_working_folder,
     cluster_command,
-    environment_script,
 )
 from launcher.console import Voice, show_preflight
 from launcher.hostfile import Hosts, count, fitting
@@ -28,6 +29,7 @@ from launcher.signals import on_stop
 from launcher.ssh import ask_all
 from launcher.sweep import SECONDS as SWEEP_SECONDS
 from launcher.sweep import sweep
+from launcher.variables import environment_script, exported_variables, masked_exports
 from smdt.training import checkpoint
 from smdt.training.lease import ATTEMPT, FILE
 from smdt.training.tenure import Tenure
@@ -35,6 +37,8 @@ from smdt.training.tenure import Tenure
 MODULE = "smdt.train"
 ENVIRONMENT = "launch-environment.sh"
 """File of the run folder that every host sources while an attempt starts."""
+MASKS = "launch-exports"
+"""File of the run folder that DeepSpeed reads; no value stands in it."""
 WAIT_SECONDS = 0.5
 
 
@@ -47,6 +51,7 @@ class Options:
         hosts: the slots of it that may be used.
         address: where the ranks meet; None for the first host's own.
         variables: to pass on to every rank; their values are never shown.
+        deepspeed_env: lines of the hosts' script, of DeepSpeed's own file of variables.
         max_restarts: restarts in a row that bring no new checkpoint.
         wait_seconds: before the first restart.
         stall_seconds: how long a run may make no step before it counts as hanging.
@@ -56,6 +61,7 @@ class Options:
     hosts: Hosts
     address: str | None
     variables: Mapping[str, str]
+    deepspeed_env: Sequence[str]
     max_restarts: int
     wait_seconds: float
     stall_seconds: float
@@ -78,6 +84,7 @@ class Supervisor:
         self._voice = voice
         self._lease = job.folder.lease.absolute()
         self._script = job.folder.root.absolute() / ENVIRONMENT
+        self._masks = job.folder.root.absolute() / MASKS
         self._abandoned = False
         self._before = set(checkpoint.published(job.folder.checkpoints))
 
@@ -193,7 +200,8 @@ class Supervisor:
         )
         on_cpu = {"DS_ACCELERATOR": "cpu"} if first.device == "cpu" else {}
         ours = {FILE: str(self._lease), ATTEMPT: name}
-        environment = {**os.environ, **on_cpu, **ours, "PDSH_SSH_ARGS_APPEND": _ssh_options()}
+        files = {"PDSH_SSH_ARGS_APPEND": _ssh_options(), "DS_ENV_FILE": str(self._masks)}
+        environment = {**os.environ, **on_cpu, **ours, **files}
         tenure.begin(name)
         try:
             self._write_script({**on_cpu, **self._options.variables, **ours})
@@ -210,6 +218,7 @@ class Supervisor:
                     self._sweep()
         finally:
             self._script.unlink(missing_ok=True)
+            self._masks.unlink(missing_ok=True)
         return attempt.evidence(stalled_seconds)
 
     @property
@@ -230,10 +239,13 @@ class Supervisor:
 
     def _write_script(self, variables: Mapping[str, str]) -> None:
         """Write what every host sources; values stay out of all command lines."""
+        exported = exported_variables(os.environ, Path.cwd())
+        text = environment_script({**exported, **variables}, self._options.deepspeed_env)
         self._script.unlink(missing_ok=True)
         descriptor = os.open(self._script, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(environment_script(variables))
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.fsencode(text))
+        self._masks.write_text(masked_exports(exported))
 
     def _sweep(self) -> None:
         """End what is left of the run on all hosts and here."""
@@ -258,11 +270,12 @@ class Supervisor:
 
 
 def check_tools() -> None:
-    """Check that what starts ranks on other hosts is installed.
+    """Check that what starts ranks on other hosts is installed, and can start them from here.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not, or cannot.
     """
+    check_working_folder(Path.cwd(), sys.executable)
     for tool in ("ssh", "pdsh"):
         if shutil.which(tool) is None:
             raise InputError(f"{tool} is not installed here: apt-get install openssh-client pdsh")

@@ -57,6 +57,7 @@ def train(
     from launcher.job import open_job
 
     job = open_job(config, deepspeed_config, resume, overrides or [], ranks, ranks)
+    job.check()
     for line in job.examine_checkpoint():
         typer.echo(line, err=True)
     run_local(local_plan("smdt.train", job.arguments(), ranks), job.folder)

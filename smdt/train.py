@@ -238,10 +238,10 @@ def run_stage(
         metrics=metrics,
         display=display,
         events=events,
-        records=records(config, user_settings, hosts) if rank == 0 else {},
+        records=records(config, user_settings, hosts, device) if rank == 0 else {},
     )
     if rank == 0:
-        open_run(folder, config, progress.step, hosts)
+        open_run(folder, config, progress.step, hosts, device)
         if started_from is not None:
             write_json(folder.init, started_from.to_json())
             for line in started_from.lines():
@@ -365,23 +365,25 @@ def log_to(file: Path) -> None:
 
 
 def records(
-    config: Config, user_settings: Mapping[str, Any], hosts: Sequence[str]
+    config: Config, user_settings: Mapping[str, Any], hosts: Sequence[str], device: torch.device
 ) -> dict[str, str]:
     """Return what each checkpoint says of how it was made, by the names of its files."""
     return {
         checkpoint.CONFIG: config.to_yaml(),
         checkpoint.DEEPSPEED: json.dumps(user_settings, indent=2) + "\n",
-        checkpoint.ENVIRONMENT: json.dumps(environment(hosts), indent=2) + "\n",
+        checkpoint.ENVIRONMENT: json.dumps(environment(hosts, device.type), indent=2) + "\n",
     }
 
 
-def open_run(folder: RunFolder, config: Config, step: int, hosts: Sequence[str]) -> None:
+def open_run(
+    folder: RunFolder, config: Config, step: int, hosts: Sequence[str], device: torch.device
+) -> None:
     """Write what the run folder says of a run that starts or goes on at `step`."""
     if ATTEMPT not in os.environ:  # else the launcher has done it, before anybody could ask
         folder.stop.unlink(missing_ok=True)
     folder.rewind_metrics(step)
     write_atomic(folder.config, config.to_yaml().encode())
-    write_json(folder.environment, environment(hosts))
+    write_json(folder.environment, environment(hosts, device.type))
     folder.note("started", step=step, ranks=len(hosts))
     folder.write_state("running", step)
 

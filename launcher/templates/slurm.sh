@@ -2,7 +2,7 @@
 #SBATCH --job-name={{ name }}
 #SBATCH --nodes={{ nodes }}
 #SBATCH --ntasks-per-node={{ ranks }}
-#SBATCH --output={{ run | quote }}/logs/slurm-%j.log
+#SBATCH --output={{ output }}
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@{{ notice_seconds }}

@@ -40,16 +40,18 @@ def versions() -> dict[str, Any]:
     }
 
 
-def environment(hosts: Sequence[str]) -> dict[str, Any]:
+def environment(hosts: Sequence[str], device: str) -> dict[str, Any]:
     """Return what the run depends on beside its configuration: versions, commit, machines.
 
     Args:
         hosts: of each rank.
+        device: kind of device that the ranks train on, such as `cuda`.
     """
     return {
         **versions(),
         "hosts": list(hosts),
         "world_size": len(hosts),
+        "device": device,
         "threads": torch.get_num_threads(),
         "command": sys.argv,
     }

@@ -89,6 +89,13 @@ class RunFolder:
         state = self.read_state()
         return state if state is not None and state.get("attempt") == attempt else None
 
+    def device(self) -> str:
+        """Return the kind of device that the run has trained on, `cpu` where nothing says it."""
+        try:
+            return str(json.loads(self.environment.read_text())["device"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # none yet, or an older one
+            return "cpu"
+
     def note(self, event: Event, **facts: object) -> None:
         """Append one line to `history.jsonl`: what happened to the run, and when."""
         line = json.dumps({"time": time.time(), "event": event, **facts}).encode()

@@ -66,7 +66,8 @@ def test_wrong_input_is_said_before_anything_starts(write_config, hostfile, tmp_
         (["batch.global=6"], "which 4 ranks x 1 chunks do not divide"),
         (["--env", "NOT_SET"], "--env NOT_SET: the variable is not set here"),
         (["--include", "z"], "names 'z', which is not in the file"),
-        (["run.out=a%h"], "which pdsh replaces on the way to the hosts"),
+        (["--master-addr", "a;b"], "--master-addr 'a;b' is no host name or IP address"),
+        (["run.out=a\nb"], "which no command line of a host can hold"),
     ]:
         done = launcher(*words, *more)
         assert done.returncode == 2, done.stderr
@@ -77,10 +78,10 @@ def test_wrong_input_is_said_before_anything_starts(write_config, hostfile, tmp_
 @pytest.mark.slow
 def test_stop_asks_only_a_run_that_runs(config, tmp_path):
     folder = RunFolder(tmp_path / "run")
+    folder.create()
     refused = launcher("stop", "--config", config)
     assert refused.returncode == 1
     assert "does not run" in refused.stderr
-    folder.create()
     folder.write_state("running", 3)
     folder.stop.touch()  # of a pod that has to leave
     assert launcher("stop", "--config", config).returncode == 0
@@ -101,3 +102,32 @@ def test_targets_are_prometheus_entries(config, hostfile, tmp_path):
     loopback = launcher(*words, "telemetry.metrics_address=127.0.0.1")
     assert loopback.returncode == 2
     assert "which no other host reaches" in loopback.stderr
+
+
+@pytest.mark.slow
+def test_a_dry_run_and_a_script_need_nothing_but_the_configuration(config, hostfile, tmp_path):
+    absent = f"not checked here: data.shards {tmp_path}/none is not on this machine"
+    dry = launcher("up", "--hostfile", hostfile, "--config", config, "--dry-run")
+    assert (dry.returncode, dry.stderr.splitlines()) == (0, [absent])
+    assert shlex.split(dry.stdout)[-4:] == ["--config", str(config), "--resume", "auto"]
+    assert not (tmp_path / "run").exists()
+
+    out = tmp_path / "job.sh"
+    nodes = ["--config", config, "--nodes", 2, "--ranks-per-node", 2, "--out", out]
+    slurm = launcher("slurm", *nodes, "run.out=/proc/none/run")
+    first, second = slurm.stderr.splitlines()
+    assert (slurm.returncode, first) == (0, absent)
+    assert second.startswith("not made here: run folder /proc/none/run: ")
+    assert slurm.stdout == f"mkdir -p /proc/none/run/logs && sbatch {out}\n"
+    assert "--output=/proc/none/run/logs/slurm-%j.log" in out.read_text()
+
+    started = launcher("up", "--hostfile", hostfile, "--config", config)
+    assert (started.returncode, started.stdout) == (2, "")
+    assert f"There is no folder {tmp_path}/none" in started.stderr
+
+
+@pytest.mark.slow
+def test_stop_says_that_the_run_folder_is_elsewhere(config, tmp_path):
+    done = launcher("stop", "--config", config)
+    assert done.returncode == 1
+    assert f"There is no run folder {tmp_path}/run here" in done.stderr

@@ -1,26 +1,27 @@
+import re
 import shlex
 import subprocess
-from argparse import Namespace
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data_shards.errors import InputError
 from launcher.command import (
     ClusterPlan,
     LocalPlan,
+    check_address,
     check_gpus,
+    check_working_folder,
     cluster_command,
-    environment_script,
     local_command,
     local_environment,
-    passed_variables,
-    remote_argument,
     train_arguments,
 )
+from launcher.variables import environment_script
 
 ARGUMENTS = train_arguments(
     Path("run.yaml"), Path("zero2.json"), "auto", ["run.seed=3", "schedule.length=20 steps"]
@@ -87,45 +88,105 @@ def test_deepspeed_understands_the_command():
     assert parsed.user_args[:2] == ["--config", "run.yaml"]
 
 
-def as_deepspeed_sends_it(arguments):
-    """The command line that DeepSpeed's pdsh runner makes of arguments."""
-    from deepspeed.launcher.multinode_runner import PDSHRunner
+def pdsh_rewrites(text, host="node-7", number=3):
+    """What pdsh makes of a word of the remote command line; test_pdsh.py asks the real one."""
+    kept = {"%h": host, "%u": "root", "%n": str(number), "%%": "%"}
+    return re.sub("%[hun%]", lambda found: kept[found[0]], text)
 
-    runner = object.__new__(PDSHRunner)
-    runner.args = Namespace(user_args=arguments)
-    return " ".join(runner.parse_user_args())
+
+def as_a_host_runs_it(plan):
+    """The shell's command line on a host, from DeepSpeed's own pdsh runner."""
+    from deepspeed.launcher.multinode_runner import PDSHRunner
+    from deepspeed.launcher.runner import parse_args
+
+    argv = cluster_command(plan)
+    args = parse_args(argv[argv.index("deepspeed.launcher.runner") + 1 :])
+    command, _, _ = PDSHRunner(args, "e30=").get_cmd({}, {"a": [0]})
+    words = command[command.index("a") + 1 :]
+    return " ".join(map(pdsh_rewrites, words))  # as ssh joins them
+
+
+@pytest.fixture(scope="module")
+def recorder(tmp_path_factory):
+    """A folder whose `python` prints its arguments, each ended by a zero byte."""
+    program = tmp_path_factory.mktemp("recorder") / "python"
+    program.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
+    program.chmod(0o755)
+    return program
+
+
+ODD = st.text(st.sampled_from("ab =.$`'\"\\;&|()<>*?~#!{}[]%hnu1é日"), min_size=1, max_size=20)
 
 
 @pytest.mark.slow
-@given(st.lists(st.text("ab =.$`'\"\\;&|()<>*?~#!{}[]%1", min_size=1), max_size=3))
-def test_arguments_reach_the_shell_of_a_host_as_they_are(arguments):
-    sent = as_deepspeed_sends_it([remote_argument(argument) for argument in arguments])
-    printed = subprocess.run(
-        ["bash", "-c", f"printf '%s\\0' {sent}"], capture_output=True, text=True, check=True
-    ).stdout
-    assert printed.split("\0")[:-1] == (arguments or [""])
+@given(arguments=st.lists(ODD, max_size=4), folder=ODD.filter(lambda name: "/" not in name))
+@example(arguments=["run.name=%h", "x=%%n", "$(id)", "`id`", "a b%n$c", "%", "% %"], folder="100%u")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_rank_gets_the_arguments_that_were_asked(arguments, folder, recorder, monkeypatch):
+    script = recorder.parent / f"run {folder}" / "environment.sh"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(environment_script({"SEEN": "$HOME %h"}))
+    monkeypatch.setattr(sys, "executable", str(recorder))
+    monkeypatch.chdir("/")
+    plan = replace(CLUSTER, arguments=arguments, environment=script)
+    done = subprocess.run(
+        ["bash", "-c", f"{as_a_host_runs_it(plan)}; printf '%s' \"$SEEN\""],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *words, seen = done.stdout.split("\0")
+    assert words[words.index("smdt.train") + 1 :] == arguments
+    assert "--node_rank=3" in words
+    assert (seen, done.stderr) == ("$HOME %h", "")
 
 
-@pytest.mark.parametrize("argument", ["run.name=%h", "x=%n", "a\nb"])
-def test_what_pdsh_would_replace_is_refused(argument):
-    with pytest.raises(InputError, match="write it into the YAML"):
+@pytest.mark.parametrize("argument", ["a\nb", "a\rb", "a\x00", "a\x1b[0m", "a\udcff", "a\u2028b"])
+def test_what_no_command_line_can_hold_is_refused(argument):
+    with pytest.raises(InputError, match="which no command line of a host can hold"):
         cluster_command(replace(CLUSTER, arguments=[argument]))
+    with pytest.raises(InputError, match="the run folder"):
+        cluster_command(replace(CLUSTER, environment=Path(argument) / "environment.sh"))
 
 
-@given(st.text(st.characters(exclude_characters="\0", codec="utf-8")))
-def test_a_variable_has_its_value_whatever_it_holds(text):
-    script = environment_script({"TOKEN": text, "OTHER": "x"})
-    command = ["sh", "-c", f'{script}printf "%s" "$TOKEN"']
-    shown = subprocess.run(command, capture_output=True, check=True).stdout
-    assert shown == text.encode()
+@pytest.mark.parametrize("path", ["/a b", "/a;b", "/100%", "/a%hb", "/$x", "/it's", '/"', "/a\nb",
+                                  "/(x)", "/a*", "/a&b", "/a\\b", "/[1]", "/#a"])  # fmt: skip
+def test_a_path_that_deepspeed_would_hand_on_unquoted_is_refused(path):
+    with pytest.raises(InputError, match="working folder"):
+        check_working_folder(Path(path), "/usr/bin/python")
+    with pytest.raises(InputError, match="Python interpreter"):
+        check_working_folder(Path("/work"), path)
 
 
-def test_variables_to_pass_must_be_set():
-    assert passed_variables(["A"], {"A": "1", "B": "2"}) == {"A": "1"}
-    with pytest.raises(InputError, match="--env C: the variable is not set here"):
-        passed_variables(["C"], {"A": "1"})
-    with pytest.raises(InputError, match="is no variable's name"):
-        passed_variables(["A=1"], {"A": "1"})
+@given(st.text(st.characters(codec="ascii"), min_size=1).filter(lambda text: "\0" not in text))
+@settings(max_examples=30)
+def test_a_working_folder_that_is_taken_is_one_word_of_a_shell(text):
+    path = f"/{text}"
+    try:
+        check_working_folder(Path(path), "/usr/bin/python")
+    except InputError:
+        return
+    shown = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {pdsh_rewrites(str(Path(path)))}"],
+        capture_output=True,
+        check=True,
+    )
+    assert shown.stdout.decode() == f"{Path(path)}\0"
+
+
+def test_ordinary_folders_are_taken():
+    check_working_folder(Path("/home/rené/smdt-2.1_x+y@z=1,2:3/~old"), sys.executable)
+
+
+@pytest.mark.parametrize("address", ["-x", "a;reboot", "a b", "$(id)", "%h", "a\n", "me@a", ""])
+def test_a_meeting_point_is_a_host_or_an_address(address):
+    with pytest.raises(InputError, match="--master-addr"):
+        check_address(address)
+
+
+def test_addresses_of_meeting_points():
+    for address in (None, "node-0", "ib0.a", "10.0.0.1", "fd00::1"):
+        check_address(address)
 
 
 @pytest.mark.parametrize(("ranks", "gpus"), [(2, 0), (1, 1), (2, 4)])

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from launcher.preflight import Preflight, judge, meeting_address
+from launcher.preflight import Preflight, judge, meeting_address, wanted_device
 from launcher.probe import Facts
 from launcher.ssh import Answer
 
@@ -47,7 +47,7 @@ def test_hosts_that_are_alike_are_ready():
         ({"manifest": "other"}, "shards", "another data set"),
         ({"manifest": "", "manifest_error": "no folder"}, "shards", "no folder"),
         ({"folder_error": "cannot be written: full"}, "run folder", "cannot be written: full"),
-        ({"device": "cpu", "devices": 16}, "accelerators", "cpu, where others have cuda"),
+        ({"device": "cpu", "devices": 16}, "accelerators", "cpu, where the run needs cuda"),
         ({"devices": 7}, "accelerators", "7 cuda, slots up to 7"),
     ],
 )
@@ -108,3 +108,34 @@ def test_ranks_meet_where_deepspeed_would_let_them():
     assert meeting_address(GOOD, None) == "10.0.0.2"
     assert meeting_address(GOOD, "ib0.a") == "ib0.a"
     assert meeting_address(replace(GOOD, addresses=[]), None) == GOOD.own_address
+
+
+def without(device, *hosts):
+    """Facts of two hosts, of which these have another device."""
+    lost = replace(GOOD, device=device)
+    return {name: lost if name in hosts else GOOD for name in HOSTS}
+
+
+def refused(facts, began_with="cpu"):
+    answers = dict.fromkeys(HOSTS, Answer({"x": 1}, "", 0.0))
+    return [f.host for f in judge(GOOD, HOSTS, answers, facts, began_with)]
+
+
+@pytest.mark.parametrize("host", list(HOSTS))
+@pytest.mark.parametrize("began_with", ["cpu", "cuda"])
+def test_the_host_that_has_lost_its_accelerators_is_refused_whichever_it_is(host, began_with):
+    assert refused(without("cpu", host), began_with) == [host]
+
+
+def test_a_run_that_began_on_accelerators_does_not_go_on_without():
+    facts = without("cpu", *HOSTS)
+    assert refused(facts, "cuda") == list(HOSTS)
+    assert wanted_device("cpu", HOSTS, facts) == "cpu"
+    assert refused(without("xpu", "a"), "xpu") == ["b"]
+
+
+def test_the_accelerator_of_most_slots_is_the_measure():
+    slots = {"a": (0,), "b": (0, 1)}
+    assert wanted_device("cpu", slots, without("xpu", "a")) == "cuda"
+    assert wanted_device("cpu", slots, without("xpu", "b")) == "xpu"
+    assert wanted_device("cpu", slots, {}) == "cpu"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from data_shards.errors import InputError
+from data_shards.names import kubernetes_name
 from launcher.render import Allocation, jobset, slurm_script
 from tests.distributed.runs import ROOT
 
@@ -18,12 +20,13 @@ ALLOCATION = Allocation(
     name="My.Run_1",
     run="/data/it's a run",
     folder="/opt/smdt",
-    arguments=["--config", "run.yaml", "schedule.length=20 steps", 'run.name=a"b$c'],
+    arguments=["--config", "run.yaml", "schedule.length=20 steps", 'run.name=a"b$$c$(RUN)'],
     nodes=3,
     ranks=8,
     max_restarts=5,
     notice_seconds=120,
 )
+NAME = kubernetes_name(ALLOCATION.name)
 POD = {"image": "registry/smdt:1", "python": "python", "claim": "shared", "mount": "/data"}
 
 
@@ -68,7 +71,7 @@ def test_a_jobset_has_what_its_api_demands():
     document = yaml.safe_load(jobset(ALLOCATION, **POD))
     assert document["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
     assert document["kind"] == "JobSet"
-    assert document["metadata"]["name"] == "my-run-1"
+    assert document["metadata"]["name"] == NAME
     spec = document["spec"]
     assert spec["failurePolicy"]["maxRestarts"] == 5
     (rule,) = spec["failurePolicy"]["rules"]
@@ -163,12 +166,97 @@ def test_the_index_of_a_pod_is_that_of_its_host():
     loop = script[script.index("for index") : script.index(" > /tmp/hostfile")]
     listed = subprocess.run(["bash", "-c", loop], capture_output=True, text=True, check=True)
     assert listed.stdout.splitlines() == [
-        f"my-run-1-hosts-0-{index}.my-run-1 slots=8" for index in range(3)
+        f"{NAME}-hosts-0-{index}.{NAME} slots=8" for index in range(3)
     ]
     assert '--node_rank "$JOB_COMPLETION_INDEX"' in script
-    assert "--master_addr my-run-1-hosts-0-0.my-run-1" in script
+    assert f"--master_addr {NAME}-hosts-0-0.{NAME}" in script
 
 
 def test_a_run_folder_that_pods_do_not_see_is_refused():
     with pytest.raises(InputError, match="is not below /data"):
         jobset(replace(ALLOCATION, run="/database/run"), **POD)
+
+
+ODD = ["/data/100%j", "/data/it's $HOME", "/data/$(RUN) $$x", "/data/a;b #c", "/data/日本 é"]
+EXPANSIONS = re.compile(r"\$(\$|\([A-Za-z_][A-Za-z0-9_]*\))")
+
+
+def as_kubernetes_expands(text, variables):
+    """What a container gets of its `args`: `$(NAME)` of a variable is its value, `$$` is `$`."""
+
+    def value(found):
+        return "$" if found[1] == "$" else variables.get(found[1][1:-1], found[0])
+
+    return EXPANSIONS.sub(value, text)
+
+
+@pytest.mark.parametrize("run", ODD)
+def test_a_pod_gets_folder_and_arguments_as_they_are(run):
+    document = yaml.safe_load(jobset(replace(ALLOCATION, run=run), **POD))
+    pod = document["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    script = as_kubernetes_expands(container["args"][0], {"RUN": "wrong", "HOME": "wrong"})
+    command = script[script.index("--module ") :].split(" &\n")[0]
+    assert shlex.split(command)[1:] == ["smdt.train", *ALLOCATION.arguments]
+    (line,) = [line for line in script.splitlines() if line.startswith("run=")]
+    shown = subprocess.run(
+        ["bash", "-c", f'{line}; printf %s "$run"'], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == run
+    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["touch", f"{run}/stop"]
+
+
+@pytest.mark.parametrize("nodes", [1, 3, 1000])
+@pytest.mark.parametrize("name", ["7scenes", "2026-11-30.cvusa", "x" * 64, "cvusa", "a-" * 31])
+def test_all_names_that_jobset_makes_are_labels_of_kubernetes(name, nodes):
+    document = yaml.safe_load(jobset(replace(ALLOCATION, name=name, nodes=nodes), **POD))
+    made = document["metadata"]["name"]
+    (replicated,) = document["spec"]["replicatedJobs"]
+    job = f"{made}-{replicated['name']}-0"
+    for each in (made, job, f"{job}-{nodes - 1}-abcde"):
+        assert re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", each)
+
+
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [
+        ({"claim": "My_Claim"}, "--claim"),
+        ({"claim": ""}, "--claim"),
+        ({"image": "an image"}, "--image"),
+        ({"image": "-x"}, "--image"),
+        ({"mount": "data"}, "--mount"),
+        ({"mount": "/da:ta"}, "--mount"),
+    ],
+)
+def test_what_kubernetes_would_refuse_is_refused(change, flag):
+    with pytest.raises(InputError, match=flag):
+        jobset(ALLOCATION, **{**POD, **change})
+
+
+def as_sbatch_reads(word):
+    """A word of an `#SBATCH` line: a backslash before a character means the character."""
+    return re.sub(r"\\(.)", r"\1", word)
+
+
+@pytest.mark.parametrize("run", ODD)
+@pytest.mark.parametrize("name", ["7scenes", "x" * 300, "a b#c"])
+def test_slurm_writes_its_log_into_the_run_folder(run, name):
+    script = slurm_script(replace(ALLOCATION, run=run, name=name), [])
+    assert is_shell(script)
+    (output,) = re.findall("^#SBATCH --output=(.*)$", script, re.MULTILINE)
+    assert re.fullmatch(r"([^\s#'\"\\]|\\.)+", output)
+    symbols = {"%%": "%", "%j": "7"}
+    file = re.sub("%[%j]", lambda found: symbols[found[0]], as_sbatch_reads(output))
+    assert file == f"{run}/logs/slurm-7.log"
+    (job,) = re.findall("^#SBATCH --job-name=(.*)$", script, re.MULTILINE)
+    assert re.fullmatch("[A-Za-z0-9._-]{1,100}", job)
+
+
+@pytest.mark.parametrize("run", ["/data/a\nb", "/data/a\u2028b", "/data/a\x1bb", "/data/\udcff"])
+def test_a_run_folder_that_no_script_can_hold_is_refused(run):
+    with pytest.raises(InputError, match="the run folder"):
+        slurm_script(replace(ALLOCATION, run=run), [])
+    with pytest.raises(InputError, match="the run folder"):
+        jobset(replace(ALLOCATION, run=run), **POD)
+    with pytest.raises(InputError, match="backslash"):
+        slurm_script(replace(ALLOCATION, run="/data/a\\b"), [])
