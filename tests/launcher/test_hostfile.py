@@ -35,7 +35,6 @@ def test_what_deepspeed_reads_is_what_we_read():
         ("node-0 slots=1\nnode-0 slots=1", "line 2: node-0 stands there twice"),
         ("node-0 slots=1\nNode-0 slots=1", "line 2: Node-0 stands there twice"),
         ("fd00::1 slots=1", "line 1: 'fd00::1' is no host name"),
-        ("\ufeffnode-0 slots=1", "no host name"),
         ("node-%h slots=1", "no host name"),
         ("me@node-0 slots=1", "~/.ssh/config"),
         ("node-[0-3] slots=1", "no host name"),
