@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from functools import reduce
 from operator import add
 
@@ -68,8 +69,13 @@ def write_rejected(root: Location, plan: BuildPlan) -> Location:
             if part.name in there:
                 rejections += read_summary(part).rejected
     path = root / layout.REJECTED
-    write_atomic(path, "".join(f"{r.model_dump_json()}\n" for r in rejections).encode())
+    write_atomic(path, rejected_list(rejections))
     return path
+
+
+def rejected_list(rejections: Iterable[Rejection]) -> bytes:
+    """The content of `rejected.jsonl` (pure)."""
+    return "".join(f"{rejection.model_dump_json()}\n" for rejection in rejections).encode()
 
 
 def sha256(path: Location) -> str:

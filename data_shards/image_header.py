@@ -3,6 +3,8 @@
 import io
 import struct
 import warnings
+import zlib
+from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypeAlias
 
 import simplejpeg
@@ -16,6 +18,16 @@ JPEG_SIGNATURE, PNG_SIGNATURE = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 JPEG_MODES = {"YCbCr": "RGB", "RGB": "RGB", "Gray": "L"}
 PNG_HEADER = struct.Struct(">8s4x4sIIB")
 """Signature, the first chunk's name; width, height, bits a channel."""
+PNG_LAYOUT = struct.Struct(">16xIIBB2xB")
+"""Width, height, bits a channel, colour type; whether it is interlaced."""
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""By colour type."""
+WHOLE = ((0, 0, 1, 1),)
+ADAM7 = (
+    *((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)),
+    (1, 0, 2, 1),
+)
+"""Passes of a PNG, plain and interlaced: first row, first column, row step, column step."""
 
 MAX_DEPTH = 8
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -58,6 +70,34 @@ def read_header(name: str, data: bytes) -> tuple[Header, int]:
     return header, _orientation(data) if any(sign in data for sign in EXIF) else UPRIGHT
 
 
+def has_all_rows(png: bytes) -> bool:
+    """Whether a PNG whose chunks are whole has as many pixels as its header says.
+
+    Pillow leaves those that it lacks black; libpng refuses the file.
+    """
+    width, height, depth, colour, interlaced = PNG_LAYOUT.unpack_from(png)
+    bits = depth * PNG_CHANNELS[colour]
+    expected = 0
+    for top, left, down, right in ADAM7 if interlaced else WHOLE:
+        rows, columns = -(-(height - top) // down), -(-(width - left) // right)
+        if rows > 0 and columns > 0:
+            expected += rows * (1 + -(-columns * bits // 8))
+    stream = b"".join(_png_chunks(png, b"IDAT"))
+    return len(zlib.decompressobj().decompress(stream, expected)) == expected
+
+
+def _png_chunks(png: bytes, wanted: bytes) -> Iterator[bytes]:
+    """The contents of a PNG's chunks of one name."""
+    start = len(PNG_SIGNATURE)
+    while start < len(png):
+        length, name = struct.unpack_from(">I4s", png, start)
+        if name == wanted:
+            yield png[start + 8 : start + 8 + length]
+        if name == b"IEND":
+            return
+        start += 12 + length
+
+
 def damaged(name: str, error: Exception) -> RejectedSample:
     """The rejection of an image that a decoder refuses."""
     return RejectedSample("damaged_image", f"{name} does not decode: {error}.")
@@ -86,12 +126,16 @@ def _png_header(name: str, data: bytes) -> Header:
             "unsupported_mode", f"{name} has {depth} bits a channel; save it with {MAX_DEPTH} bits."
         )
     try:
-        mode = Image.open(io.BytesIO(data), formats=("PNG",)).mode
+        image = Image.open(io.BytesIO(data), formats=("PNG",))
     except UnidentifiedImageError:
         raise damaged(name, ValueError("its header is broken")) from None
     except Exception as error:  # Pillow raises whatever the broken bytes lead it to
         raise damaged(name, error) from None
-    return Header("png", mode, depth)
+    if getattr(image, "default_image", False):  # decoders differ in which picture they show
+        raise RejectedSample(
+            "unsupported_mode", f"{name} has an animation beside its picture; save one picture."
+        )
+    return Header("png", image.mode, depth)
 
 
 def _check_size(name: str, height: int, width: int) -> None:

@@ -10,7 +10,15 @@ import simplejpeg
 from PIL import ExifTags, Image, ImageOps, features
 
 from data_shards.classes import CLASS_COUNT, VOID
-from data_shards.image_header import MAX_DEPTH, UPRIGHT, FileType, Header, damaged, read_header
+from data_shards.image_header import (
+    MAX_DEPTH,
+    UPRIGHT,
+    FileType,
+    Header,
+    damaged,
+    has_all_rows,
+    read_header,
+)
 from data_shards.pixels import grid_histogram, pixel_digest
 from data_shards.sample import RejectedSample, Rows
 
@@ -229,11 +237,16 @@ def _jpeg_pixels(name: str, data: bytes, mode: str) -> np.ndarray:
 
 
 def _load(name: str, data: bytes) -> Image.Image:
-    """Decode a PNG and check what Pillow skips as it decodes: the checksums of the pixels."""
+    """Decode a PNG and check what Pillow skips as it decodes: the checksums and the number of the
+    pixels."""
     try:
         Image.open(io.BytesIO(data), formats=("PNG",)).verify()
         image = Image.open(io.BytesIO(data), formats=("PNG",))
         image.load()
+        # Counting takes as long as decoding, and pixels that lack are black in the last row.
+        black = image.crop((0, image.height - 1, image.width, image.height)).getbbox() is None
+        if (black or "interlace" in image.info) and not has_all_rows(data):
+            raise ValueError("it has fewer pixels than its header says")
     except Exception as error:
         raise damaged(name, error) from None
     return image

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from data_shards.atomic import atomic_file
 from data_shards.errors import ShardError
@@ -77,6 +77,11 @@ class PartEntry(NamedTuple):
 NO_PART = PartEntry(ABSENT, 0, 0)
 
 
+def _in_utf8(text: str) -> str:
+    """A text with the bytes escaped that are no UTF-8 in names of files."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class Rejection(BaseModel):
     """A source row that is not in the shards; a line of `rejected.jsonl`."""
 
@@ -85,7 +90,7 @@ class Rejection(BaseModel):
     split: str
     row: int
     reason: str
-    detail: str
+    detail: Annotated[str, AfterValidator(_in_utf8)]
 
 
 class ShardSummary(BaseModel):

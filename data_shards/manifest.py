@@ -89,7 +89,7 @@ class Manifest(_Strict):
     """By part, the model that made it from the other parts."""
     classes: dict[int, str] = CLASS_NAMES
     """Meaning of the ids in class maps."""
-    splits: dict[SplitName, SplitEntry]
+    splits: Annotated[dict[SplitName, SplitEntry], Field(min_length=1)]
 
 
 def load(root: str | Location) -> Manifest:

@@ -74,7 +74,7 @@ def location(root: str | Path | UPath) -> Location:
         return root
     if not root or "\0" in root:
         raise InputError(f"{root!r} is not an address: name a folder or a URL.")
-    if ADDRESS.match(root) is None and not re.match(r"[^/.].*://", root):
+    if ADDRESS.match(root) is None and not re.match(r"(?![/.]).*://", root):
         return Path(root)
     if "::" in root:
         raise InputError("An address that chains protocols by '::' is not supported.")

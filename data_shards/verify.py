@@ -16,8 +16,8 @@ from data_shards.executor import Advance, no_progress, run_tasks
 from data_shards.index import VIEWS, read_table
 from data_shards.manifest import Manifest, SplitEntry, load
 from data_shards.pixels import PixelSums
-from data_shards.store import Location, download, location, read_bytes, sizes
-from data_shards.verify_manifest import check_bytes, check_manifest
+from data_shards.store import Location, download, location, sizes
+from data_shards.verify_manifest import check_bytes, check_list, check_manifest
 from data_shards.verify_shard import Damage, ShardToCheck, check_shard, wrong_bytes
 
 
@@ -148,8 +148,4 @@ def _check_duplicates(
     for split, entry in manifest.splits.items():
         if counts[split] != entry.duplicates:
             yield Damage(layout.MANIFEST, "", "", "count", f"The duplicates in {split} are others.")
-    try:
-        if read_bytes(root / layout.DUPLICATES) != listed:
-            yield Damage(layout.DUPLICATES, "", "", "count", "The list differs: finalize again.")
-    except FileNotFoundError:
-        yield Damage(layout.DUPLICATES, "", "", "missing", "The list is missing: finalize again.")
+    yield from check_list(root, layout.DUPLICATES, listed)

@@ -2,15 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 
 from data_shards import layout
 from data_shards.classes import CLASS_NAMES
 from data_shards.errors import ShardError
-from data_shards.index import read_summary
+from data_shards.finalize import rejected_list
+from data_shards.index import Rejection, read_summary
 from data_shards.manifest import FORMAT_VERSION, Manifest, manifest_bytes
 from data_shards.plan import BuildPlan
 from data_shards.store import Location, exists, read_bytes
-from data_shards.verify_shard import Damage
+from data_shards.verify_shard import Damage, unreadable
 
 
 def check_manifest(root: Location, manifest: Manifest) -> Iterator[Damage]:
@@ -24,6 +26,15 @@ def check_manifest(root: Location, manifest: Manifest) -> Iterator[Damage]:
         yield _manifest("The class names are others.")
 
 
+def check_list(root: Location, name: str, expected: bytes) -> Iterator[Damage]:
+    """Whether a list that `finalize` writes has the content that it would write now."""
+    try:
+        if read_bytes(root / name) != expected:
+            yield Damage(name, "", "", "count", "The list differs: finalize again.")
+    except OSError as error:
+        yield unreadable(name, "The list", error, " Finalize again.")
+
+
 def check_bytes(root: Location, manifest: Manifest) -> Iterator[Damage]:
     """Whether the manifest is written as this version writes it; nothing else is wrong."""
     written = manifest.format_version == FORMAT_VERSION
@@ -34,10 +45,14 @@ def check_bytes(root: Location, manifest: Manifest) -> Iterator[Damage]:
 def _check_plan(root: Location, manifest: Manifest) -> Iterator[Damage]:
     try:
         plan = BuildPlan.load(root)
-        rejected = {split: _rejected(root, plan, split) for split in plan.splits}
+        rejections = {split: _rejections(root, plan, split) for split in plan.splits}
     except ShardError as error:
         yield Damage(layout.PLAN, "", "", "checksum", str(error))
         return
+    rejected = {
+        split: dict(sorted(Counter(each.reason for each in listed).items()))
+        for split, listed in rejections.items()
+    }
     said = {
         "name": (manifest.name, plan.name),
         "seed": (manifest.seed, plan.options.seed),
@@ -54,12 +69,14 @@ def _check_plan(root: Location, manifest: Manifest) -> Iterator[Damage]:
     for field, (ours, theirs) in said.items():
         if ours != theirs:
             yield _manifest(f"Its {field} is not that of {layout.PLAN} and the shards.")
+    yield from check_list(
+        root, layout.REJECTED, rejected_list(chain.from_iterable(rejections.values()))
+    )
 
 
-def _rejected(root: Location, plan: BuildPlan, split: str) -> dict[str, int]:
+def _rejections(root: Location, plan: BuildPlan, split: str) -> list[Rejection]:
     parts = [layout.part_path(root, split, task.shard) for task in plan.tasks(split)]
-    counts = Counter(each.reason for part in parts for each in read_summary(part).rejected)
-    return dict(sorted(counts.items()))
+    return [each for part in parts for each in read_summary(part).rejected]
 
 
 def _manifest(detail: str) -> Damage:

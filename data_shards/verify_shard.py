@@ -98,7 +98,7 @@ def check_shard(
                 found = [damage]
             damages += found
     except OSError as error:
-        damages.append(_unreadable(name, "The tar", error))
+        damages.append(unreadable(name, "The tar", error))
     digests = {view: digest_words(each) for view, each in looked.digests.items()}
     if not damages:
         damages += _check_digests(root, task, rows or [], digests)
@@ -120,16 +120,16 @@ def wrong_bytes(name: str, path: Location, expected: str, what: str, remedy: str
         if sha256(path) == expected:
             return None
     except OSError as error:
-        damage = _unreadable(name, what, error)
-        return damage._replace(detail=damage.detail + remedy)
+        return unreadable(name, what, error, remedy)
     detail = f"{what} is not the one that the manifest describes.{remedy}"
     return Damage(name, "", "", "checksum", detail)
 
 
-def _unreadable(name: str, what: str, error: OSError) -> Damage:
+def unreadable(name: str, what: str, error: OSError, remedy: str = "") -> Damage:
+    """The damage of a file that the file system does not give; arguments as `wrong_bytes`."""
     if isinstance(error, FileNotFoundError):
-        return Damage(name, "", "", "missing", f"{what} is missing.")
-    return Damage(name, "", "", "truncated", f"{what} can't be read: {error.strerror}.")
+        return Damage(name, "", "", "missing", f"{what} is missing.{remedy}")
+    return Damage(name, "", "", "truncated", f"{what} can't be read: {error.strerror}.{remedy}")
 
 
 def _check_digests(
@@ -269,7 +269,7 @@ def _check_members(
             detail = "It does not describe the tar."
             yield Damage(f"{task.split}/{idx.name}", "", "", "index", detail)
     except OSError as error:
-        yield _unreadable(f"{task.split}/{idx.name}", "DALI's index", error)
+        yield unreadable(f"{task.split}/{idx.name}", "DALI's index", error)
 
 
 def _member(info: tarfile.TarInfo) -> Member:

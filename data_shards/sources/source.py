@@ -64,14 +64,14 @@ def read_inside(root: Path, relative: str) -> bytes:
     Raises:
         RejectedSample: `outside_root`, `missing_file` or `unreadable_file`.
     """
-    if "\\" in relative and not (root / relative).exists():
-        relative = relative.replace("\\", "/")
     path = PurePosixPath(relative)
     if path.is_absolute() or ".." in path.parts or "\0" in relative:
         raise RejectedSample("outside_root", f"{relative!r} leads out of {root}.")
     try:
         return (root / path).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
+        if "\\" in relative:
+            return read_inside(root, relative.replace("\\", "/"))
         raise RejectedSample("missing_file", f"{root / path} does not exist.") from None
     except OSError as error:
         raise RejectedSample(

@@ -122,7 +122,10 @@ def _read_csv(
     if not data:
         raise InputError(f"{path} is empty: its first line has the names of the columns.")
     header, _, body = data.partition(b"\n")
-    names, delimiter = _header(header.decode(), known)
+    try:
+        names, delimiter = _header(header.decode(), known)
+    except csv.Error as error:
+        raise InputError(f"{path} line {lines[0]} is not CSV: {error}.") from None
     lines = lines[1:]
     numbered = [f"{n}" for n in range(len(names))]
     if not len(lines):
@@ -177,8 +180,11 @@ def _read_parquet(path: Path, data: bytes) -> tuple[list[str], Sequence[pa.Chunk
         table = pq.read_table(pa.BufferReader(data), partitioning=None)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise InputError(f"{path} can't be read: {str(error).splitlines()[0]}.") from None
-    described: Mapping[str, Any] = table.schema.pandas_metadata or {}
-    indexes = {name for name in described.get("index_columns", []) if isinstance(name, str)}
+    try:
+        described: Mapping[str, Any] = table.schema.pandas_metadata or {}
+        indexes = {name for name in described["index_columns"] if isinstance(name, str)}
+    except (ValueError, LookupError, TypeError):  # it has none, or what another tool made of it
+        indexes = set()
     return table.column_names, table.columns, indexes
 
 

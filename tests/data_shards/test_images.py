@@ -105,9 +105,51 @@ def segment(marker, body):
 def png_of(depth, colour, row, height=2, before=b"", after=b""):
     channels = 3 if colour == 2 else 1
     width = len(row) * 8 // depth // channels
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress((b"\0" + row) * height))
-    return PNG + chunk(b"IHDR", header) + before + pixels + after + chunk(b"IEND", b"")
+    pixels = (b"\0" + row) * height
+    return png_file((height, width, depth, colour, 0), pixels, before, after)
+
+
+def png_file(header, pixels, before=b"", after=b""):
+    """Header: height, width, bits, colour type, whether interlaced; pixels: rows with filters."""
+    height, width, depth, colour, interlaced = header
+    packed = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    data = chunk(b"IDAT", zlib.compress(pixels))
+    return PNG + chunk(b"IHDR", packed) + before + data + after + chunk(b"IEND", b"")
+
+
+PASSES = ["16462646", "77777777", "56565656", "77777777"] * 2
+PASSES[0], PASSES[4] = "16462646", "36463646"
+
+
+@pytest.mark.parametrize("interlaced", [0, 1])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (9, 11), (16, 8), (2, 3)])
+@pytest.mark.parametrize("lightest", [1, 256])
+def test_a_png_that_lacks_pixels_is_rejected(interlaced, shape, lightest):
+    grey = np.random.default_rng(0).integers(0, lightest, shape, np.uint8)
+    passes = np.array(
+        [[int(PASSES[y % 8][x % 8]) for x in range(shape[1])] for y in range(shape[0])]
+    )
+    rows = b""
+    for number in range(1, 8) if interlaced else [0]:
+        for row, members in zip(grey, passes == number, strict=True):
+            chosen = row[members] if interlaced else row
+            rows += b"\0" + chosen.tobytes() if len(chosen) else b""
+    header = (*shape, 8, 0, interlaced)
+    np.testing.assert_array_equal(decode_photo("p", png_file(header, rows)), grey)
+    assert reason_of(decode_photo, png_file(header, rows[:-1])) == "damaged_image"
+    assert reason_of(decode_photo, png_file(header, b"")) == "damaged_image"
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_animation_beside_the_picture_is_rejected(beside):
+    """DALI shows the first picture of the animation, Pillow the other one."""
+    first, second = (Image.new("RGB", (8, 4), colour) for colour in ("red", "blue"))
+    buffer = io.BytesIO()
+    first.save(buffer, "PNG", save_all=True, append_images=[second], default_image=beside)
+    if beside:
+        assert reason_of(decode_photo, buffer.getvalue()) == "unsupported_mode"
+    else:
+        assert (decode_photo("p", buffer.getvalue()) == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize("marker", [0xE0, 0xE2, 0xED, 0xFE])

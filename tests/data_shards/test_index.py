@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -181,3 +182,10 @@ def test_a_merged_index_joins_places_of_equal_aerial_images(tmp_path):
 
 def entry(digest: bytes) -> PartEntry:
     return PartEntry(0, 1, 0, 8, 8, digest)
+
+
+def test_a_rejection_may_name_a_file_whose_name_is_not_utf8():
+    rejection = Rejection(split="train", row=0, reason="missing_file", detail="/a\udcff/é")
+    line = rejection.model_dump_json()
+    assert json.loads(line)["detail"] == "/a\\udcff/é"
+    assert Rejection.model_validate_json(line) == rejection

@@ -49,6 +49,7 @@ def test_a_file_url_is_what_its_quoted_path_says(first, second):
         "s3://bucket/x\n",
         "https://host/data#1",
         "x://bucket",
+        "://bucket/x",
         "",
         "a\0b",
     ],

@@ -123,12 +123,27 @@ def test_a_resized_data_set_is_whole(tmp_path, memory_source):
     assert damages(tmp_path / "out") == []
 
 
-def test_a_wrong_or_missing_list_of_duplicates_is_found(copy):
-    listed = copy / "duplicates.jsonl"
-    listed.write_text("{}\n")
-    assert damages(copy) == [("duplicates.jsonl", "", "", "count")]
-    listed.unlink()
-    assert damages(copy) == [("duplicates.jsonl", "", "", "missing")]
+@pytest.mark.parametrize("name", ["duplicates.jsonl", "rejected.jsonl"])
+def test_a_damaged_list_is_found(copy, name):
+    path = copy / name
+    content = path.read_bytes()
+    for damaged in (content + b"{}\n", content[1:] + b"\n"):
+        path.write_bytes(damaged)
+        assert damages(copy) == [(name, "", "", "count")]
+    path.unlink()
+    assert damages(copy) == [(name, "", "", "missing")]
+    path.symlink_to(name)
+    assert damages(copy) == [(name, "", "", "truncated")]
+    path.unlink()
+    path.mkdir()
+    assert damages(copy) == [(name, "", "", "truncated")]
+
+
+def test_a_manifest_without_splits_is_damaged(copy):
+    path = copy / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"splits": {}}))
+    with pytest.raises(ShardError, match=r"manifest\.json is damaged: splits"):
+        verify(copy, workers=1)
 
 
 def test_wrong_counts_of_duplicates_are_found(copy):

@@ -23,6 +23,8 @@ DATASETS = Path(__file__).resolve().parents[3] / "docs" / "datasets.md"
         ("a/nothing", "missing_file"),
         ("a/file/below", "missing_file"),
         ("a", "unreadable_file"),
+        ("x" * 5000, "unreadable_file"),
+        ("x" * 5000 + "\\x", "unreadable_file"),
     ],
 )
 def test_only_files_below_the_root_are_read(tmp_path, relative, reason):

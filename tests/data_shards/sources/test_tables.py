@@ -89,6 +89,13 @@ def test_a_named_index_of_pandas_is_ignored_and_a_column_is_kept(tmp_path):
         read_table(tmp_path / "t.parquet", COLUMNS)
 
 
+@pytest.mark.parametrize("described", [b"{", b"[]", b"{}", b'{"index_columns": null}'])
+def test_what_is_not_said_as_pandas_says_it_is_no_index(tmp_path, described):
+    written = pa.table({"ground": ["a"]}).replace_schema_metadata({b"pandas": described})
+    pq.write_table(written, tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet", COLUMNS).data.to_pydict() == {"ground": ["a"]}
+
+
 @pytest.mark.parametrize("values", [[1, 2], [1.5, 2.5], [None, None], ["1", "NA"]])
 def test_numbers_may_have_any_numeric_type(tmp_path, values):
     pq.write_table(pa.table({"ground": ["a", "b"], "lat": values}), tmp_path / "t.parquet")
@@ -108,6 +115,7 @@ def test_numbers_may_have_any_numeric_type(tmp_path, values):
         ('ground,lat\n"a,1\n', r"t\.csv line 2 is not CSV"),
         ("ground,Lat, lat\na,1,1\n", r"t\.csv has a column twice"),
         ("\n \n", r"t\.csv is empty"),
+        (f"\nground,{'x' * 200_000}\na,1\n", r"t\.csv line 2 is not CSV"),
     ],
 )
 def test_errors_name_file_line_and_column(tmp_path, text, said):
