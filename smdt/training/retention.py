@@ -18,6 +18,7 @@ from smdt.training.checkpoint import (
     LATEST,
     Progress,
     damage,
+    folder_of,
     load_progress,
     name_latest,
     published,
@@ -69,6 +70,7 @@ class Retention:
         Returns:
             What the checkpoints say that stay beside the current one.
         """
+        self._verified.add(folder_of(self._checkpoints, current))  # publishing it made its hashes
         whole: dict[int, tuple[Path, Progress]] = {}
         for folder in published(self._checkpoints):
             step = step_of(folder)

@@ -108,6 +108,19 @@ def test_a_damaged_older_checkpoint_takes_no_place_of_a_good_one(run, harm):
     ]
 
 
+def test_hashes_are_read_once_and_of_what_another_process_wrote(run):
+    save(run.checkpoints, 10, Retention(run.checkpoints, 3))
+    kept = Retention(run.checkpoints, 3)
+    with patch.object(checkpoint, "_fingerprint", wraps=checkpoint._fingerprint) as read:
+        for step in (20, 30, 40):
+            save(run.checkpoints, step, kept)
+    states = [call.args[0] for call in read.call_args_list if call.args[0].name == "rank0.pt"]
+    assert sorted(path.parent.parent.name for path in states) == [
+        "step-00000010",
+        *(f"step-{step:08d}.tmp" for step in (20, 30, 40)),  # to publish it
+    ]
+
+
 def test_set_aside_twice_under_two_names(run):
     for _ in range(3):
         write(run.checkpoints, 10)
