@@ -207,6 +207,10 @@ def make_network(config: TimmConfig, sizes: Sequence[Size]) -> Any:  # noqa: ANN
         raise InputError(
             f"model.backbone: timm cannot build {name} with {settings}: {one_line(network)}"
         ) from network
+    if not config.drop_path:  # which some networks, such as Swin, have by themselves
+        for part in network.modules():
+            if hasattr(part, "drop_prob"):
+                part.drop_prob = 0.0
     if config.gradient_checkpointing:
         try:
             network.set_grad_checkpointing(True)

@@ -197,6 +197,19 @@ def test_depths_are_timm_s(name):
         assert depths["network.blocks.5.norm1.weight"] == 6
 
 
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "nest_tiny"])
+@pytest.mark.parametrize("drop_path", [0.0, 0.3])
+def test_blocks_are_left_out_only_where_that_is_asked_for(name, drop_path):
+    """These two of timm's leave blocks out by themselves."""
+    size = (224, 224)
+    model = tower(name, size, drop_path=drop_path)
+    seen = images(size=size)
+    with torch.no_grad():
+        fixed = model(seen)
+        torch.manual_seed(1)
+        assert torch.equal(model.train()(seen), fixed) == (drop_path == 0)
+
+
 @pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
 def test_gradient_checkpointing_changes_no_bit(name):
     gradients = []
