@@ -84,10 +84,10 @@ class Tls:
             context.load_cert_chain(self.certificate, self.key, refuse)
             context.load_verify_locations(self.client_ca or self.certificate)
         except OSError as error:
-            files = ", ".join(str(file) for file in (self.certificate, self.key, self.client_ca))
+            files = [self.certificate, self.key, *([self.client_ca] if self.client_ca else [])]
             raise InputError(
-                f"TLS of the metrics: {files} must be a certificate, its key and an authority in "
-                f"PEM form ({error})"
+                f"TLS of the metrics: {', '.join(map(str, files))} must be a certificate, its key "
+                f"{'and an authority ' * (len(files) > 2)}in PEM form ({error})"
             ) from None
 
 

@@ -100,7 +100,7 @@ class RetrievalConfig(Config):
         if alignment != AlignmentSourceConfig() and aerial != "aligned":
             raise ValueError(
                 f"the aerial tower sees no aligned images, since aerial is {aerial}: set "
-                "aerial=aligned, or leave `alignment` away"
+                "aerial=aligned, or remove `alignment`"
             )
         return alignment
 

@@ -48,7 +48,7 @@ class HardConfig(BaseModel):
     def _map_leads_somewhere(self) -> Self:
         if self.map_epochs is not None and self.refresh is None:
             raise ValueError(
-                "map_epochs ends where tables by embedding begin: set refresh, or leave it away"
+                "map_epochs ends where tables by embedding begin: set refresh, or remove it"
             )
         return self
 

@@ -117,7 +117,7 @@ def require_turns(augment: RetrievalAugmentConfig, turns: int) -> None:
     if not augment.turn or augment.unknown_heading:
         raise InputError(
             f"--turns {turns} needs towers that know north and were trained on turned pairs "
-            "(augment.turn without augment.unknown_heading): leave it away"
+            "(augment.turn without augment.unknown_heading): omit it"
         )
     if augment.turn == "quarters" and (even_turns(turns) % QUARTER_DEG).any():
         raise InputError(

@@ -81,7 +81,7 @@ def load_config(folder: Path, alignment: Path | None = None) -> Config:
     if alignment is None:
         return config
     if not isinstance(config, RetrievalConfig) or config.aerial != "aligned":
-        raise InputError(f"--alignment: {folder} sees no aligned images; leave it away")
+        raise InputError(f"--alignment: {folder} sees no aligned images; omit the option")
     moved = config.alignment.model_copy(update={"checkpoint": str(alignment)})
     return config.model_copy(update={"alignment": moved})
 

@@ -132,7 +132,7 @@ def deepspeed_settings(
     if "writer" in user.get("checkpoint", {}) or "datastates_ckpt" in user:
         raise InputError(
             "DeepSpeed configuration: 'checkpoint.writer' and 'datastates_ckpt' go on writing when "
-            "a checkpoint counts as whole; leave them away, hashes are made behind the training"
+            "a checkpoint counts as whole; remove them: hashes are made behind the training"
         )
     filled: dict[str, Any] = {
         "train_batch_size": global_batch,

@@ -138,7 +138,7 @@ def find_checkpoint(folder: RunFolder, resume: str) -> Path | None:
         if checkpoint.step_of(newer) > step and not checkpoint.damage(newer):
             raise InputError(
                 f"{newer} is newer than --resume {found}, so the next start would go on from it: "
-                "leave --resume away to do that now, delete what is newer, or set run.out to "
+                "omit --resume to do that now, delete what is newer, or set run.out to "
                 "another folder"
             )
     return found

@@ -47,7 +47,7 @@ def test_two_files_that_disagree_are_refused(user, key):
     "user", [{"checkpoint": {"writer": {"decoupled": True}}}, {"datastates_ckpt": {}}]
 )
 def test_writers_that_go_on_behind_a_checkpoint_are_refused(user):
-    with pytest.raises(InputError, match="leave them away"):
+    with pytest.raises(InputError, match="remove them"):
         deepspeed_settings(user, **ASKED)
     deepspeed_settings({"checkpoint": {"use_node_local_storage": False}}, **ASKED)
 
