@@ -7,20 +7,28 @@ B batch, L labels of the network, K our classes, H rows, W columns.
 """
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PositiveFloat,
+    ValidationError,
+    field_validator,
+)
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from data_shards.classes import CLASS_COUNT
 from data_shards.errors import InputError
+from data_shards.manifest import first_problem
+from data_shards.text import read_text
 from smdt.geometry.view import normalise
 from smdt.models.batch_norm import FixedBatchNorm, SampleNorm, replace_batch_norms
 from smdt.models.mixed_precision import casting, computes_with_buffers
@@ -68,6 +76,24 @@ class SegmenterConfig(BaseModel):
         if min(size) < SMALLEST_SIDE:
             raise ValueError(f"{size[0]}x{size[1]} is too small: {SMALLEST_SIDE} is the least")
         return size
+
+
+def _for_each_channel(value: object) -> object:
+    return (value,) * 3 if isinstance(value, int | float) else value
+
+
+class _Preprocessor(BaseModel):
+    """What `preprocessor_config.json` says of pixels, 0 to 1."""
+
+    do_flip_channel_order: bool | None = None
+    do_normalize: bool | None = True
+    image_mean: Annotated[tuple[float, float, float] | None, BeforeValidator(_for_each_channel)] = (
+        None
+    )
+    image_std: Annotated[
+        tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None,
+        BeforeValidator(_for_each_channel),
+    ] = None
 
 
 class Segmenter(nn.Module):
@@ -281,17 +307,20 @@ def _normalisation(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and deviation that a folder's network expects, 0 to 255; ImageNet's if it does not say.
 
     Raises:
-        InputError: it expects blue before red.
+        InputError: its description is damaged, or it expects blue before red.
     """
     path = folder / PREPROCESSOR
     if not path.is_file():
         return IMAGENET.mean, IMAGENET.std
-    content = json.loads(path.read_text())
-    if content.get("do_flip_channel_order"):
+    try:
+        said = _Preprocessor.model_validate_json(read_text(path))
+    except ValidationError as error:
+        raise InputError(f"{path} can't be used: {first_problem(error)}") from None
+    if said.do_flip_channel_order:
         raise InputError(f"{path}: do_flip_channel_order: networks that expect BGR are not read")
-    if not content.get("do_normalize", True):
+    if not said.do_normalize:
         return (0.0,) * 3, (255.0,) * 3
-    mean, std = content.get("image_mean"), content.get("image_std")
+    mean, std = said.image_mean, said.image_std
     return (
         IMAGENET.mean if mean is None else [255 * value for value in mean],
         IMAGENET.std if std is None else [255 * value for value in std],

@@ -7,6 +7,7 @@ H rows and W columns of a grid of patches, N patches, P tokens before them, D wi
 """
 
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from smdt.models.hybrid import HybridTower
 from smdt.models.positions import SQUARE, resize_positions, tower_positions
 from smdt.models.timm_tower import TimmTower
 from smdt.models.tower import Size, Tower
+from smdt.models.trial import one_line
 from smdt.models.two_tower import TwoTower
 from smdt.models.weight_names import Places, from_google, from_timm, is_google
 
@@ -71,8 +73,11 @@ def read(path: Path) -> dict[str, Tensor]:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         if path.suffix == ".safetensors":
             return load_file(path)
-    except (OSError, ValueError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
-        raise InputError(f"weights {path}: {str(error).strip().splitlines()[0]}") from error
+    except (
+        *(OSError, EOFError, ValueError, TypeError, NotImplementedError),
+        *(SafetensorError, zipfile.BadZipFile, zlib.error),
+    ) as error:
+        raise InputError(f"weights {path}: {one_line(error)}") from error
     raise InputError(f"weights {path}: neither a folder nor an .npz or .safetensors file")
 
 

@@ -190,6 +190,17 @@ def test_a_folder_says_what_images_it_expects(cityscapes):
         open_folder(cityscapes)
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    ["{", "[]", '{"image_mean": "x"}', '{"image_std": [0, 1, 1]}', '{"image_std": [1, 1]}'],
+)
+def test_a_damaged_description_of_images_is_refused(cityscapes, damaged):
+    path = cityscapes / "preprocessor_config.json"
+    path.write_text(damaged)
+    with pytest.raises(InputError, match=r"preprocessor_config\.json can't be used"):
+        open_folder(cityscapes)
+
+
 def test_what_is_no_folder_and_foreign_labels_are_refused(cityscapes, tmp_path):
     with pytest.raises(InputError, match=r"no config\.json"):
         open_folder(tmp_path)

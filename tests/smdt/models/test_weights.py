@@ -227,6 +227,9 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         (tmp_path / name).write_bytes(b"no weights")
         with pytest.raises(InputError, match=name):
             read(tmp_path / name)
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(InputError, match=name):
+            read(tmp_path / name)
     with pytest.raises(InputError, match=r"missing.npz"):
         read(tmp_path / "missing.npz")
     with pytest.raises(InputError, match=r"neither a folder nor an .npz or .safetensors"):
