@@ -37,7 +37,8 @@ class PlainRun:
 
     def save(self, checkpoints: Path) -> Path:
         progress = Progress(1, 2, 1, 0, checkpoint.DataState("", 0, 0, 0))
-        checkpoint.write(checkpoints, self.engines, progress, self.config.to_yaml())
+        records = {checkpoint.CONFIG: self.config.to_yaml()}
+        checkpoint.write(checkpoints, self.engines, progress, records)
         checkpoint.publish_step(checkpoints, 1)
         return checkpoint.folder_of(checkpoints, 1)
 

@@ -22,10 +22,10 @@ from transformers import AutoConfig, AutoModelForSemanticSegmentation
 from smdt.semantics.labels import CITYSCAPES
 from smdt.training import checkpoint
 from smdt.training.run_folder import RunFolder
-from tests.cluster.bed import bed, lacking
+from tests.cluster.bed import TOOLS, bed
 from tests.data_shards.two_nodes import ADDRESS, two_nodes
 from tests.distributed.runs import ROOT
-from tests.namespaces import Host
+from tests.namespaces import Host, require_namespaces
 from tests.raw_data import write_cvusa
 from tests.store import environment
 
@@ -224,8 +224,7 @@ def tars(folder: Path) -> dict[str, bytes]:
 @pytest.mark.distributed
 @pytest.mark.timeout(2400)
 def test_the_readme_from_top_to_bottom(folder, tmp_path_factory, s3_proxy, monkeypatch):
-    if lacking():
-        pytest.skip(lacking())
+    require_namespaces(*TOOLS, "curl")
     for name, value in environment(s3_proxy).items():
         monkeypatch.setenv(name, value)
     data = {"/data/CVUSA": folder / "raw" / "CVUSA", "/data/mine": folder / "raw" / "mine"}

@@ -27,7 +27,7 @@ def output_shape(network: Network, call: Callable[[Network, torch.device], Tenso
         try:
             return call(_without_values(network), torch.device("meta")).shape
         except Exception:  # networks of others raise whatever a size leads them to
-            return call(network, torch.device("cpu")).shape
+            return call(network, next(network.parameters()).device).shape
 
 
 def one_line(error: BaseException) -> str:

@@ -119,9 +119,13 @@ def check_shapes(stage: Stage, folder: Path) -> None:
     needed = {
         f"{name}.{key}": tuple(parameter.shape)
         for name, module in modules.items()
-        for key, parameter in module.named_parameters()
+        for key, parameter in module.named_parameters(remove_duplicate=False)
     }
-    buffers = {f"{n}.{key}" for n, module in modules.items() for key, _ in module.named_buffers()}
+    buffers = {
+        f"{name}.{key}"
+        for name, module in modules.items()
+        for key, _ in module.named_buffers(remove_duplicate=False)
+    }
     with safe_open(folder / checkpoint.WEIGHTS, framework="pt") as file:
         there = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     for key in sorted(needed.keys() | (there.keys() - buffers)):

@@ -45,11 +45,15 @@ def read(file: Path) -> tuple[Holder, int]:
     """Return what the lease says and when it was last touched, in nanoseconds.
 
     Raises:
-        OSError: there is none, or it cannot be read now.
+        FileNotFoundError: there is none, or the file holds something else.
+        OSError: it cannot be read now.
     """
     # Opening asks a network file system anew; the time alone may come from its cache.
     with file.open() as opened:
-        holder = Holder(**json.loads(opened.read()))
+        try:
+            holder = Holder(**json.loads(opened.read()))
+        except (TypeError, ValueError) as error:  # a damaged disk, or another program
+            raise FileNotFoundError(f"{file} is not a lease: {error}") from error
         return holder, os.fstat(opened.fileno()).st_mtime_ns
 
 

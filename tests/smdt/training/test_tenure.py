@@ -47,6 +47,15 @@ def test_the_lease_of_a_dead_launcher_is_taken_over(tmp_path):
         assert not tenure.lost
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"attempt": "a"}'])
+def test_a_damaged_lease_is_nobodys(tmp_path, content):
+    file = tmp_path / "lease"
+    file.write_bytes(content)
+    assert living_holder(file) is None
+    with Tenure(file):
+        assert living_holder(file).pid == os.getpid()
+
+
 def test_a_launcher_sees_that_another_one_took_over(tmp_path):
     file = tmp_path / "lease"
     with Tenure(file) as tenure:
