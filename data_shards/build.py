@@ -206,7 +206,7 @@ def _check_rejected(
     listed = write_rejected(root, plan)
     raise ShardError(
         f"{rejected} samples were rejected, more than --max-rejected {max_rejected}: "
-        f"see {listed}, mend the files or raise the limit, and start again."
+        f"see {listed}, repair the files or raise the limit, and start again."
     )
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -73,6 +73,7 @@ def up(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the command.")] = False,
 ) -> None:
     """Start a run on the hosts of a hostfile, and start it again until it is done."""
+    from data_shards.names import is_variable
     from launcher.command import ClusterPlan, check_address, cluster_command
     from launcher.console import Voice
     from launcher.job import open_job
@@ -82,7 +83,10 @@ def up(
 
     hosts = read_hosts(hostfile, include, exclude)
     check_address(master_addr)
-    variables = passed_variables(env or [], os.environ)
+    names = env or []
+    unset = [name for name in names if is_variable(name) and name not in os.environ]
+    here = [name for name in names if name not in unset] if dry_run else names
+    variables = passed_variables(here, os.environ)
     job = open_job(
         *(config, deepspeed_config, resume, overrides or []), count(hosts), most_slots(hosts)
     )
@@ -98,6 +102,7 @@ def up(
     command = cluster_command(shown)  # refuses what no host would receive as it is
     if dry_run:
         say_unchecked(job.check_what_is_here())
+        say_unchecked(f"not checked here: --env {name} is not set in this shell" for name in unset)
         print(shlex.join(command))
         return
     job.check()
@@ -313,7 +318,7 @@ def k8s(
     print(f"kubectl apply -f {shlex.quote(str(out))}")
 
 
-def say_unchecked(sentences: Sequence[str]) -> None:
+def say_unchecked(sentences: Iterable[str]) -> None:
     """Say what a command has not looked at, one line each, on stderr."""
     for sentence in sentences:
         print(sentence, file=sys.stderr)

@@ -116,7 +116,7 @@ def evaluate(
         bool | None,
         typer.Option(
             "--unknown-heading/--known-heading",
-            help="Turn each panorama by a heading that nobody knows; else as the run.",
+            help="Turn each panorama by an unknown heading; by default as the run.",
         ),
     ] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,

@@ -17,12 +17,16 @@ def locate(
     fov: Annotated[float, typer.Option(help="Degrees from its left to its right edge.")] = 360.0,
     heading: Annotated[
         float | None,
-        typer.Option(help="Of its middle, degrees clockwise from north; unsaid, it is looked for."),
+        typer.Option(
+            help="Of its middle, degrees clockwise from north; by default it is searched."
+        ),
     ] = None,
     lens: Annotated[
         str, typer.Option(help="panorama, or rectilinear: what cameras and phones take.")
     ] = "panorama",
-    headings: Annotated[int, typer.Option(min=1, help="How many are tried if nobody knows.")] = 72,
+    headings: Annotated[
+        int, typer.Option(min=1, help="How many are tried where the heading is unknown.")
+    ] = 72,
     top: Annotated[int, typer.Option(min=1, help="Places to show.")] = 5,
     checkpoint: Annotated[
         Path | None, typer.Option(help="What made the gallery, if it is elsewhere now.")

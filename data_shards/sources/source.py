@@ -1,6 +1,7 @@
 """What a source of raw data is: rows that any worker can turn into samples."""
 
 import hashlib
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -61,21 +62,25 @@ class Source(Protocol):
 def read_inside(root: Path, relative: str) -> bytes:
     r"""The bytes of a file that a list names relative to `root`, its folders before `/` or `\`.
 
+    What a rejection says is part of the shards: it names no folder above the data's.
+
     Raises:
         RejectedSample: `outside_root`, `missing_file` or `unreadable_file`.
     """
     path = PurePosixPath(relative)
     if path.is_absolute() or ".." in path.parts or "\0" in relative:
-        raise RejectedSample("outside_root", f"{relative!r} leads out of {root}.")
+        raise RejectedSample("outside_root", f"{relative!r} leads out of the data's folder.")
     try:
+        if not stat.S_ISREG((root / path).stat().st_mode):  # a pipe would be waited for
+            raise RejectedSample("unreadable_file", f"{path} is not a file.")
         return (root / path).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         if "\\" in relative:
             return read_inside(root, relative.replace("\\", "/"))
-        raise RejectedSample("missing_file", f"{root / path} does not exist.") from None
+        raise RejectedSample("missing_file", f"{path} does not exist.") from None
     except OSError as error:
         raise RejectedSample(
-            "unreadable_file", f"{root / path} can't be read: {error.strerror}."
+            "unreadable_file", f"{path} can't be read: {error.strerror}."
         ) from None
 
 

@@ -43,10 +43,13 @@ class Table:
     _lines: np.ndarray | None = None
 
     def where(self, row: int) -> str:
-        """The place of a row as a person finds it; rows count from 0 here, from 1 there."""
+        """The place of a row as a person finds it; rows count from 0 here, from 1 there.
+
+        Without the folder: a rejection is part of the shards, which are the same wherever it lies.
+        """
         if self._lines is None:
-            return f"{self.path} row {row + 1}"
-        return f"{self.path} line {self._lines[row]}"
+            return f"{self.path.name} row {row + 1}"
+        return f"{self.path.name} line {self._lines[row]}"
 
 
 def find_tables(root: Path) -> dict[str, Path]:

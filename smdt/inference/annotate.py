@@ -119,7 +119,7 @@ def finish(job: Annotation) -> Manifest:
     if lost > job.max_missing:
         raise DataError(
             f"{lost} samples of {source} can't be read, more than --max-missing {job.max_missing}: "
-            f"`smdt shards verify {source}` names them; mend them, delete {out} and start again."
+            f"`smdt shards verify {source}` names them; repair them, delete {out} and start again."
         )
     return finalize(out)
 

@@ -223,8 +223,8 @@ def refusal(differences: list[Difference], checkpoint: str) -> str:
         return ""
     said = " and ".join(map(str, fixed))
     return (
-        f"{said} in the checkpoint {checkpoint}, which cannot go on so: set it back, or start a "
-        f"new run with another run.out (init.weights={checkpoint} gives it these weights)"
+        f"{said} in the checkpoint {checkpoint}, which cannot go on with that: set it back, or "
+        f"start a new run with another run.out (init.weights={checkpoint} gives it these weights)"
     )
 
 

@@ -72,7 +72,7 @@ def test_two_nodes_write_what_one_machine_writes(
     assert "Traceback" not in error
     assert len(nodes_in(log)) == 40
     assert len(set(nodes_in(log))) == 2
-    build(FolderSource("raw"), tmp_path / "local", OPTIONS, workers=1)
+    build(FolderSource(tmp_path / "raw"), tmp_path / "local", OPTIONS, workers=1)
     assert read_files(out) == read_files(tmp_path / "local")
 
 

@@ -47,7 +47,15 @@ def config(tmp_path):
 def test_a_dry_run_prints_the_command_and_touches_nothing(write_config, hostfile, tmp_path):
     config = write_config(tmp_path / "run")
     words = ["up", "--hostfile", hostfile, "--config", config, "--exclude", "b:0"]
-    words += ["--env", "SECRET", "--dry-run", "batch.global=12", "schedule.length=20 steps"]
+    words += [
+        "--env",
+        "SECRET",
+        "--env",
+        "NOT_SET",
+        "--dry-run",
+        "batch.global=12",
+        "schedule.length=20 steps",
+    ]
     done = launcher(*words, env={"PATH": "/usr/bin:/bin", "SECRET": "hush"})
     assert done.returncode == 0, done.stderr
     argv = shlex.split(done.stdout)
@@ -55,6 +63,7 @@ def test_a_dry_run_prints_the_command_and_touches_nothing(write_config, hostfile
     assert argv[argv.index("--module") + 1] == "smdt.train"
     assert argv[-2:] == ["batch.global=12", "schedule.length=20 steps"]
     assert "hush" not in done.stdout + done.stderr
+    assert "not checked here: --env NOT_SET is not set in this shell" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -64,7 +73,7 @@ def test_wrong_input_is_said_before_anything_starts(write_config, hostfile, tmp_
     words = ["up", "--hostfile", hostfile, "--config", config, "--dry-run"]
     for more, sentence in [
         (["batch.global=6"], "which 4 ranks x 1 chunks do not divide"),
-        (["--env", "NOT_SET"], "--env NOT_SET: the variable is not set here"),
+        (["--env", "NOT-A-NAME"], "--env 'NOT-A-NAME' is no variable's name"),
         (["--include", "z"], "names 'z', which is not in the file"),
         (["--master-addr", "a;b"], "--master-addr 'a;b' is no host name or IP address"),
         (["run.out=a\nb"], "which no command line of a host can hold"),

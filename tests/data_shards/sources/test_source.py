@@ -1,4 +1,5 @@
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -35,6 +36,13 @@ def test_only_files_below_the_root_are_read(tmp_path, relative, reason):
     with pytest.raises(RejectedSample) as rejected:
         read_inside(tmp_path / "root", relative)
     assert rejected.value.reason == reason
+    assert str(tmp_path) not in str(rejected.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "image.jpg")
+    with pytest.raises(RejectedSample, match=r"image\.jpg is not a file"):
+        read_inside(tmp_path, "image.jpg")
 
 
 def test_folders_may_stand_before_backslashes_and_lead_nowhere_else(tmp_path):

@@ -52,7 +52,7 @@ def test_csv_is_read_back_however_it_is_written(
     ]
     step = 1 + blank
     for number in range(len(rows)):
-        assert table.where(number) == f"{path} line {1 + (number + 1) * step}"
+        assert table.where(number) == f"train.csv line {1 + (number + 1) * step}"
 
 
 TEXT = [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]
