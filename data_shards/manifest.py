@@ -29,7 +29,7 @@ class _Strict(BaseModel):
 class _Version(BaseModel):
     """Read before anything else: a newer format may have any other fields."""
 
-    format_version: int
+    format_version: int = Field(ge=1)
 
 
 # A manifest may come from anywhere, and these become names of files.
