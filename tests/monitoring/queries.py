@@ -9,7 +9,7 @@ import yaml
 
 from monitoring.files import DASHBOARDS, FOLDER
 
-COMPARISONS = {"and", ">", "<", "==", "!=", ">=", "<="}
+COMPARISONS = {"and", "unless", ">", "<", "==", "!=", ">=", "<="}
 
 
 class PanelQuery(NamedTuple):
@@ -39,9 +39,16 @@ def panel_queries() -> Iterator[PanelQuery]:
 def measured(rule: dict) -> str:
     """Return what a rule measures: of an alert the part before it is compared with a threshold."""
     expr = promql_parser.parse(rule.get("query") or rule["expr"])
-    while isinstance(expr, promql_parser.BinaryExpr) and str(expr.op) in COMPARISONS:
+    while True:
+        if isinstance(expr, promql_parser.AggregateExpr) and _compares(expr.expr):
+            expr = expr.expr
+        elif not _compares(expr):
+            return expr.prettify()
         expr = expr.lhs
-    return expr.prettify()
+
+
+def _compares(expr: object) -> bool:
+    return isinstance(expr, promql_parser.BinaryExpr) and str(expr.op) in COMPARISONS
 
 
 def committed_rules() -> list[dict]:
