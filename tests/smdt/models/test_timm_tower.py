@@ -291,7 +291,10 @@ def test_relative_positions_in_windows_of_equal_sides_go_with_any_image():
     assert fit_towers(model, source.state_dict(), "run", sizes)["ground"].fresh == []
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_dinov3_qkvb", "swinv2_cr_tiny_224"])
+@pytest.mark.parametrize(
+    "name",
+    ["vit_tiny_patch16_dinov3_qkvb", pytest.param("swinv2_cr_tiny_224", marks=pytest.mark.full)],
+)
 def test_weights_in_bf16_go_with_buffers_in_fp32(name):
     size = (64, 96) if name.startswith("vit") else (224, 224)
     model = tower(name, size).train()
