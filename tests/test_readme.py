@@ -38,7 +38,8 @@ TINY_SEGFORMER = {
     "decoder_hidden_size": 16,
 }
 TWO_STEPS = "'schedule.length=2 steps' 'evaluation.every=2 steps'"
-SMALL = f"{TWO_STEPS} batch.global=2 'geometry.panorama_size=[64,256]'"
+SMALL = f"{TWO_STEPS} batch.global=2 'geometry.panorama_size=[32,128]'"
+NARROW = "model.generator_width=4 model.discriminator_width=4"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ WALK: dict[str, Run | Elsewhere] = {
     f"{CVUSA} --ranks 2": Run(added="'schedule.length=2 epochs'"),
     "smdt segment --shards data/cvusa --out data/cvusa-seg --checkpoint segformer/": Run(),
     "smdt train --config configs/cvusa/alignment.yaml --deepspeed_config "
-    "configs/deepspeed/zero2.json data.shards=data/cvusa-seg": Run(added=SMALL),
+    "configs/deepspeed/zero2.json data.shards=data/cvusa-seg": Run(added=f"{SMALL} {NARROW}"),
     "smdt align --shards data/cvusa-seg --out data/cvusa-aligned "
     "--checkpoint runs/cvusa-alignment": Run(),
     "smdt train --config configs/cvusa/retrieval.yaml data.shards=data/cvusa-aligned "
