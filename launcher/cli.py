@@ -32,9 +32,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigOption = Annotated[Path, typer.Option("--config", help="YAML of the run.")]
+ConfigOption = Annotated[
+    Path, typer.Option("--config", help="YAML of the run, or a name from `smdt configs`.")
+]
 DeepSpeedOption = Annotated[
-    Path | None, typer.Option("--deepspeed_config", help="DeepSpeed's own JSON.")
+    Path | None, typer.Option("--deepspeed_config", help="DeepSpeed's own JSON, or zero0 to zero3.")
 ]
 Resume = Annotated[str, typer.Option(help="auto, never, or a checkpoint folder.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value")]

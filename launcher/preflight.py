@@ -15,6 +15,7 @@ from launcher.job import Job
 from launcher.meeting import CALL_SECONDS
 from launcher.probe import Facts, Question, probe, token_file
 from launcher.ssh import Answer, ask_all
+from smdt.config_file import find
 
 PROBE_SECONDS = 120.0
 """After which a host has not answered; importing torch from slow storage takes a minute."""
@@ -236,7 +237,7 @@ def _meet(
 def _question(job: Job, environment: Mapping[str, str], token: str) -> Question:
     files = [job.file] if job.deepspeed_file is None else [job.file, job.deepspeed_file]
     return Question(
-        files=[str(file) for file in files],
+        files=[str(find(file)) for file in files],
         shards=job.config.data.shards,
         run_folder=str(job.folder.root.absolute()),
         token=token,

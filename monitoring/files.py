@@ -14,8 +14,9 @@ from monitoring.rules import RUNBOOK, as_yaml
 from monitoring.shards import shards
 from monitoring.stage import stage
 from monitoring.times import Times
+from smdt.config_file import CONFIGS
 
-FOLDER = Path(__file__).parent.parent / "configs" / "monitoring"
+FOLDER = CONFIGS / "monitoring"
 RULES = "rules.yml"
 DASHBOARDS = "grafana/dashboards"
 HEADER = (

@@ -11,7 +11,7 @@ from rich.table import Table
 from data_shards.build import stop_signals
 from data_shards.cli import app as shards_app
 from data_shards.console import show_build, write_json
-from data_shards.errors import Stopped, run
+from data_shards.errors import InputError, Stopped, run
 from data_shards.terminal import Terminal
 from launcher.cli import ConfigOption, DeepSpeedOption, JsonOption, Overrides, Resume
 from launcher.cli import app as launch_app
@@ -234,6 +234,27 @@ def demo(
     from smdt.demo import run_demo
 
     run_demo(out, quick)
+
+
+@app.command()
+def configs(
+    name: Annotated[str | None, typer.Argument(help="What to print or copy.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Copy it here.")] = None,
+) -> None:
+    """List the packaged configurations; print one, or copy one to edit it."""
+    from smdt.config_file import copy_packaged, packaged
+
+    files = packaged()
+    if name is not None and out is not None:
+        copy_packaged(name, out)
+    elif name in files:
+        print(files[name].read_text(encoding="utf-8"), end="")
+    elif name is not None:
+        raise InputError(f"{name}: nothing to print; `smdt configs` lists what can be printed")
+    elif out is not None:
+        raise InputError("--out needs a name: `smdt configs` lists them")
+    else:
+        print("\n".join([*files, "monitoring (a folder, to copy with --out)"]))
 
 
 @app.command()

@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 
 from data_shards.errors import InputError
 from data_shards.text import to_utf8
-from smdt.config_file import escaped, read
+from smdt.config_file import escaped, find, read, unreadable
 from smdt.evaluation.protocol import ProtocolConfig
 from smdt.geometry.aerial import Aerial, AlignmentSourceConfig, RetrievalGeometryConfig
 from smdt.geometry.augment import AugmentConfig
@@ -175,7 +175,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a run's configuration.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a packaged one.
         overrides: `section.key=value` each, applied in order.
 
     Raises:
@@ -215,15 +215,15 @@ def check_ranks(config: Config, world_size: int, ranks_per_host: int = 1) -> Non
 
 
 def load_deepspeed(path: Path | None) -> dict[str, Any]:
-    """Read a DeepSpeed configuration file; none is ZeRO 0 with DeepSpeed's defaults.
+    """Read a DeepSpeed configuration file or a packaged one; none is ZeRO 0 with its defaults.
 
     Raises:
         InputError: the file is unreadable or no JSON object.
     """
     try:
-        content = {} if path is None else json.loads(to_utf8(path, path.read_bytes()))
+        content = {} if path is None else json.loads(to_utf8(path, find(path).read_bytes()))
     except OSError as error:
-        raise InputError(f"DeepSpeed configuration {path}: {error.strerror}") from error
+        raise InputError(f"DeepSpeed configuration {path}: {unreadable(error)}") from error
     except json.JSONDecodeError as error:
         raise InputError(f"DeepSpeed configuration {path}: {error}") from error
     if not isinstance(content, dict):

@@ -6,6 +6,7 @@ schema wants a string it is the text.
 """
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from data_shards.atomic import unpublished_folder, write_atomic
 from data_shards.errors import InputError
 
 WANTS_TEXT = frozenset({"string_type", "path_type", "literal_error"})
@@ -27,7 +29,51 @@ MISSING = "???"
 _AMBIGUOUS = re.compile(r"[-+]?0[0-7_]+|[^.]*:.*")
 """What YAML 1.1 takes for an octal or a sexagesimal number: 010 for 8, 1:30 for 90."""
 
+CONFIGS = Path(__file__).parent / "configs"
+"""What the package brings: a folder of recipes for each data set, `deepspeed`, `monitoring`."""
+
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+def packaged() -> dict[str, Path]:
+    """Return the packaged files by name: recipes as `cvusa/sample4geo`, DeepSpeed's as `zero2`."""
+    recipes = sorted(CONFIGS.glob("*/*.yaml"))
+    settings = sorted(CONFIGS.glob("deepspeed/*.json"))
+    return {
+        f"{file.parent.name}/{file.stem}": file
+        for file in recipes
+        if file.parent.name != "monitoring"
+    } | {file.stem: file for file in settings}
+
+
+def find(named: str | Path) -> Path:
+    """Return the file that `--config` or `--deepspeed_config` means.
+
+    Args:
+        named: a path, or the name of a packaged file; a file that exists wins.
+    """
+    path = Path(named)
+    return path if path.is_file() else packaged().get(str(named), path)
+
+
+def copy_packaged(name: str, out: Path) -> None:
+    """Copy a packaged file, or the folder `monitoring`, to where it can be edited.
+
+    Raises:
+        InputError: the package has nothing of that name, or something is at `out`.
+    """
+    source = CONFIGS / name if name == "monitoring" else packaged().get(name)
+    if source is None:
+        raise InputError(f"{name}: no packaged configuration; `smdt configs` lists them")
+    if out.exists():
+        raise InputError(f"--out {out} exists: choose another path, or delete it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_file():
+        write_atomic(out, source.read_bytes())
+        return
+    with unpublished_folder(out) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        folder.rename(out)
 
 
 @dataclass(frozen=True)
@@ -87,7 +133,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
     text.
 
     Args:
-        path: the file.
+        path: the file, or the name of a packaged one.
         overrides: `section.key=value` each; a value is YAML where that reads it as anything but a
             string, else the text after the first `=`.
 
@@ -95,11 +141,11 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
         InputError: the file or an override can't be read.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = find(path).read_text(encoding="utf-8-sig")
         merged: Any = OmegaConf.create(text)  # refuses a key that stands twice
         typed = yaml.load(text, yaml.BaseLoader)  # noqa: S506 (makes only strings)
     except OSError as error:
-        raise InputError(f"configuration {path}: {error.strerror}") from error
+        raise InputError(f"configuration {path}: {unreadable(error)}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"configuration {path}: it is no text in UTF-8") from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
@@ -119,6 +165,12 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
     except OmegaConfBaseException as error:
         raise InputError(f"configuration {path}: {_first_line(error)}") from error
     return Document(_unambiguous(content, strings), strings, texts)
+
+
+def unreadable(error: OSError) -> str:
+    """Return why a configuration could not be read, and where to find names that could."""
+    absent = isinstance(error, FileNotFoundError)
+    return f"{error.strerror}{'; `smdt configs` lists the packaged ones' if absent else ''}"
 
 
 def escaped(value: Any) -> Any:  # noqa: ANN401 (any JSON value)

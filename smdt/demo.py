@@ -20,7 +20,6 @@ from smdt.data.split import Split
 from smdt.geometry.photo import cut_photo
 from smdt.telemetry.metrics import TrainingMetrics
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 PHOTO = "photo.png"
 FOV_DEG, AZIMUTH_DEG = 90.0, 120.0
 """What the photo shows of a panorama: how wide, and around which direction from its middle."""
@@ -117,8 +116,8 @@ def unseen_photo(split: Split, sample_id: int, azimuth_deg: float, fov_deg: floa
 
 
 def _train(config: str, run: str, shards: str, length: str, *overrides: str) -> Sequence[str]:
-    configuration = ("--config", f"{CONFIGS / 'world' / config}.yaml")
-    deepspeed = ("--deepspeed_config", f"{CONFIGS / 'deepspeed' / 'zero2.json'}", "--ranks", "2")
+    configuration = ("--config", f"world/{config}")
+    deepspeed = ("--deepspeed_config", "zero2", "--ranks", "2")
     own = (f"data.shards={shards}", f"run.out={run}", f"schedule.length={length}")
     return ("train", *configuration, *deepspeed, *own, *overrides)
 

@@ -59,10 +59,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Option("--config", help="YAML of the run.")],
+    config: Annotated[
+        Path, typer.Option("--config", help="YAML of the run, or a name from `smdt configs`.")
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="section.key=value")] = None,
     deepspeed_config: Annotated[
-        Path | None, typer.Option("--deepspeed_config", help="DeepSpeed's own JSON.")
+        Path | None,
+        typer.Option("--deepspeed_config", help="DeepSpeed's own JSON, or zero0 to zero3."),
     ] = None,
     resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint folder.")] = "auto",
     local_rank: Annotated[int | None, typer.Option("--local_rank", hidden=True)] = None,

@@ -43,8 +43,8 @@ def make_and_train(container: Container, folder: str, *options: str) -> None:
     container.run("smdt", "shards", "world", "--out", shards, *sizes, options=options)
     container.run("smdt", "shards", "verify", shards, options=options)
     container.run(
-        *("smdt", "train", "--config", "/opt/smdt/configs/world/retrieval.yaml"),
-        *("--deepspeed_config", "/opt/smdt/configs/deepspeed/zero2.json"),
+        *("smdt", "train", "--config", "world/retrieval"),
+        *("--deepspeed_config", "zero2"),
         *(f"data.shards={shards}", f"run.out={run}"),
         *("batch.global=4", "schedule.length=2 steps", "schedule.warmup_steps=0"),
         options=options,

@@ -66,18 +66,16 @@ class Elsewhere:
     where: str
 
 
-CVUSA = (
-    "smdt train --config configs/cvusa/retrieval.yaml "
-    "--deepspeed_config configs/deepspeed/zero2.json"
-)
+CVUSA = "smdt train --config cvusa/retrieval --deepspeed_config zero2"
 WALK: dict[str, Run | Elsewhere] = {
     "make demo": Elsewhere("tests/smdt/test_demo.py, with --quick"),
     "make test": Elsewhere(".ci/run"),
     "smdt demo": Elsewhere("tests/smdt/test_demo.py, with --quick"),
     "smdt shards world --out data/world --train 2500 --val 500 --ground-size 64x256 "
     "--aerial-size 192": Run([("2500", "200"), ("500", "50")]),
-    "smdt train --config configs/world/photos.yaml --deepspeed_config configs/deepspeed/zero2.json "
-    "--ranks 2": Run(added="batch.global=40 'schedule.length=2 epochs' schedule.warmup_steps=2"),
+    "smdt train --config world/photos --deepspeed_config zero2 --ranks 2": Run(
+        added="batch.global=40 'schedule.length=2 epochs' schedule.warmup_steps=2"
+    ),
     "smdt evaluate runs/world-photos --shards data/world": Run(),
     "smdt report runs/world-photos": Run(),
     "smdt shards build cvusa --root /data/CVUSA --out data/cvusa": Run(),
@@ -96,16 +94,16 @@ WALK: dict[str, Run | Elsewhere] = {
     f'{CVUSA} --ranks 2 "schedule.length=20 steps" batch.global=4': Run(),
     f"{CVUSA} --ranks 2": Run(added="'schedule.length=2 epochs'"),
     "smdt segment --shards data/cvusa --out data/cvusa-seg --checkpoint segformer/": Run(),
-    "smdt train --config configs/cvusa/alignment.yaml --deepspeed_config "
-    "configs/deepspeed/zero2.json data.shards=data/cvusa-seg": Run(added=f"{SMALL} {NARROW}"),
+    "smdt train --config cvusa/alignment --deepspeed_config zero2 data.shards=data/cvusa-seg": Run(
+        added=f"{SMALL} {NARROW}"
+    ),
     "smdt align --shards data/cvusa-seg --out data/cvusa-aligned "
     "--checkpoint runs/cvusa-alignment": Run(),
-    "smdt train --config configs/cvusa/retrieval.yaml data.shards=data/cvusa-aligned "
+    "smdt train --config cvusa/retrieval data.shards=data/cvusa-aligned "
     "aerial=aligned run.out=runs/cvusa-aligned": Run(added=SMALL),
     r"printf 'node-0 slots=8\nnode-1 slots=8\n' > hosts": Run([("slots=8", "slots=1")]),
-    "smdt launch check --hostfile hosts --config configs/cvusa/retrieval.yaml": Run(on="hosts"),
-    "smdt launch up --hostfile hosts --config configs/cvusa/retrieval.yaml "
-    "--deepspeed_config configs/deepspeed/zero2.json": Run(
+    "smdt launch check --hostfile hosts --config cvusa/retrieval": Run(on="hosts"),
+    "smdt launch up --hostfile hosts --config cvusa/retrieval --deepspeed_config zero2": Run(
         added="'schedule.length=3 epochs'", on="hosts"
     ),
     "curl localhost:9400/metrics": Run(
@@ -183,8 +181,7 @@ class Walker:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A clone's `configs`, raw data, a segmenter of Hugging Face's form, and `smdt` on the path."""
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    """Raw data, a segmenter of Hugging Face's form, and `smdt` on the path."""
     write_cvusa(tmp_path / "raw" / "CVUSA", TRAIN, VAL)
     mine = tmp_path / "raw" / "mine"
     shutil.copytree(tmp_path / "raw/CVUSA/bingmap/19", mine / "tiles")

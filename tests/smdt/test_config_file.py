@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from data_shards.errors import InputError
 from smdt import config as configuration
+from smdt.config_file import copy_packaged, find, packaged
 
 MINIMAL = "stage: retrieval\nrun: {name: a, out: b}\ndata: {shards: c}\n"
 
@@ -92,3 +93,40 @@ def test_bytes_that_are_no_text_are_refused_and_a_mark_is_skipped(minimal):
     minimal.write_bytes(b"stage: \xff\xfe")
     with pytest.raises(InputError, match="no text in UTF-8"):
         configuration.load(minimal)
+
+
+def test_a_packaged_configuration_is_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configuration.load("cvusa/sample4geo").run.name == "cvusa-sample4geo"
+    assert configuration.load_deepspeed(Path("zero3"))["zero_optimization"]["stage"] == 3
+    assert {name.split("/")[0] for name in packaged() if "/" in name} == {
+        *("cvusa", "cvact", "vigor", "world")
+    }
+
+
+def test_a_file_of_the_user_wins_over_a_packaged_one_and_a_folder_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "world" / "photos").mkdir(parents=True)
+    (tmp_path / "world" / "retrieval").write_text(MINIMAL)
+    assert configuration.load("world/retrieval").run.name == "a"
+    assert configuration.load("world/photos").run.name == "world-photos"
+
+
+@pytest.mark.parametrize("named", ["cvusa/sample4go", "../cvusa/smdt", "zero4", "cvusa"])
+def test_what_is_neither_a_file_nor_a_name_is_refused(named):
+    assert find(named) == Path(named)
+    with pytest.raises(InputError, match="`smdt configs` lists"):
+        configuration.load(named)
+    with pytest.raises(InputError, match="`smdt configs` lists"):
+        configuration.load_deepspeed(Path(named))
+
+
+def test_a_copy_is_the_packaged_file_and_overwrites_nothing(tmp_path):
+    copy_packaged("cvusa/smdt", tmp_path / "own" / "smdt.yaml")
+    assert (tmp_path / "own" / "smdt.yaml").read_bytes() == packaged()["cvusa/smdt"].read_bytes()
+    copy_packaged("monitoring", tmp_path / "monitoring")
+    assert (tmp_path / "monitoring/grafana/dashboards/run.json").is_file()
+    with pytest.raises(InputError, match="exists"):
+        copy_packaged("monitoring", tmp_path / "own")
+    with pytest.raises(InputError, match="no packaged"):
+        copy_packaged("../report", tmp_path / "report")
