@@ -25,19 +25,24 @@ def hosts_of_ranks() -> list[str]:
 
 def versions() -> dict[str, Any]:
     """Return what code runs here: versions of Python and of packages, and our commit."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     packages = ("smdt", "torch", "deepspeed", "nvidia-dali-cuda130", "webdataset", "numpy")
     return {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
-        "commit": commit.stdout.strip() or os.environ.get("SMDT_COMMIT") or None,
+        "commit": _commit() or os.environ.get("SMDT_COMMIT") or None,
     }
+
+
+def _commit() -> str:
+    """The commit of the clone that this file is in; empty without a clone or without git."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
 
 
 def environment(hosts: Sequence[str], device: str) -> dict[str, Any]:
