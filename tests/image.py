@@ -5,12 +5,11 @@ that buildah keeps lies in one folder; a second build finds there what has not c
 """
 
 import fcntl
-import os
-import shutil
-import ssl
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+from tests import debian
 
 ROOT = Path(__file__).parent.parent
 STORE = ROOT / "build" / "image"
@@ -20,12 +19,6 @@ BASE, IMAGE = "smdt-stand-in", "smdt"
 COMMIT = "0123456789abcdef"
 TOLD = 4000
 """Characters of what a failed command said."""
-
-AUTHORITIES = "/etc/this-machine.pem"
-"""Whom this machine trusts; not where a package would put its own list."""
-CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT")
-REGISTRY_VARIABLES = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "http_proxy", "https_proxy", "no_proxy")
-HOST_CACHE, CACHE = Path.home() / ".cache" / "uv", "/var/cache/uv"
 
 
 def buildah(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -54,11 +47,11 @@ def _build() -> None:
     if buildah("inspect", "--type", "image", BASE, check=False).returncode != 0:
         _make_base()
     # What uv has downloaded for .venv need not travel again.
-    HOST_CACHE.mkdir(parents=True, exist_ok=True)
+    debian.HOST_CACHE.mkdir(parents=True, exist_ok=True)
     buildah(
         *("build", "--isolation", "chroot", "--pull-never", "--layers", "--from", BASE),
         *("--build-arg", f"PYTHON={PYTHON}", "--build-arg", f"COMMIT={COMMIT}"),
-        *("--volume", f"{HOST_CACHE}:{CACHE}"),
+        *("--volume", f"{debian.HOST_CACHE}:{debian.CACHE}"),
         *("--tag", IMAGE, ROOT),
     )
 
@@ -66,15 +59,8 @@ def _build() -> None:
 def _make_base() -> None:
     container = buildah("from", "scratch").stdout.strip()
     root = Path(buildah("mount", container).stdout.strip())
-    subprocess.run(
-        ["debootstrap", "--variant=minbase", SUITE, root], check=True, capture_output=True
-    )
-    known = {name: os.environ[name] for name in REGISTRY_VARIABLES if name in os.environ}
-    trusted = ssl.get_default_verify_paths().cafile
-    if trusted is not None:
-        shutil.copyfile(trusted, root / AUTHORITIES.removeprefix("/"))
-        known |= dict.fromkeys(CERTIFICATE_VARIABLES, AUTHORITIES)
-    for name, value in {**known, "UV_CACHE_DIR": CACHE}.items():
+    debian.make(root, SUITE)
+    for name, value in debian.environment().items():
         buildah("config", "--env", f"{name}={value}", container)
     buildah("umount", container)
     buildah("commit", "--rm", container, BASE)

@@ -68,6 +68,9 @@ class Elsewhere:
 
 CVUSA = "smdt train --config cvusa/retrieval --deepspeed_config zero2"
 WALK: dict[str, Run | Elsewhere] = {
+    "apt-get install git make g++ python3-dev python3-venv": Elsewhere(
+        "tests/test_fresh_machine.py"
+    ),
     "make demo": Elsewhere("tests/smdt/test_demo.py, with --quick"),
     "make test": Elsewhere(".ci/run"),
     "smdt demo": Elsewhere("tests/smdt/test_demo.py, with --quick"),
