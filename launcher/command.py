@@ -1,5 +1,7 @@
 """From what the user wants to start to the argv and environment of `deepspeed` (pure)."""
 
+import base64
+import json
 import re
 import shlex
 import sys
@@ -15,6 +17,9 @@ from smdt.training.stopping import LAUNCHER
 
 RUNNER = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet"]
 """`deepspeed`, of the interpreter that runs us."""
+HOST_LAUNCHER = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", "--quiet"]
+"""What `deepspeed` starts on each host. On this one it is started directly: the runner would import
+torch and DeepSpeed once more, and give the ranks other GPUs than CUDA_VISIBLE_DEVICES names."""
 SSH_OPTIONS = (
     *("-o", "BatchMode=yes", "-o", "ConnectTimeout=10"),
     *("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"),
@@ -30,7 +35,7 @@ class LocalPlan:
     Attributes:
         module: what each rank runs.
         arguments: of its command line.
-        ranks: processes to start.
+        devices: as CUDA_VISIBLE_DEVICES names them, one for each rank to start; see `devices_of`.
         port: free TCP port of the rendezvous.
         cores: cores of this machine, to be shared by the ranks.
         has_gpu: whether ranks train on GPUs.
@@ -39,7 +44,7 @@ class LocalPlan:
 
     module: str
     arguments: Sequence[str]
-    ranks: int
+    devices: Sequence[str]
     port: int
     cores: int
     has_gpu: bool
@@ -71,8 +76,23 @@ class ClusterPlan:
 
 def local_command(plan: LocalPlan) -> list[str]:
     """Return the argv that starts the plan through DeepSpeed's launcher."""
-    ranks = ["--num_gpus", str(plan.ranks), "--master_port", str(plan.port)]
-    return [*RUNNER, "--hostfile", "", *ranks, "--module", plan.module, *plan.arguments]
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(plan.devices)}).encode())
+    places = [f"--world_info={world.decode()}", f"--master_port={plan.port}", "--log_level=error"]
+    return [*HOST_LAUNCHER, *places, "--module", plan.module, *plan.arguments]
+
+
+def devices_of(ranks: int, has_gpu: bool, visible: str | None) -> list[str]:
+    """Return the device of each rank of this machine, as CUDA_VISIBLE_DEVICES names it.
+
+    Args:
+        ranks: processes to start.
+        has_gpu: whether they train on GPUs.
+        visible: the value of CUDA_VISIBLE_DEVICES, None if it is not set.
+    """
+    if not has_gpu:
+        return ["-1"] * ranks  # names no device: CUDA shows none
+    named = visible.split(",") if visible else list(map(str, range(ranks)))
+    return named[:ranks]
 
 
 def cluster_command(plan: ClusterPlan) -> list[str]:
@@ -188,7 +208,7 @@ def local_environment(
     plan: LocalPlan, inherited: Mapping[str, str], launcher_pid: int
 ) -> dict[str, str]:
     """Return the environment of that argv: each rank gets its part of the cores."""
-    ours = {"OMP_NUM_THREADS": str(max(1, plan.cores // plan.ranks))}
+    ours = {"OMP_NUM_THREADS": str(max(1, plan.cores // len(plan.devices)))}
     if not plan.has_gpu:
         ours["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed warns, in every process, that it found none
     attempt = {LAUNCHER: str(launcher_pid), ATTEMPT: local_attempt(launcher_pid)}

@@ -15,7 +15,7 @@ from data_shards.errors import InputError, Stopped, run
 from data_shards.terminal import Terminal
 from launcher.cli import ConfigOption, DeepSpeedOption, JsonOption, Overrides, Resume
 from launcher.cli import app as launch_app
-from launcher.command import LocalPlan, check_gpus
+from launcher.command import LocalPlan, check_gpus, devices_of
 from launcher.local import run_local, run_ranks
 from smdt.checkpoints import app as checkpoint_app
 from smdt.use import export, locate
@@ -228,12 +228,13 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN")]) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of everything the demo makes.")] = Path("demo"),
-    quick: Annotated[bool, typer.Option(help="Three minutes, a weaker model.")] = False,
+    quick: Annotated[bool, typer.Option(help="A smaller world and a weaker model.")] = False,
+    full: Annotated[bool, typer.Option(help="Go on with the stages of the paper.")] = False,
 ) -> None:
     """From a synthetic world to a recall on an unseen city, with the commands of the README."""
     from smdt.demo import run_demo
 
-    run_demo(out, quick)
+    run_demo(out, quick=quick, full=full)
 
 
 @app.command()
@@ -300,13 +301,14 @@ def local_plan(module: str, arguments: Sequence[str], ranks: int) -> LocalPlan:
     from smdt.training.place import free_port
 
     check_gpus(ranks, torch.cuda.device_count())
+    has_gpu = torch.cuda.is_available()
     return LocalPlan(
         module=module,
         arguments=arguments,
-        ranks=ranks,
+        devices=devices_of(ranks, has_gpu, os.environ.get("CUDA_VISIBLE_DEVICES")),
         port=free_port(),
         cores=len(os.sched_getaffinity(0)),
-        has_gpu=torch.cuda.is_available(),
+        has_gpu=has_gpu,
     )
 
 

@@ -1,5 +1,7 @@
-"""From nothing to recalls on an unseen city: the README's own commands, one after the other."""
+"""From nothing to a recall on an unseen city: the README's own commands, one after the other."""
 
+import json
+import shlex
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from data_shards.images import decode_photo
 from data_shards.terminal import Terminal
 from smdt.data.reader import Reader
 from smdt.data.split import Split
+from smdt.evaluation.score import score_text
 from smdt.geometry.photo import cut_photo
 from smdt.telemetry.metrics import TrainingMetrics
 
@@ -30,7 +33,7 @@ WORLD = ("--seed", "0", "--difficulty", "normal", "--ground-size", "64x256", "--
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a demo makes and trains.
+    """How much a demo makes and trains, and how long each of its commands takes.
 
     Attributes:
         train: pairs of the training cities.
@@ -39,6 +42,8 @@ class Budget:
         segmentation: of the network that makes class maps.
         alignment: of the generators and discriminators.
         aligned_retrieval: of the training on aligned images.
+        seconds: of each command of `retrieval_commands` on two quiet cores.
+        paper_seconds: of each of `paper_commands`.
     """
 
     train: int
@@ -47,57 +52,136 @@ class Budget:
     segmentation: str
     alignment: str
     aligned_retrieval: str
+    seconds: Sequence[int]
+    paper_seconds: Sequence[int]
 
 
-FULL = Budget(2500, 500, "96 epochs", "1 epoch", "1 epoch", "12 epochs")
-QUICK = Budget(500, 100, "48 epochs", "1 epoch", "1 epoch", "4 epochs")
+NORMAL = Budget(
+    *(2500, 500),
+    *("24 epochs", "1 epoch", "1 epoch", "12 epochs"),
+    seconds=(130, 110, 20, 8, 20, 8),
+    paper_seconds=(60, 60, 200, 30, 8, 120, 180, 20, 8),
+)
+QUICK = Budget(
+    *(500, 100),
+    *("48 epochs", "1 epoch", "1 epoch", "4 epochs"),
+    seconds=(30, 60, 15, 8, 15, 8),
+    paper_seconds=(30, 20, 60, 20, 8, 30, 30, 15, 8),
+)
 
 
-def run_demo(out: Path, quick: bool) -> None:
-    """Make a world and go through the whole method on it; write the reports.
+def run_demo(out: Path, *, quick: bool, full: bool) -> None:
+    """Make a world, train on it, and say how well an unseen city is recalled.
 
-    What is there already is kept: a demo that was stopped goes on.
+    Commands that were finished before keep what they made: a demo that was stopped goes on.
+
+    Args:
+        out: folder of all that is made; `quick` makes another one in it.
+        quick: with a small world and short trainings.
+        full: also with the paper's stages.
 
     Raises:
         UserError: one of the commands failed.
     """
     console, start = Terminal(), time.monotonic()
-    out = out / "quick" if quick else out
-    make_world, *others = commands(out, QUICK if quick else FULL)
-    _smdt(console, make_world)
-    console.print(write_photo(out / "shards", out / PHOTO))
-    for command in others:
+    out, budget = (out / "quick", QUICK) if quick else (out, NORMAL)
+    commands, seconds = retrieval_commands(out, budget), [*budget.seconds]
+    if full:
+        commands += paper_commands(out, budget)
+        seconds += budget.paper_seconds
+    for number, (what, command) in enumerate(commands):
+        elapsed = time.monotonic() - start
+        left = seconds_left(seconds[:number], seconds[number:], elapsed)
+        title = f"{number + 1} of {len(commands)}: {what} ({_minutes(left)} left in all)"
+        console.rule(title, align="left")
+        if command[0] == "embed":
+            console.print(write_photo(out / "shards", out / PHOTO))
         _smdt(console, command)
-    console.print(f"{out}/*/report.html  ({(time.monotonic() - start) / 60:.1f} minutes)")
+    console.rule("done", align="left")
+    for line in outcome(out, full=full):
+        console.print(line, soft_wrap=True)
+    console.print(f"It took {_minutes(time.monotonic() - start)}.")
+    if not full:
+        options = f"{' --quick' if quick else ''} --full"
+        console.print(f"`smdt demo{options}` goes on with the paper's stages.")
 
 
-def commands(out: Path, budget: Budget) -> Iterator[Sequence[str]]:
-    """Yield what follows `smdt` in each command of the demo."""
-    world, segmented, aligned, gallery = (
-        f"{out / name}" for name in ("shards", "segmented", "aligned", "gallery")
-    )
-    mixed, segmenter, generators, retrieval = (
-        f"{out / name}" for name in ("run", "segmentation", "alignment", "aligned-run")
-    )
+def retrieval_commands(out: Path, budget: Budget) -> list[tuple[str, Sequence[str]]]:
+    """Return what the commands of the demo do, and what follows `smdt` in each (pure)."""
+    world, mixed, gallery = (f"{out / name}" for name in ("shards", "run", "gallery"))
     size = ("--train", f"{budget.train}", "--val", f"{budget.val}")
-    yield ("shards", "world", "--out", world, *size, *WORLD)
-    # Retrieval on the mapping alone, of panoramas and of photos.
-    yield _train("photos", mixed, world, budget.retrieval)
-    yield _evaluate(mixed, world)
-    yield ("report", mixed)
-    yield ("embed", mixed, "--shards", world, "--out", gallery, "--turns", f"{TURNS}")
-    yield ("locate", f"{out / PHOTO}", "--gallery", gallery, "--fov", f"{FOV_DEG:g}")
-    # The paper's method: class maps, the dual conditional GAN, retrieval on what it makes.
-    yield _train("segmentation", segmenter, world, budget.segmentation)
-    yield ("segment", "--shards", world, "--out", segmented, "--checkpoint", segmenter)
+    photo = (f"{out / PHOTO}", "--gallery", gallery, "--fov", f"{FOV_DEG:g}")
+    return [
+        ("a synthetic world", ("shards", "world", "--out", world, *size, *WORLD)),
+        (
+            "train retrieval of panoramas and photos",
+            _train("photos", mixed, world, budget.retrieval),
+        ),
+        ("evaluate it on an unseen city", _evaluate(mixed, world)),
+        ("write its report", ("report", mixed)),
+        (
+            "embed the aerial tiles of that city",
+            ("embed", mixed, "--shards", world, "--out", gallery, "--turns", f"{TURNS}"),
+        ),
+        ("locate a photo among them", ("locate", *photo)),
+    ]
+
+
+def paper_commands(out: Path, budget: Budget) -> list[tuple[str, Sequence[str]]]:
+    """Return the same for the paper's stages: class maps, aligned images, retrieval on those."""
+    world, segmented, aligned = (f"{out / name}" for name in ("shards", "segmented", "aligned"))
+    segmenter, generators, retrieval = (
+        f"{out / name}" for name in ("segmentation", "alignment", "aligned-run")
+    )
     often = "evaluation.every=125 steps"  # for a curve of an epoch
-    yield _train("alignment", generators, segmented, budget.alignment, often)
-    yield _evaluate(generators, world)  # whose class maps are the true ones
-    yield ("report", generators)
-    yield ("align", "--shards", segmented, "--out", aligned, "--checkpoint", generators)
-    yield _train("retrieval", retrieval, aligned, budget.aligned_retrieval, "aerial=aligned")
-    yield _evaluate(retrieval, aligned)
-    yield ("report", retrieval)
+    on_aligned = (budget.aligned_retrieval, "aerial=aligned")
+    return [
+        ("train segmentation", _train("segmentation", segmenter, world, budget.segmentation)),
+        (
+            "make class maps",
+            ("segment", "--shards", world, "--out", segmented, "--checkpoint", segmenter),
+        ),
+        (
+            "train the generators that turn aerial images into ground images",
+            _train("alignment", generators, segmented, budget.alignment, often),
+        ),
+        # The class maps of the world itself are the true ones.
+        ("evaluate them on the unseen city", _evaluate(generators, world)),
+        ("write their report", ("report", generators)),
+        (
+            "make aligned images",
+            ("align", "--shards", segmented, "--out", aligned, "--checkpoint", generators),
+        ),
+        ("train retrieval on aligned images", _train("retrieval", retrieval, aligned, *on_aligned)),
+        ("evaluate it on the unseen city", _evaluate(retrieval, aligned)),
+        ("write its report", ("report", retrieval)),
+    ]
+
+
+def seconds_left(done: Sequence[int], ahead: Sequence[int], elapsed: float) -> float:
+    """Estimate how long the commands ahead will take (pure).
+
+    Args:
+        done: seconds that finished commands take on two quiet cores.
+        ahead: seconds of those ahead.
+        elapsed: seconds that the finished ones took here.
+    """
+    return sum(ahead) * (elapsed / sum(done) if done else 1.0)
+
+
+def outcome(out: Path, *, full: bool) -> Iterator[str]:
+    """Yield what came out: the scores on the unseen city, and where the reports are."""
+    named = {"run": "Retrieval"}
+    if full:
+        named |= {"alignment": "Generated ground images", "aligned-run": "Retrieval on them"}
+    for folder, model in named.items():
+        scores = json.loads((out / folder / "evaluation.json").read_text())["scores"]
+        shown = [name for name in ("R@1", "SSIM", "PSNR") if name in scores]
+        said = ", ".join(f"{name} {score_text(name, scores[name])}" for name in shown)
+        if "R@1" in scores:
+            chance = json.loads((out / folder / "references.json").read_text())["chance"]["R@1"]
+            said += f" (by chance {score_text('R@1', chance)})"
+        yield f"{model}: {said} on an unseen city, {out / folder / 'report.html'}"
 
 
 def write_photo(shards: Path, file: Path) -> str:
@@ -129,7 +213,11 @@ def _evaluate(run: str, shards: str) -> Sequence[str]:
 
 def _smdt(console: Terminal, command: Sequence[str]) -> None:
     """Run one `smdt` command and show it as the user would type it."""
-    console.rule("smdt " + " ".join(command), style="dim", align="left")
+    console.print(f"$ smdt {shlex.join(command)}", soft_wrap=True)
     done = subprocess.run([sys.executable, "-m", "smdt.cli", *command], check=False)
     if done.returncode != 0:
         raise UserError(f"`smdt {command[0]}` ended with exit code {done.returncode}")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min"

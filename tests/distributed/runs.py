@@ -1,6 +1,8 @@
 """Looking after a run that a test has started."""
 
 import atexit
+import base64
+import json
 import os
 import signal
 import subprocess
@@ -47,10 +49,11 @@ WITHOUT_DROPOUT = {
 
 def deepspeed(script: Path, ranks: int, *arguments: object, seconds: float = 600) -> None:
     """Run a script of ours on some ranks of this machine, to its end."""
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--hostfile", ""]
-    places = ["--num_gpus", str(ranks), "--master_port", str(free_port())]
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": [*range(ranks)]}).encode())
+    places = [f"--world_info={world.decode()}", f"--master_port={free_port()}"]
+    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", "--quiet", *places]
     subprocess.run(
-        [*launcher, *places, script, *map(str, arguments)],
+        [*launcher, script, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         check=True,

@@ -1,3 +1,5 @@
+import base64
+import json
 import re
 import shlex
 import subprocess
@@ -17,6 +19,7 @@ from launcher.command import (
     check_gpus,
     check_working_folder,
     cluster_command,
+    devices_of,
     local_command,
     local_environment,
     train_arguments,
@@ -27,7 +30,7 @@ ARGUMENTS = train_arguments(
     Path("run.yaml"), Path("zero2.json"), "auto", ["run.seed=3", "schedule.length=20 steps"]
 )
 PLAN = LocalPlan(
-    module="smdt.train", arguments=ARGUMENTS, ranks=2, port=29511, cores=5, has_gpu=False
+    module="smdt.train", arguments=ARGUMENTS, devices=["4", "6"], port=29511, cores=5, has_gpu=False
 )
 CLUSTER = ClusterPlan(
     module="smdt.train",
@@ -44,14 +47,33 @@ def value(argv, flag):
     return argv[argv.index(flag) + 1]
 
 
-def test_the_module_comes_after_the_launchers_own_flags():
+def test_the_module_comes_after_the_launchers_own_flags(monkeypatch):
     argv = local_command(PLAN)
-    launcher, rank = argv[: argv.index("--module")], argv[argv.index("--module") :]
-    assert value(launcher, "--num_gpus") == "2"
-    assert value(launcher, "--master_port") == "29511"
+    rank = argv[argv.index("--module") :]
+    from deepspeed.launcher.launch import parse_args
+
+    monkeypatch.setattr(sys, "argv", argv[argv.index("deepspeed.launcher.launch") :])
+    parsed = parse_args()
+    assert json.loads(base64.urlsafe_b64decode(parsed.world_info)) == {"localhost": ["4", "6"]}
+    assert (parsed.master_port, parsed.training_script) == (29511, "smdt.train")
+    assert parsed.training_script_args == rank[2:]
     assert rank[:4] == ["--module", "smdt.train", "--config", "run.yaml"]
     assert value(rank, "--deepspeed_config") == "zero2.json"
     assert rank[-2:] == ["run.seed=3", "schedule.length=20 steps"]
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "visible", "devices"),
+    [
+        (True, None, ["0", "1"]),
+        (True, "2,3,5", ["2", "3"]),
+        (True, "GPU-1a,MIG-2b", ["GPU-1a", "MIG-2b"]),
+        (False, "", ["-1", "-1"]),
+        (False, None, ["-1", "-1"]),
+    ],
+)
+def test_ranks_get_the_gpus_that_the_user_made_visible(has_gpu, visible, devices):
+    assert devices_of(2, has_gpu, visible) == devices
 
 
 def test_ranks_share_the_cores_unless_the_user_says_otherwise():

@@ -20,7 +20,7 @@ def run(tmp_path, monkeypatch):
         folder.create()
         folder.write_state(status, 7)
         monkeypatch.setattr(local, "_start", lambda plan: subprocess.Popen([ranks]))
-        local.run_local(LocalPlan("smdt.train", [], 1, 1, 1, False), folder)
+        local.run_local(LocalPlan("smdt.train", [], ["-1"], 1, 1, False), folder)
 
     return left_by
 

@@ -12,7 +12,18 @@ from PIL import Image
 from smdt import config as configuration
 from smdt.cli import app
 from smdt.data.split import Split
-from smdt.demo import AZIMUTH_DEG, FOV_DEG, FULL, PHOTO, QUICK, commands, write_photo
+from smdt.demo import (
+    AZIMUTH_DEG,
+    FOV_DEG,
+    NORMAL,
+    PHOTO,
+    QUICK,
+    outcome,
+    paper_commands,
+    retrieval_commands,
+    seconds_left,
+    write_photo,
+)
 
 OUT = Path("/tmp/a-demo")
 ROOT = Path(__file__).parent.parent.parent
@@ -31,9 +42,16 @@ def parsed(command):
     return name, subcommand.make_context(name, words).params
 
 
-@pytest.mark.parametrize("budget", [FULL, QUICK], ids=["full", "quick"])
+def all_commands(budget):
+    commands = [*retrieval_commands(OUT, budget), *paper_commands(OUT, budget)]
+    return [parsed(command) for _, command in commands]
+
+
+@pytest.mark.parametrize("budget", [NORMAL, QUICK], ids=["normal", "quick"])
 def test_every_command_is_one_that_a_user_can_type(budget):
-    steps = [parsed(command) for command in commands(OUT, budget)]
+    steps = all_commands(budget)
+    assert len(budget.seconds) == len(retrieval_commands(OUT, budget))
+    assert len(budget.paper_seconds) == len(paper_commands(OUT, budget))
     names = [name for name, _ in steps]
     assert names.count("train") == 4
     made = {str(OUT / PHOTO)}
@@ -63,7 +81,7 @@ NEEDS = {
 
 
 def test_each_training_is_evaluated_and_reported_where_its_report_looks():
-    steps = [parsed(command) for command in commands(OUT, FULL)]
+    steps = all_commands(NORMAL)
     shown = [str(parameters["folder"]) for name, parameters in steps if name == "report"]
     scored = {
         str(parameters["trained"]): parameters for name, parameters in steps if name == "evaluate"
@@ -90,11 +108,32 @@ def test_the_photo_is_a_quarter_of_an_unseen_panorama(world, tmp_path):
     np.testing.assert_array_equal(photo, panorama[:, columns])
 
 
+def test_what_is_left_follows_the_speed_of_this_machine():
+    assert seconds_left([], [60, 30], 0.0) == 90
+    assert seconds_left([60], [30], 120.0) == 60
+    assert seconds_left([60, 30], [], 100.0) == 0
+
+
+def test_the_outcome_has_scores_of_each_model_beside_chance(tmp_path):
+    for run, scores in {"run": {"R@1": 0.974}, "alignment": {"SSIM": 0.5, "PSNR": 16.0}}.items():
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "evaluation.json").write_text(json.dumps({"scores": scores}))
+        (tmp_path / run / "references.json").write_text('{"chance": {"R@1": 0.002}}')
+    (tmp_path / "aligned-run").symlink_to(tmp_path / "run")
+    retrieval = "R@1 97.40% (by chance 0.20%)"
+    assert [line.split(" on an")[0] for line in outcome(tmp_path, full=True)] == [
+        f"Retrieval: {retrieval}",
+        "Generated ground images: SSIM 0.5000, PSNR 16.00 dB",
+        f"Retrieval on them: {retrieval}",
+    ]
+    assert len(list(outcome(tmp_path, full=False))) == 1
+
+
 @pytest.mark.full
 @pytest.mark.distributed
 @pytest.mark.timeout(1800)
 def test_the_quick_demo_beats_what_learns_nothing_at_every_step(tmp_path):
-    demo = [sys.executable, "-m", "smdt.cli", "demo", "--quick", "--out", str(tmp_path)]
+    demo = [sys.executable, "-m", "smdt.cli", "demo", "--quick", "--full", "--out", str(tmp_path)]
     subprocess.run(demo, cwd=ROOT, check=True)
     out = tmp_path / "quick"
 
