@@ -2,8 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from data_shards.globe import canonical_longitude
 
@@ -72,6 +70,10 @@ def _joined(numbers: Ids, digests: NDArray[np.uint64]) -> Ids:
     one, other = numbers[rows[1:][equal]], numbers[rows[:-1][equal]]
     if np.array_equal(one, other):
         return numbers
+    # Every command would wait for them, and most data sets have no equal images.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     places = int(numbers.max()) + 1
     links = coo_array((np.ones(len(one), dtype=bool), (one, other)), (places, places))
     component = connected_components(links, directed=False)[1]

@@ -1,6 +1,5 @@
 """The tasks of a job on a Ray cluster: one remote task each, retried when a node is lost."""
 
-import importlib.util
 import logging
 import os
 import platform
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 
 from data_shards.errors import InputError, ShardError, UserError
 from data_shards.executor import REFRESH_SECONDS, Advance
+from data_shards.packages import require_package
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -44,8 +44,7 @@ class RayExecutor:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        if importlib.util.find_spec("ray") is None:
-            raise InputError("--executor ray needs Ray: pip install 'smdt[ray]'.")
+        require_package("ray", "Ray, which --executor ray needs,", "smdt[ray]")
         _check_answers(self.address)
 
     def __call__(

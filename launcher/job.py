@@ -11,11 +11,13 @@ from launcher.command import train_arguments
 from smdt import config as configuration
 from smdt.config import Config
 from smdt.data.loader import TrainLoader
+from smdt.data.pipeline import require_dali
 from smdt.stages import make_stage
 from smdt.stages.aligned import pinned
 from smdt.stages.continued import check_shapes, examine
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.train import open_loader, require_data
+from smdt.training.engine import require_deepspeed
 from smdt.training.resume import find_checkpoint
 from smdt.training.run_folder import RunFolder
 from smdt.training.stage import Stage
@@ -64,6 +66,8 @@ class Job:
         Raises:
             UserError: something is wrong, in one sentence; here it is said once, not by every rank.
         """
+        require_deepspeed()
+        require_dali()
         self.config.telemetry.check()
         config = pinned(self.config)
         self._check_data(config, make_stage(config))

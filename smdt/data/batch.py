@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from smdt.data.distinct_places import Ids
 from smdt.data.order import DataState
-from smdt.data.pipeline import Decoder, Images
+from smdt.data.pipeline import Decoder, Images, require_dali
 from smdt.data.quarantine import QuarantineLine
 from smdt.data.reader import Reader
 from smdt.data.split import DataError, Split
@@ -79,11 +79,15 @@ class BatchMaker:
     Attributes:
         concurrency: how many threads may call `make` at the same time. Two on a CPU: where one
             batch waits for its last image, the cores decode the next.
+
+    Raises:
+        InputError: DALI is not installed.
     """
 
     def __init__(
         self, split: Split, views: Sequence[str], batch: int, device: torch.device, threads: int
     ) -> None:
+        require_dali()
         self._split = split
         self._views = tuple(views)
         self._local = threading.local()

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from data_shards.atomic import atomic_file
 from data_shards.globe import directions
@@ -99,6 +98,8 @@ def on_the_map(split: Split, count: int, rows: range) -> Neighbours:
     Raises:
         DataError: no sample has a position.
     """
+    from scipy.spatial import KDTree  # takes half a second
+
     positions = _positions(split)  # [N, 2 or 3]
     known = np.flatnonzero(~np.isnan(positions).any(axis=1))
     if len(known) == 0:

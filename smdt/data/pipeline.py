@@ -1,19 +1,26 @@
 """Encoded images to uint8 tensors, through DALI.
 
 The graph only decodes. What comes after (resize, mapping, masks) is torch on the training device.
+DALI is imported where it is used: that takes half a second, and who only uses a model has no need
+of it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from nvidia.dali import fn
-from nvidia.dali.data_node import DataNode
-from nvidia.dali.pipeline import Pipeline, pipeline_def
-from nvidia.dali.tensors import TensorListCPU, TensorListGPU
-from nvidia.dali.types import DALIDataType, DALIImageType
 from torch.utils.dlpack import from_dlpack
+
+from data_shards.packages import require_package
+
+if TYPE_CHECKING:
+    from nvidia.dali.data_node import DataNode
+    from nvidia.dali.pipeline import Pipeline
+    from nvidia.dali.tensors import TensorListCPU, TensorListGPU
+
+DALI = "nvidia-dali-cuda130>=2.4,<3"
+"""What pip installs."""
 
 Device = Literal["cpu", "gpu"]
 
@@ -22,6 +29,15 @@ GREY_VIEWS = frozenset({"seg"})
 
 Images = torch.Tensor | Sequence[torch.Tensor]
 """B images: one uint8 [B, H, W, C] tensor where sizes agree, else B of uint8 [H, W, C]."""
+
+
+def require_dali() -> None:
+    """Check that DALI is installed, without importing it.
+
+    Raises:
+        InputError: it is not.
+    """
+    require_package("nvidia.dali", "DALI, which decodes the images of a data set,", DALI)
 
 
 class Decoder:
@@ -74,15 +90,19 @@ def decoding_graph(
     device: Device,
     device_id: int | None,
     threads: int,
-) -> Pipeline:
+) -> "Pipeline":
     """The DALI graph, not yet built: one named input of bytes and one output of pixels a view.
 
     `exec_dynamic` gives every batch memory of its own; without it, batches that are still held
     would be overwritten.
     """
-    graph: Pipeline = _decode_views(
-        tuple(views),
-        device,
+    from nvidia.dali.pipeline import pipeline_def
+
+    @pipeline_def
+    def decode_views() -> "tuple[DataNode, ...]":
+        return tuple(_decoded(view, device) for view in views)
+
+    graph: Pipeline = decode_views(
         batch_size=batch,
         num_threads=threads,
         device_id=device_id,
@@ -92,12 +112,10 @@ def decoding_graph(
     return graph
 
 
-@pipeline_def
-def _decode_views(views: tuple[str, ...], device: Device) -> tuple[DataNode, ...]:
-    return tuple(_decoded(view, device) for view in views)
+def _decoded(view: str, device: Device) -> "DataNode":
+    from nvidia.dali import fn
+    from nvidia.dali.types import DALIDataType, DALIImageType
 
-
-def _decoded(view: str, device: Device) -> DataNode:
     encoded = fn.external_source(name=view, dtype=DALIDataType.UINT8, ndim=1)
     output_type = DALIImageType.GRAY if view in GREY_VIEWS else DALIImageType.RGB
     if device == "cpu":
@@ -108,7 +126,7 @@ def _decoded(view: str, device: Device) -> DataNode:
     )
 
 
-def _as_torch(images: TensorListCPU | TensorListGPU) -> Images:
+def _as_torch(images: "TensorListCPU | TensorListGPU") -> Images:
     if images.is_dense_tensor():
         return from_dlpack(images.as_tensor())
     return [from_dlpack(images[i]) for i in range(len(images))]

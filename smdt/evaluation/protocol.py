@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy.spatial import KDTree
 
 from data_shards.errors import InputError
 from data_shards.index import ABSENT
@@ -160,6 +159,8 @@ def tiles_within(
     Raises:
         EvaluationError: a position is unknown.
     """
+    from scipy.spatial import KDTree  # takes half a second
+
     for positions in (queries, gallery):
         require_positions(positions, metres)
     near = KDTree(gallery).query_ball_point(queries, metres, return_sorted=True)

@@ -18,6 +18,7 @@ from data_shards.plan import BuildPlan, ShardTask
 from data_shards.rewrite import rewriting_plan
 from data_shards.store import Location, location, same_place
 from smdt.data.errors import DataError, DataInputError
+from smdt.data.pipeline import require_dali
 from smdt.data.split import Split
 from smdt.inference.annotated_shard import Annotator, Missing, ShardAnnotator, has_views
 
@@ -44,9 +45,10 @@ def begin(job: Annotation, annotator: Annotator) -> BuildPlan:
 
     Raises:
         InputError: `out` is the source or belongs to another job, nothing has what the part is made
-            from, or a view has a shape that it can't be made from.
+            from, or a view has a shape that it can't be made from; or DALI is not installed.
         DataError: tars are missing or truncated.
     """
+    require_dali()
     source, out = location(job.source), location(job.out)
     if same_place(source, out):
         raise DataInputError(f"--out {out} is where the shards come from: name another folder.")

@@ -23,6 +23,7 @@ from smdt.config import RetrievalConfig
 from smdt.data.distinct_places import first_of_each
 from smdt.data.errors import DataError
 from smdt.data.evaluation_loader import EvaluationLoader
+from smdt.data.pipeline import require_dali
 from smdt.data.split import Split
 from smdt.evaluation.protocol import protocol_of
 from smdt.geometry.augment import QUARTER_DEG, even_turns
@@ -93,11 +94,13 @@ def prepare(job: EmbedJob) -> None:
     """Say once what is wrong with the input, before every rank finds it; begin the job.
 
     Raises:
-        InputError: the model or the data set can't be used, or the output is another gallery.
+        InputError: the model or the data set can't be used, the output is another gallery, or DALI
+            is not installed.
         DataError: more samples are in missing or truncated tars than allowed.
     """
     split = Split.open(job.shards, job.split)
     if shards_left(job, split, 0, 1):
+        require_dali()
         config, stage = open_retrieval(job.trained, torch.device("cpu"), job.alignment)
         require_turns(config.augment, job.turns)
         split.require_views(stage.views[1:])

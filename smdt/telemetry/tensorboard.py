@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_shards.errors import InputError
+from data_shards.packages import require_package
 
 
 class Events:
@@ -51,10 +51,5 @@ def require_tensorboard() -> None:
     Raises:
         InputError: the package is not installed.
     """
-    try:
-        import torch.utils.tensorboard  # noqa: F401 (only whether it can be)
-    except ImportError:
-        raise InputError(
-            "telemetry.tensorboard is true and the package tensorboard is not installed: "
-            "pip install 'smdt[tensorboard]', or set it to false"
-        ) from None
+    description = "TensorBoard, which telemetry.tensorboard needs,"
+    require_package("tensorboard", description, "smdt[tensorboard]")

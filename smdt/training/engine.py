@@ -19,6 +19,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from data_shards.errors import InputError
+from data_shards.packages import require_package
 from smdt.training.finite import FiniteAdamW
 from smdt.training.flat import flatten
 from smdt.training.parameter_groups import parameter_groups
@@ -27,6 +28,8 @@ from smdt.training.universal import give_every_rank_a_part
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
+DEEPSPEED = "deepspeed>=0.19.8,<0.20"
+"""What pip installs; this module knows the inside of these versions."""
 GPU_BACKEND = "cpu:gloo,cuda:nccl"
 """How ranks on GPUs meet: NCCL alone, DeepSpeed's choice, refuses every tensor of the CPU."""
 
@@ -60,6 +63,16 @@ class AdamConfig(OptimizerConfig):
     gradient_clipping: float = Field(0.0, ge=0)
 
 
+def require_deepspeed() -> None:
+    """Check that DeepSpeed is installed, without importing it.
+
+    Raises:
+        InputError: it is not.
+    """
+    description = "DeepSpeed, which trains and starts ranks,"
+    require_package("deepspeed", description, DEEPSPEED)
+
+
 def init_distributed(timeout_seconds: float) -> torch.device:
     """Join the process group that the launcher's environment describes.
 
@@ -71,7 +84,11 @@ def init_distributed(timeout_seconds: float) -> torch.device:
 
     Returns:
         The device of this rank.
+
+    Raises:
+        InputError: DeepSpeed is not installed.
     """
+    require_deepspeed()
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 

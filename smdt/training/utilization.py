@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from smdt.training.engine import Precision
 
@@ -53,6 +52,8 @@ def known_tflops(name: str, precision: Precision) -> float | None:
 @torch.no_grad()
 def forward_flops(forward: Callable[[], object]) -> int:
     """Count the floating-point operations of products and convolutions in a call."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton: half a second
+
     # The counter knows attention as two products only.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         forward()

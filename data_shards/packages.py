@@ -1,0 +1,24 @@
+"""Packages that only some commands need."""
+
+import importlib.util
+
+from data_shards.errors import InputError
+
+
+def require_package(module: str, description: str, requirement: str) -> None:
+    """Check that a package is installed, without importing it.
+
+    Args:
+        module: that the package brings, such as `nvidia.dali`.
+        description: begins the sentence of the error: the package, and what needs it.
+        requirement: what pip installs.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that holds it is missing
+        found = False
+    if not found:
+        raise InputError(f"{description} is not installed: pip install '{requirement}'.")
