@@ -33,9 +33,7 @@ AlignmentOption = Annotated[
 
 app = typer.Typer(
     name="smdt",
-    help="Cross-view geo-localization: shards, training, evaluation, use.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(shards_app, name="shards", help="Build, verify and describe shards.")
@@ -43,6 +41,25 @@ app.add_typer(launch_app, name="launch", help="Run on many machines, and keep th
 app.command()(locate)
 app.command()(export)
 app.add_typer(checkpoint_app, name="checkpoint", help="List and verify the checkpoints of a run.")
+
+
+def show_version(asked: bool) -> None:
+    """Print the version of the installed package and end, if it was asked for."""
+    if asked:
+        from importlib.metadata import version
+
+        print(f"smdt {version('smdt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Cross-view geo-localization: shards, training, evaluation, use."""
 
 
 @app.command()
@@ -294,12 +311,14 @@ def local_plan(module: str, arguments: Sequence[str], ranks: int) -> LocalPlan:
     """Return the plan of a module on this machine, as it is now.
 
     Raises:
-        InputError: there are GPUs, but fewer than ranks.
+        InputError: there are GPUs, but fewer than ranks; or DeepSpeed is not installed.
     """
     import torch
 
+    from smdt.training.engine import require_deepspeed
     from smdt.training.place import free_port
 
+    require_deepspeed()
     check_gpus(ranks, torch.cuda.device_count())
     has_gpu = torch.cuda.is_available()
     return LocalPlan(

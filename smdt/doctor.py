@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from data_shards.atomic import write_atomic
-from data_shards.errors import UserError
+from data_shards.errors import InputError, UserError
 from data_shards.terminal import Terminal
 
-PACKAGES = ("torch", "deepspeed", "nvidia-dali-cuda130", "webdataset", "pyarrow", "timm")
+PACKAGES = ("torch", "webdataset", "pyarrow", "timm")
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (looked at, not written to)
 ENOUGH_SHARED_BYTES = 2**30
@@ -49,6 +49,7 @@ def findings() -> list[Finding]:
     return [
         _python(),
         *(_package(name) for name in PACKAGES),
+        *_training_packages(),
         _machine(),
         _driver(),
         *_accelerators(),
@@ -120,6 +121,22 @@ def _package(name: str) -> Finding:
         return Finding(name, "not installed", "install the lock: make test")
 
 
+def _training_packages() -> list[Finding]:
+    """What trains and reads data sets; a model and its gallery are used without them."""
+    from smdt.data.pipeline import DALI
+    from smdt.training.engine import DEEPSPEED
+
+    found = []
+    for requirement, use in ((DEEPSPEED, "training and --ranks"), (DALI, "reading data sets")):
+        name = requirement.partition(">")[0]
+        try:
+            found.append(Finding(name, version(name)))
+        except PackageNotFoundError:
+            cure = f"pip install '{requirement}': only {use} need it"
+            found.append(Finding(name, "not installed", cure, needed=False))
+    return found
+
+
 def _machine() -> Finding:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return Finding("machine", f"{len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB")
@@ -132,7 +149,7 @@ def _driver() -> Finding:
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return Finding(subject, "none", needed=False)
+        return Finding(subject, "none, which only a GPU needs", needed=False)
     supported = ctypes.c_int()
     cuda.cuDriverGetVersion(ctypes.byref(supported))
     found = f"for CUDA {supported.value // 1000}.{supported.value % 1000 // 10}"
@@ -144,7 +161,11 @@ def _accelerators() -> list[Finding]:
     import torch
 
     if not torch.cuda.is_available():
-        return [Finding("accelerator", "none, runs on the CPU over gloo", needed=False)]
+        said = (
+            "none, which is fine: everything runs on the CPU, ranks over gloo; that is for trials, "
+            "a GPU is for real training"
+        )
+        return [Finding("accelerator", said, needed=False)]
     found = []
     for number in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(number)
@@ -178,12 +199,15 @@ def _decoder() -> Finding:
     Image.new("RGB", (16, 16)).save(image, "JPEG")
     where = ["on the CPU"]
     try:
-        from smdt.data.pipeline import Decoder
+        from smdt.data.pipeline import Decoder, require_dali
 
+        require_dali()
         Decoder(["ground"], 1, "cpu", None, 1).decode({"ground": [image.getvalue()]})
         if torch.cuda.is_available():
             where.append("on the GPU")
             Decoder(["ground"], 1, "gpu", 0, 1).decode({"ground": [image.getvalue()]})
+    except InputError:
+        return Finding(subject, "none without DALI", "install it, as above says", needed=False)
     except (ImportError, OSError, RuntimeError) as error:
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         cure = "repair the driver, or install the lock again: make clean test"
