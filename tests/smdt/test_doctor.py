@@ -41,11 +41,19 @@ def test_nothing_is_missing_where_the_tests_run(tmp_path):
 
 def test_images_are_really_decoded(monkeypatch):
     assert "DALI, on the CPU" in subject("decoding").found
-    monkeypatch.setitem(sys.modules, "smdt.data.pipeline", None)
+    monkeypatch.setitem(sys.modules, "nvidia.dali.pipeline", None)
     broken = subject("decoding")
     assert broken.needed
     assert broken.cure
-    assert "smdt.data.pipeline" in broken.found
+    assert "nvidia.dali.pipeline" in broken.found
+
+
+def test_without_a_gpu_all_is_fine(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (found,) = doctor._accelerators()
+    assert "which is fine" in found.found
+    assert "on the CPU, ranks over gloo" in found.found
+    assert not found.cure
 
 
 def test_tools_are_looked_for_on_the_path(monkeypatch, tmp_path):
