@@ -1,0 +1,108 @@
+"""What users hold of a version: commands, YAML keys, metrics, and the sections that alerts link to.
+
+`python -m tests.compatibility.interface FILE` writes it; `interface-*.json` are those of versions
+that users have.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+import typer.core
+from prometheus_client import CollectorRegistry
+
+from data_shards.cli import app as data_shards
+from data_shards.metrics import ShardMetrics
+from launcher.cli import app as launcher
+from launcher.metrics import LauncherMetrics
+from launcher.requeue import app as requeue
+from smdt.cli import app as smdt
+from smdt.config import SCHEMAS
+from smdt.telemetry.metrics import TrainingMetrics
+from smdt.train import app as train
+
+ROOT = Path(__file__).parent.parent.parent
+COMMANDS = {
+    "smdt": smdt,
+    "python -m smdt.train": train,
+    "python -m launcher": launcher,
+    "python -m launcher.requeue": requeue,
+    "python -m data_shards": data_shards,
+}
+
+
+def interface() -> dict[str, dict[str, Any]]:
+    """What stands in the code that is imported."""
+    return {
+        "commands": {
+            name: words
+            for program, app in COMMANDS.items()
+            for name, words in _commands(program, typer.main.get_command(app))
+        },
+        "yaml": {
+            f"{stage} {key}": value
+            for stage, schema in SCHEMAS.items()
+            for key, value in _keys(schema.model_json_schema())
+        },
+        "metrics": {
+            name: labels
+            for metrics in (TrainingMetrics("", "", 0), ShardMetrics("", 0), LauncherMetrics(""))
+            for name, labels in _metrics(metrics.registry)
+        },
+        "sections": {page.name: _anchors(page) for page in (ROOT / "docs").glob("*.md")},
+    }
+
+
+def _commands(name: str, command: Any) -> Iterator[tuple[str, list[str]]]:
+    """Each command below one, with its options and how many arguments it takes."""
+    if isinstance(command, typer.core.TyperGroup):
+        for below, each in command.commands.items():
+            yield from _commands(f"{name} {below}", each)
+        return
+    words = []
+    for parameter in command.params:
+        is_argument = parameter.param_type_name == "argument"
+        names = [f"<{parameter.name}>"] if is_argument else parameter.opts
+        words += [*names, *parameter.secondary_opts]
+    yield name, sorted(words)
+
+
+def _keys(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each key of a JSON schema by its path, with its default and the words that it may be."""
+    definitions = schema.get("$defs", {})
+
+    def walk(node: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+        variants = [*node.get("anyOf", []), *node.get("oneOf", []), *node.get("allOf", [])]
+        for variant in variants:
+            yield from walk(variant, path)
+        if "$ref" in node:
+            yield from walk(definitions[node["$ref"].split("/")[-1]], path)
+        for key, below in node.get("properties", {}).items():
+            where = f"{path}.{key}" if path else key
+            default = below.get("default", "required")
+            yield where, default if not isinstance(default, dict) else "a section"
+            yield from walk(below, where)
+        for word in [*node.get("enum", []), *([node["const"]] if "const" in node else [])]:
+            yield f"{path}={word}", "a choice"
+
+    yield from walk(schema, "")
+
+
+def _metrics(registry: CollectorRegistry) -> Iterator[tuple[str, list[str]]]:
+    for collector in registry._collector_to_names:
+        for metric in collector.describe():
+            yield f"{metric.name} ({metric.type})", sorted(collector._labelnames)
+
+
+def _anchors(page: Path) -> list[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return sorted(re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(json.dumps(interface(), indent=1, sort_keys=True) + "\n")
