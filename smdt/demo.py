@@ -58,8 +58,8 @@ class Budget:
 
 NORMAL = Budget(
     *(2500, 500),
-    *("24 epochs", "1 epoch", "1 epoch", "12 epochs"),
-    seconds=(130, 110, 20, 8, 20, 8),
+    *("40 epochs", "1 epoch", "1 epoch", "12 epochs"),
+    seconds=(110, 160, 20, 8, 20, 8),
     paper_seconds=(60, 60, 200, 30, 8, 120, 180, 20, 8),
 )
 QUICK = Budget(

@@ -2,7 +2,7 @@
 
 python docs/images/alignment.py RUN SHARDS [number of pairs]
 
-`smdt demo` leaves a run in demo/alignment and shards in demo/shards.
+`smdt demo --full` leaves a run in demo/alignment and shards in demo/shards.
 """
 
 import sys
