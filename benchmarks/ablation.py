@@ -6,8 +6,9 @@ python -m benchmarks.ablation [--shards DIR] [--out DIR] [--seeds N] [--json FIL
 Trains retrieval of `configs/world/retrieval.yaml` on raw, polar, mixed and aligned aerial images,
 without and with keep and remove, from several seeds, one process, and prints R@1 on the held-out
 split with its spread over the seeds. The shards need class maps and aligned images, such as
-`smdt demo --full` leaves in `demo/aligned`. All runs turn by quarters, the only turns that a raw tile can follow.
-What is given as `section.key=value` holds for every run, such as `schedule.length="4 epochs"`.
+`smdt demo --full` leaves in `demo/aligned`. All runs turn by quarters, the only turns that a raw
+tile can follow. What is given as `section.key=value` holds for every run, such as
+`schedule.length="4 epochs"`.
 
 A run is a run folder below `--out`: finished ones are not trained again, and one that was
 interrupted (by SIGTERM, a file `stop` in `--out`, or a kill) goes on from its checkpoint.

@@ -34,15 +34,15 @@ def versions() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit of the clone that this file is in; empty without a clone or without git."""
-    command = ["git", "rev-parse", "HEAD"]
+    """The commit that has this file; empty where none has it, or without git."""
+    command = ["git", "rev-parse", f"HEAD:./{Path(__file__).name}", "HEAD"]
     try:
         done = subprocess.run(
             command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
         return ""
-    return done.stdout.strip()
+    return done.stdout.split()[-1] if done.returncode == 0 else ""
 
 
 def environment(hosts: Sequence[str], device: str) -> dict[str, Any]:
