@@ -20,7 +20,7 @@ OPERATIONS = (
     *("all_gather_single", "reduce_scatter", "reduce_scatter_tensor", "reduce_scatter_single"),
     *("all_to_all", "all_to_all_single"),
 )
-"""Functions of `torch.distributed` that the stages and DeepSpeed call."""
+"""Functions of `torch.distributed` that the stages and DeepSpeed call, if this PyTorch has them."""
 
 
 class Collectives:
@@ -33,7 +33,8 @@ class Collectives:
     def watch(self) -> None:
         """Time every collective from now on; before DeepSpeed takes hold of the functions."""
         for name in OPERATIONS:
-            setattr(dist, name, self._timed(getattr(dist, name)))
+            if hasattr(dist, name):
+                setattr(dist, name, self._timed(getattr(dist, name)))
 
     def take(self) -> list[Stopwatch]:
         """Return the watches of the collectives since the last call."""

@@ -23,7 +23,10 @@ def gather_equal(own: Tensor) -> Tensor:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return own.clone()
     gathered = own.new_empty(dist.get_world_size() * len(own), *own.shape[1:])
-    dist.all_gather_single(gathered, own.contiguous())
+    # PyTorch 2.11 knows only the function's older name, of which the newer ones warn.
+    newer = hasattr(dist, "all_gather_single")
+    gather = dist.all_gather_single if newer else dist.all_gather_into_tensor
+    gather(gathered, own.contiguous())
     return gathered
 
 

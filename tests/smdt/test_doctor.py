@@ -87,7 +87,9 @@ def test_a_gpu_needs_kernels(capability, fits):
 
 
 def test_the_installed_pytorch_says_what_it_was_built_for():
-    """Without a GPU the names can be read all the same: they are what the check relies on."""
+    """`get_arch_list`, on which the check relies, is empty without a GPU before PyTorch 2.12."""
+    architectures = torch._C._cuda_getArchFlags().split()
+    assert torch.cuda.get_arch_list() in (architectures, [])
     assert driver_cure(13000, torch.version.cuda) == ""
-    assert capability_cure((9, 0), torch.cuda.get_arch_list()) == ""
-    assert capability_cure((7, 0), torch.cuda.get_arch_list())
+    assert capability_cure((9, 0), architectures) == ""
+    assert capability_cure((7, 0), architectures)
