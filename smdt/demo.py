@@ -17,11 +17,13 @@ from torch import Tensor
 from data_shards.errors import UserError
 from data_shards.images import decode_photo
 from data_shards.terminal import Terminal
+from smdt.data.pipeline import require_dali
 from smdt.data.reader import Reader
 from smdt.data.split import Split
 from smdt.evaluation.score import score_text
 from smdt.geometry.photo import cut_photo
 from smdt.telemetry.metrics import TrainingMetrics
+from smdt.training.engine import require_deepspeed
 
 PHOTO = "photo.png"
 FOV_DEG, AZIMUTH_DEG = 90.0, 120.0
@@ -81,8 +83,11 @@ def run_demo(out: Path, *, quick: bool, full: bool) -> None:
         full: also with the paper's stages.
 
     Raises:
+        InputError: DALI or DeepSpeed is not installed.
         UserError: one of the commands failed.
     """
+    require_deepspeed()
+    require_dali()
     console, start = Terminal(), time.monotonic()
     out, budget = (out / "quick", QUICK) if quick else (out, NORMAL)
     commands, seconds = retrieval_commands(out, budget), [*budget.seconds]

@@ -118,7 +118,7 @@ def _package(name: str) -> Finding:
     try:
         return Finding(name, version(name))
     except PackageNotFoundError:
-        return Finding(name, "not installed", "install the lock: make test")
+        return Finding(name, "not installed", f"pip install {name}, or in a clone: make test")
 
 
 def _training_packages() -> list[Finding]:
