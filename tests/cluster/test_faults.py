@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -144,13 +145,10 @@ def on_small_disk(cluster, tmp_path):
     ballast = cluster.outside_small / "ballast"
 
     def fill() -> None:
-        with ballast.open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(1 << 16))
-                    file.flush()
-            except OSError:
-                return
+        # Unbuffered: closing a file would write once more what has found no room.
+        with ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
 
     yield fill, ballast
     ballast.unlink(missing_ok=True)
