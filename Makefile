@@ -23,7 +23,7 @@ demo: $(STAMP)
 
 system-packages:
 ifeq ($(SYSTEM_PACKAGES),yes)
-	@$(or $(PYTHON),python3) tests/system_packages.py $(SYSTEM_PACKAGES_OPTIONS)
+	@./environment.sh --system-packages $(SYSTEM_PACKAGES_OPTIONS)
 endif
 
 test: system-packages $(STAMP)

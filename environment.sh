@@ -1,10 +1,12 @@
 #!/bin/sh
 # Make .venv from the lock. `PYTHON=` names the interpreter; else the first suitable one on the path is taken.
+# With --system-packages it only installs the packages that the tests need, with that interpreter.
 set -eu
 UV_VERSION=0.13.9
 NEEDED_GB=12
 NEEDED_PYTHON="Python 3.11 to 3.14 with its headers and venv module"
 PYTHON_PACKAGES="python3-dev python3-venv"
+UV_PYTHON='>=3.11,<3.15'
 
 fail() {
     echo "environment: $1" >&2
@@ -30,6 +32,13 @@ else
     done
 fi
 
+if [ "${1:-}" = --system-packages ]; then
+    shift
+    [ -z "${PYTHON:-}" ] || exec "$PYTHON" tests/system_packages.py "$@"
+    command -v uv >/dev/null &&
+        exec uv run --no-project --managed-python --python "$UV_PYTHON" tests/system_packages.py "$@"
+fi
+
 missing='' packages=''
 command -v c++ >/dev/null || command -v g++ >/dev/null ||
     { missing="a C++ compiler" packages=" g++"; }
@@ -50,7 +59,7 @@ if [ -n "${PYTHON:-}" ]; then
 else
     echo "Making .venv with a Python that uv brings: about 7 GB, a few minutes the first time."
     uv=uv
-    uv venv --managed-python --python '>=3.11,<3.15' .venv ||
+    uv venv --managed-python --python "$UV_PYTHON" .venv ||
         fail "uv brought no Python; on Debian or Ubuntu: apt-get install $PYTHON_PACKAGES."
 fi
 "$uv" pip install --python .venv/bin/python --requirement requirements.lock

@@ -117,8 +117,8 @@ def readme_packages() -> list[str]:
 def test_what_is_missing_is_said_in_one_sentence(machine):
     """The README's packages are installed one after the other, as the sentences ask for them."""
 
-    def missing(setting: str = "") -> str:
-        done = machine.run(f"make {setting} demo")
+    def missing(target: str = "demo", setting: str = "") -> str:
+        done = machine.run(f"make {setting} {target}")
         assert done.returncode != 0
         (said,) = [line for line in done.stdout.splitlines() if not line.startswith("make: ")]
         assert not (machine.clone / ".venv").exists()
@@ -132,11 +132,12 @@ def test_what_is_missing_is_said_in_one_sentence(machine):
     apt = "on Debian or Ubuntu: apt-get install"
     install("make")
     assert missing() == (f"missing: a C++ compiler, {python}; {apt} g++ python3-dev python3-venv.")
+    assert missing("test") == missing("demo")
     install("g++")
     assert missing() == f"missing: {python}; {apt} python3-dev python3-venv."
     install("python3-dev")
     assert missing() == f"missing: {python}; {apt} python3-dev python3-venv."
-    assert missing("PYTHON=python3") == f"PYTHON=python3 is not {python}."
+    assert missing(setting="PYTHON=python3") == f"PYTHON=python3 is not {python}."
     install("python3-venv")
     small = "mount -t tmpfs -o size=1g none /mnt && cp --recursive . /mnt/smdt && cd /mnt/smdt"
     assert "free some space" in machine.run(f"{small} && make demo").stdout
@@ -158,5 +159,5 @@ def test_the_readme_leads_to_a_recall(machine):
     )
     assert scores["scores"]["R@10"] > 2 * references["chance"]["R@10"]
     assert (run / "report.html").exists()
-    head = subprocess.check_output(["git", "-C", ROOT, "rev-parse", "HEAD"], text=True)
+    head = subprocess.check_output(["git", "-C", machine.clone, "rev-parse", "HEAD"], text=True)
     assert environment["commit"] == head.strip()

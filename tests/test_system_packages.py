@@ -1,7 +1,10 @@
 """What tests need of the system: skipped with its packages' names, failed in CI, summed up."""
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -63,3 +66,21 @@ def test_without_root_the_installer_installs_nothing(nothing_installed, monkeypa
     assert main(["--full"]) == 0
     said = capsys.readouterr().out
     assert all(package in said for package in {**PACKAGES, **FULL_PACKAGES}.values())
+
+
+def test_make_finds_the_only_interpreter_behind_a_shim_that_starts_nothing(tmp_path):
+    shim = tmp_path / "python3"
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    (tmp_path / version).symlink_to(os.path.realpath(sys.executable))
+    done = subprocess.run(
+        [shutil.which("make"), "system-packages"],
+        cwd=Path(__file__).parent.parent,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "system packages will be skipped" in done.stdout
