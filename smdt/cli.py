@@ -218,11 +218,13 @@ def embed(
     job = EmbedJob(trained, shards, split, out, batch, max_missing, alignment, turns)
     try:
         with stop_signals():
-            prepare(job)
             if ranks == 1:
+                prepare(job)
                 embed_on_rank(job, 0, 1)
             else:
-                run_ranks(local_plan("smdt.inference.embed_rank", rank_arguments(job), ranks))
+                plan = local_plan("smdt.inference.embed_rank", rank_arguments(job), ranks)
+                prepare(job)
+                run_ranks(plan)
             gallery = finish(job)
     except KeyboardInterrupt:
         raise Stopped(
@@ -260,7 +262,7 @@ def configs(
     out: Annotated[Path | None, typer.Option(help="Copy it here.")] = None,
 ) -> None:
     """List the packaged configurations; print one, or copy one to edit it."""
-    from smdt.config_file import copy_packaged, packaged
+    from smdt.config_file import copy_packaged, not_packaged, packaged
 
     files = packaged()
     if name is not None and out is not None:
@@ -268,11 +270,14 @@ def configs(
     elif name in files:
         print(files[name].read_text(encoding="utf-8"), end="")
     elif name is not None:
-        raise InputError(f"{name}: nothing to print; `smdt configs` lists what can be printed")
+        raise InputError(f"{name}: {not_packaged(name)}")
     elif out is not None:
         raise InputError("--out needs a name: `smdt configs` lists them")
     else:
-        print("\n".join([*files, "monitoring (a folder, to copy with --out)"]))
+        for option, suffix in (("--config", ".yaml"), ("--deepspeed_config", ".json")):
+            named = [name for name, file in files.items() if file.suffix == suffix]
+            print(f"for {option}:", *named, sep="\n    ")
+        print("to copy with --out:", "monitoring", sep="\n    ")
 
 
 @app.command()
@@ -295,9 +300,10 @@ def annotated(
             if ranks == 1:
                 annotate_rank(command, job, checkpoint, 0, 1)
             else:
-                check(command, job, checkpoint)
                 arguments = rank_arguments(command, job, checkpoint)
-                run_ranks(local_plan("smdt.inference.rank", arguments, ranks))
+                plan = local_plan("smdt.inference.rank", arguments, ranks)
+                check(command, job, checkpoint)
+                run_ranks(plan)
             manifest = finish(job)
     except KeyboardInterrupt:
         raise Stopped(

@@ -223,7 +223,7 @@ def load_deepspeed(path: Path | None) -> dict[str, Any]:
     try:
         content = {} if path is None else json.loads(to_utf8(path, find(path).read_bytes()))
     except OSError as error:
-        raise InputError(f"DeepSpeed configuration {path}: {unreadable(error)}") from error
+        raise InputError(f"DeepSpeed configuration {path}: {unreadable(path, error)}") from error
     except json.JSONDecodeError as error:
         raise InputError(f"DeepSpeed configuration {path}: {error}") from error
     if not isinstance(content, dict):

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,20 +61,23 @@ def copy_packaged(name: str, out: Path) -> None:
     """Copy a packaged file, or the folder `monitoring`, to where it can be edited.
 
     Raises:
-        InputError: the package has nothing of that name, or something is at `out`.
+        InputError: the package has nothing of that name, or `out` exists or can't be written.
     """
     source = CONFIGS / name if name == "monitoring" else packaged().get(name)
     if source is None:
-        raise InputError(f"{name}: no packaged configuration; `smdt configs` lists them")
+        raise InputError(f"{name}: {not_packaged(name)}")
     if out.exists():
         raise InputError(f"--out {out} exists: choose another path, or delete it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_file():
-        write_atomic(out, source.read_bytes())
-        return
-    with unpublished_folder(out) as folder:
-        shutil.copytree(source, folder, dirs_exist_ok=True)
-        folder.rename(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_file():
+            write_atomic(out, source.read_bytes())
+            return
+        with unpublished_folder(out) as folder:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+            folder.rename(out)
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}: choose another path") from error
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
         merged: Any = OmegaConf.create(text)  # refuses a key that stands twice
         typed = yaml.load(text, yaml.BaseLoader)  # noqa: S506 (makes only strings)
     except OSError as error:
-        raise InputError(f"configuration {path}: {unreadable(error)}") from error
+        raise InputError(f"configuration {path}: {unreadable(path, error)}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"configuration {path}: it is no text in UTF-8") from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
@@ -167,10 +171,18 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
     return Document(_unambiguous(content, strings), strings, texts)
 
 
-def unreadable(error: OSError) -> str:
-    """Return why a configuration could not be read, and where to find names that could."""
-    absent = isinstance(error, FileNotFoundError)
-    return f"{error.strerror}{'; `smdt configs` lists the packaged ones' if absent else ''}"
+def unreadable(path: str | Path, error: OSError) -> str:
+    """Return why a configuration could not be read, and what may have been meant (pure)."""
+    if not isinstance(error, FileNotFoundError):
+        return f"{error.strerror}"
+    return f"no such file, and {not_packaged(path)}"
+
+
+def not_packaged(name: str | Path) -> str:
+    """Return that nothing packaged has this name, and which one is near (pure)."""
+    nearest = get_close_matches(str(name).removesuffix(".yaml"), packaged(), n=1)
+    meant = f" (did you mean {nearest[0]}?)" if nearest else ""
+    return f"no packaged configuration has this name{meant}: `smdt configs` lists them"
 
 
 def escaped(value: Any) -> Any:  # noqa: ANN401 (any JSON value)
@@ -243,4 +255,7 @@ def _child(typed: Any, key: Any) -> Any:  # noqa: ANN401 (any YAML value)
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
     return str(error).strip().splitlines()[0]

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -9,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from types import FrameType
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from data_shards.errors import UserError
+from data_shards.errors import Stopped, UserError
 from data_shards.images import decode_photo
 from data_shards.terminal import Terminal
 from smdt.data.pipeline import require_dali
@@ -84,24 +86,27 @@ def run_demo(out: Path, *, quick: bool, full: bool) -> None:
 
     Raises:
         InputError: DALI or DeepSpeed is not installed.
+        Stopped: it was told to stop; what was made is kept.
         UserError: one of the commands failed.
     """
     require_deepspeed()
     require_dali()
     console, start = Terminal(), time.monotonic()
     out, budget = (out / "quick", QUICK) if quick else (out, NORMAL)
-    commands, seconds = retrieval_commands(out, budget), [*budget.seconds]
+    ranks = 1 if torch.cuda.device_count() == 1 else 2  # each takes a GPU for itself
+    commands, seconds = retrieval_commands(out, budget, ranks), [*budget.seconds]
     if full:
-        commands += paper_commands(out, budget)
+        commands += paper_commands(out, budget, ranks)
         seconds += budget.paper_seconds
+    took: list[float] = []
     for number, (what, command) in enumerate(commands):
-        elapsed = time.monotonic() - start
-        left = seconds_left(seconds[:number], seconds[number:], elapsed)
-        title = f"{number + 1} of {len(commands)}: {what} ({_minutes(left)} left in all)"
-        console.rule(title, align="left")
+        left = _minutes(seconds_left(seconds, took))
+        console.rule(f"{number + 1} of {len(commands)}: {what} ({left} left in all)", align="left")
         if command[0] == "embed":
             console.print(write_photo(out / "shards", out / PHOTO))
+        began = time.monotonic()
         _smdt(console, command)
+        took.append(time.monotonic() - began)
     console.rule("done", align="left")
     for line in outcome(out, full=full):
         console.print(line, soft_wrap=True)
@@ -111,7 +116,7 @@ def run_demo(out: Path, *, quick: bool, full: bool) -> None:
         console.print(f"`smdt demo{options}` goes on with the paper's stages.")
 
 
-def retrieval_commands(out: Path, budget: Budget) -> list[tuple[str, Sequence[str]]]:
+def retrieval_commands(out: Path, budget: Budget, ranks: int) -> list[tuple[str, Sequence[str]]]:
     """Return what the commands of the demo do, and what follows `smdt` in each (pure)."""
     world, mixed, gallery = (f"{out / name}" for name in ("shards", "run", "gallery"))
     size = ("--train", f"{budget.train}", "--val", f"{budget.val}")
@@ -120,7 +125,7 @@ def retrieval_commands(out: Path, budget: Budget) -> list[tuple[str, Sequence[st
         ("a synthetic world", ("shards", "world", "--out", world, *size, *WORLD)),
         (
             "train retrieval of panoramas and photos",
-            _train("photos", mixed, world, budget.retrieval),
+            _train("photos", mixed, world, ranks, budget.retrieval),
         ),
         ("evaluate it on an unseen city", _evaluate(mixed, world)),
         ("write its report", ("report", mixed)),
@@ -132,7 +137,7 @@ def retrieval_commands(out: Path, budget: Budget) -> list[tuple[str, Sequence[st
     ]
 
 
-def paper_commands(out: Path, budget: Budget) -> list[tuple[str, Sequence[str]]]:
+def paper_commands(out: Path, budget: Budget, ranks: int) -> list[tuple[str, Sequence[str]]]:
     """Return the same for the paper's stages: class maps, aligned images, retrieval on those."""
     world, segmented, aligned = (f"{out / name}" for name in ("shards", "segmented", "aligned"))
     segmenter, generators, retrieval = (
@@ -141,14 +146,17 @@ def paper_commands(out: Path, budget: Budget) -> list[tuple[str, Sequence[str]]]
     often = "evaluation.every=125 steps"  # for a curve of an epoch
     on_aligned = (budget.aligned_retrieval, "aerial=aligned")
     return [
-        ("train segmentation", _train("segmentation", segmenter, world, budget.segmentation)),
+        (
+            "train segmentation",
+            _train("segmentation", segmenter, world, ranks, budget.segmentation),
+        ),
         (
             "make class maps",
             ("segment", "--shards", world, "--out", segmented, "--checkpoint", segmenter),
         ),
         (
             "train the generators that turn aerial images into ground images",
-            _train("alignment", generators, segmented, budget.alignment, often),
+            _train("alignment", generators, segmented, ranks, budget.alignment, often),
         ),
         # The class maps of the world itself are the true ones.
         ("evaluate them on the unseen city", _evaluate(generators, world)),
@@ -157,21 +165,26 @@ def paper_commands(out: Path, budget: Budget) -> list[tuple[str, Sequence[str]]]
             "make aligned images",
             ("align", "--shards", segmented, "--out", aligned, "--checkpoint", generators),
         ),
-        ("train retrieval on aligned images", _train("retrieval", retrieval, aligned, *on_aligned)),
+        (
+            "train retrieval on aligned images",
+            _train("retrieval", retrieval, aligned, ranks, *on_aligned),
+        ),
         ("evaluate it on the unseen city", _evaluate(retrieval, aligned)),
         ("write its report", ("report", retrieval)),
     ]
 
 
-def seconds_left(done: Sequence[int], ahead: Sequence[int], elapsed: float) -> float:
+def seconds_left(expected: Sequence[float], took: Sequence[float]) -> float:
     """Estimate how long the commands ahead will take (pure).
 
     Args:
-        done: seconds that finished commands take on two quiet cores.
-        ahead: seconds of those ahead.
-        elapsed: seconds that the finished ones took here.
+        expected: seconds that each command takes on two quiet cores.
+        took: seconds of those that have ended here. One that took less than a quarter had been done
+            before, and says nothing of this machine.
     """
-    return sum(ahead) * (elapsed / sum(done) if done else 1.0)
+    ended = [pair for pair in zip(expected, took, strict=False) if pair[1] >= pair[0] / 4]
+    pace = sum(here for _, here in ended) / sum(there for there, _ in ended) if ended else 1.0
+    return sum(expected[len(took) :]) * pace
 
 
 def outcome(out: Path, *, full: bool) -> Iterator[str]:
@@ -204,9 +217,11 @@ def unseen_photo(split: Split, sample_id: int, azimuth_deg: float, fov_deg: floa
     return cut_photo(panorama, azimuth_deg, fov_deg)
 
 
-def _train(config: str, run: str, shards: str, length: str, *overrides: str) -> Sequence[str]:
+def _train(
+    config: str, run: str, shards: str, ranks: int, length: str, *overrides: str
+) -> Sequence[str]:
     configuration = ("--config", f"world/{config}")
-    deepspeed = ("--deepspeed_config", "zero2", "--ranks", "2")
+    deepspeed = ("--deepspeed_config", "zero2", "--ranks", f"{ranks}")
     own = (f"data.shards={shards}", f"run.out={run}", f"schedule.length={length}")
     return ("train", *configuration, *deepspeed, *own, *overrides)
 
@@ -217,11 +232,30 @@ def _evaluate(run: str, shards: str) -> Sequence[str]:
 
 
 def _smdt(console: Terminal, command: Sequence[str]) -> None:
-    """Run one `smdt` command and show it as the user would type it."""
+    """Run one `smdt` command, show it as the user would type it, and pass stop requests on."""
     console.print(f"$ smdt {shlex.join(command)}", soft_wrap=True)
-    done = subprocess.run([sys.executable, "-m", "smdt.cli", *command], check=False)
-    if done.returncode != 0:
-        raise UserError(f"`smdt {command[0]}` ended with exit code {done.returncode}")
+    program = [sys.executable, "-m", "smdt.cli", *command]
+    process = subprocess.Popen(program, start_new_session=True)  # only we get a terminal's Ctrl-C
+    stopped = False
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        exit_code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stopped:
+        raise Stopped("The demo was stopped: start it again to go on.")
+    if exit_code != 0:
+        raise UserError(
+            f"`smdt {command[0]}` ended with exit code {exit_code} and says why above; "
+            "to begin anew, name another folder: smdt demo --out"
+        )
 
 
 def _minutes(seconds: float) -> str:

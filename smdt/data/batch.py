@@ -107,8 +107,9 @@ class BatchMaker:
             DataError: an image does not decode; names the samples.
         """
         encoded = {view: [sample.images[view] for sample in samples] for view in self._views}
+        decoder = self._decoder()
         try:
-            images = self._decoder().decode(encoded)
+            images = decoder.decode(encoded)
         except RuntimeError as error:
             keys = ", ".join(self._split.key(sample.sample_id) for sample in samples)
             raise DataError(f"An image of these samples does not decode: {keys}.") from error

@@ -13,6 +13,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from data_shards.errors import UserError, run
+from smdt.data.pipeline import require_dali
 from smdt.data.split import Split
 from smdt.stages.trained import AS_TRAINED, Asked, evaluate_trained, load_config
 from smdt.stages.weights import find_weights
@@ -74,9 +75,10 @@ def evaluate_on_ranks(job: EvaluateJob, start: Callable[[Sequence[str]], None]) 
         start: starts this module on the ranks, with arguments, and waits for their end.
 
     Raises:
-        InputError: there is no such checkpoint or split.
+        InputError: there is no such checkpoint or split, or DALI is not installed.
         UserError: a rank failed.
     """
+    require_dali()
     config = job.asked.apply(load_config(find_weights(job.trained), job.alignment))
     views = ("ground", "seg") if config.stage == "segmentation" else ("aerial",)
     Split.open(job.shards, job.split).require_shapes(views)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from data_shards.errors import InputError
 from data_shards.packages import require_package
 
 
@@ -49,7 +50,11 @@ def require_tensorboard() -> None:
     """Check that event files can be written.
 
     Raises:
-        InputError: the package is not installed.
+        InputError: the package is not installed, or can't be imported.
     """
     description = "TensorBoard, which telemetry.tensorboard needs,"
     require_package("tensorboard", description, "smdt[tensorboard]")
+    try:
+        import torch.utils.tensorboard  # noqa: F401 (only whether it can be)
+    except ImportError as error:
+        raise InputError(f"{description} can't be imported: {error}") from error

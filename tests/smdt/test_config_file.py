@@ -112,6 +112,24 @@ def test_a_file_of_the_user_wins_over_a_packaged_one_and_a_folder_does_not(tmp_p
     assert configuration.load("world/photos").run.name == "world-photos"
 
 
+def test_a_name_that_is_near_is_proposed():
+    for named in ("cvusa/sample4go", "cvusa/sample4geo.yaml"):
+        with pytest.raises(InputError, match=r"\(did you mean cvusa/sample4geo\?\)"):
+            configuration.load(named)
+    with pytest.raises(InputError, match=r"did you mean zero[0-3]\?"):
+        configuration.load_deepspeed(Path("zero5"))
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [("a: 1\n\tb: 2\n", "line 2, column 1: "), ("a: [1\nb: 2\n", "line 2, column 2: ")],
+)
+def test_a_file_that_is_no_yaml_is_named_with_line_and_column(minimal, text, where):
+    minimal.write_text(text)
+    with pytest.raises(InputError, match=f"configuration {minimal}: {where}"):
+        configuration.load(minimal)
+
+
 @pytest.mark.parametrize("named", ["cvusa/sample4go", "../cvusa/smdt", "zero4", "cvusa"])
 def test_what_is_neither_a_file_nor_a_name_is_refused(named):
     assert find(named) == Path(named)
@@ -128,5 +146,7 @@ def test_a_copy_is_the_packaged_file_and_overwrites_nothing(tmp_path):
     assert (tmp_path / "monitoring/grafana/dashboards/run.json").is_file()
     with pytest.raises(InputError, match="exists"):
         copy_packaged("monitoring", tmp_path / "own")
-    with pytest.raises(InputError, match="no packaged"):
+    with pytest.raises(InputError, match="choose another path"):
+        copy_packaged("zero2", tmp_path / "own" / "smdt.yaml" / "zero2.json")
+    with pytest.raises(InputError, match="no packaged configuration has this name: "):
         copy_packaged("../report", tmp_path / "report")

@@ -43,15 +43,15 @@ def parsed(command):
 
 
 def all_commands(budget):
-    commands = [*retrieval_commands(OUT, budget), *paper_commands(OUT, budget)]
+    commands = [*retrieval_commands(OUT, budget, 2), *paper_commands(OUT, budget, 2)]
     return [parsed(command) for _, command in commands]
 
 
 @pytest.mark.parametrize("budget", [NORMAL, QUICK], ids=["normal", "quick"])
 def test_every_command_is_one_that_a_user_can_type(budget):
     steps = all_commands(budget)
-    assert len(budget.seconds) == len(retrieval_commands(OUT, budget))
-    assert len(budget.paper_seconds) == len(paper_commands(OUT, budget))
+    assert len(budget.seconds) == len(retrieval_commands(OUT, budget, 2))
+    assert len(budget.paper_seconds) == len(paper_commands(OUT, budget, 2))
     names = [name for name, _ in steps]
     assert names.count("train") == 4
     made = {str(OUT / PHOTO)}
@@ -109,9 +109,10 @@ def test_the_photo_is_a_quarter_of_an_unseen_panorama(world, tmp_path):
 
 
 def test_what_is_left_follows_the_speed_of_this_machine():
-    assert seconds_left([], [60, 30], 0.0) == 90
-    assert seconds_left([60], [30], 120.0) == 60
-    assert seconds_left([60, 30], [], 100.0) == 0
+    assert seconds_left([60, 30], []) == 90
+    assert seconds_left([60, 30], [120.0]) == 60
+    assert seconds_left([60, 30], [100.0, 50.0]) == 0
+    assert seconds_left([60, 30, 10], [2.0, 60.0]) == 20, "the first had been done before"
 
 
 def test_the_outcome_has_scores_of_each_model_beside_chance(tmp_path):
