@@ -7,6 +7,7 @@ that users have.
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from smdt.config import SCHEMAS
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.train import app as train
 
+REQUIRED = "(required)"
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = {
     "smdt": smdt,
@@ -35,19 +37,19 @@ COMMANDS = {
 }
 
 
-def interface() -> dict[str, dict[str, Any]]:
-    """What stands in the code that is imported."""
+def interface() -> dict[str, dict[str, list[str]]]:
+    """What stands in the code that is imported: words by name, by kind."""
+    keys: dict[str, set[str]] = defaultdict(set)
+    for stage, schema in SCHEMAS.items():
+        for key, word in _keys(schema.model_json_schema()):
+            keys[f"{stage} {key}"].add(word)
     return {
         "commands": {
             name: words
             for program, app in COMMANDS.items()
             for name, words in _commands(program, typer.main.get_command(app))
         },
-        "yaml": {
-            f"{stage} {key}": value
-            for stage, schema in SCHEMAS.items()
-            for key, value in _keys(schema.model_json_schema())
-        },
+        "yaml": {key: sorted(words) for key, words in keys.items()},
         "metrics": {
             name: labels
             for metrics in (TrainingMetrics("", "", 0), ShardMetrics("", 0), LauncherMetrics(""))
@@ -58,24 +60,27 @@ def interface() -> dict[str, dict[str, Any]]:
 
 
 def _commands(name: str, command: Any) -> Iterator[tuple[str, list[str]]]:
-    """Each command below one, with its options and how many arguments it takes."""
-    if isinstance(command, typer.core.TyperGroup):
-        for below, each in command.commands.items():
-            yield from _commands(f"{name} {below}", each)
-        return
+    """A command and each one below it, with its options and arguments."""
     words = []
     for parameter in command.params:
         is_argument = parameter.param_type_name == "argument"
         names = [f"<{parameter.name}>"] if is_argument else parameter.opts
-        words += [*names, *parameter.secondary_opts]
+        required = f" {REQUIRED}" if parameter.required else ""
+        words += [f"{each}{required}" for each in (*names, *parameter.secondary_opts)]
     yield name, sorted(words)
+    if isinstance(command, typer.core.TyperGroup):
+        for below, each in command.commands.items():
+            yield from _commands(f"{name} {below}", each)
 
 
-def _keys(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Each key of a JSON schema by its path, with its default and the words that it may be."""
+def _keys(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each key of a JSON schema by its path, with a default or a word that it may be.
+
+    A key that several networks have comes once for each.
+    """
     definitions = schema.get("$defs", {})
 
-    def walk(node: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    def walk(node: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
         variants = [*node.get("anyOf", []), *node.get("oneOf", []), *node.get("allOf", [])]
         for variant in variants:
             yield from walk(variant, path)
@@ -83,11 +88,19 @@ def _keys(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from walk(definitions[node["$ref"].split("/")[-1]], path)
         for key, below in node.get("properties", {}).items():
             where = f"{path}.{key}" if path else key
-            default = below.get("default", "required")
-            yield where, default if not isinstance(default, dict) else "a section"
+            default = below.get("default", REQUIRED)
+            is_section = isinstance(default, dict)
+            yield (
+                where,
+                default
+                if default == REQUIRED
+                else "a section"
+                if is_section
+                else (f"default {json.dumps(default)}"),
+            )
             yield from walk(below, where)
         for word in [*node.get("enum", []), *([node["const"]] if "const" in node else [])]:
-            yield f"{path}={word}", "a choice"
+            yield path, f"may be {json.dumps(word)}"
 
     yield from walk(schema, "")
 
