@@ -72,12 +72,16 @@ def train(
 ) -> None:
     """Train one stage on this machine through DeepSpeed's launcher."""
     from launcher.job import open_job
+    from smdt.training.processor import emulates_bf16
 
     job = open_job(config, deepspeed_config, resume, overrides or [], ranks, ranks)
     job.check()
     for line in job.examine_checkpoint():
         typer.echo(line, err=True)
-    run_local(local_plan("smdt.train", job.arguments(), ranks), job.folder)
+    plan = local_plan("smdt.train", job.arguments(), ranks)
+    if job.config.precision == "bf16" and not plan.has_gpu and emulates_bf16():
+        typer.echo("precision: bf16 is many times slower than fp32 on this CPU", err=True)
+    run_local(plan, job.folder)
 
 
 @app.command()

@@ -26,6 +26,7 @@ from smdt.evaluation.score import score_text
 from smdt.geometry.photo import cut_photo
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.training.engine import require_deepspeed
+from smdt.training.processor import emulates_bf16
 
 PHOTO = "photo.png"
 FOV_DEG, AZIMUTH_DEG = 90.0, 120.0
@@ -61,9 +62,9 @@ class Budget:
 
 
 NORMAL = Budget(
-    *(2500, 500),
-    *("40 epochs", "1 epoch", "1 epoch", "12 epochs"),
-    seconds=(110, 160, 20, 8, 20, 8),
+    *(2000, 400),
+    *("24 epochs", "1 epoch", "1 epoch", "12 epochs"),
+    seconds=(110, 175, 20, 8, 20, 10),
     paper_seconds=(60, 60, 200, 30, 8, 120, 180, 20, 8),
 )
 QUICK = Budget(
@@ -72,6 +73,28 @@ QUICK = Budget(
     seconds=(30, 60, 15, 8, 15, 8),
     paper_seconds=(30, 20, 60, 20, 8, 30, 30, 15, 8),
 )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What trainings are given on a machine.
+
+    Attributes:
+        ranks: of each training.
+        overrides: of its configuration.
+    """
+
+    ranks: int
+    overrides: Sequence[str] = ()
+
+
+def this_machine() -> Machine:
+    """Return what suits this machine."""
+    gpus = torch.cuda.device_count()
+    return Machine(
+        ranks=1 if gpus == 1 else 2,  # each takes a GPU for itself
+        overrides=("precision=fp32",) if gpus == 0 and emulates_bf16() else (),
+    )
 
 
 def run_demo(out: Path, *, quick: bool, full: bool) -> None:
@@ -93,10 +116,10 @@ def run_demo(out: Path, *, quick: bool, full: bool) -> None:
     require_dali()
     console, start = Terminal(), time.monotonic()
     out, budget = (out / "quick", QUICK) if quick else (out, NORMAL)
-    ranks = 1 if torch.cuda.device_count() == 1 else 2  # each takes a GPU for itself
-    commands, seconds = retrieval_commands(out, budget, ranks), [*budget.seconds]
+    machine = this_machine()
+    commands, seconds = retrieval_commands(out, budget, machine), [*budget.seconds]
     if full:
-        commands += paper_commands(out, budget, ranks)
+        commands += paper_commands(out, budget, machine)
         seconds += budget.paper_seconds
     took: list[float] = []
     for number, (what, command) in enumerate(commands):
@@ -116,7 +139,9 @@ def run_demo(out: Path, *, quick: bool, full: bool) -> None:
         console.print(f"`smdt demo{options}` goes on with the paper's stages.")
 
 
-def retrieval_commands(out: Path, budget: Budget, ranks: int) -> list[tuple[str, Sequence[str]]]:
+def retrieval_commands(
+    out: Path, budget: Budget, machine: Machine
+) -> list[tuple[str, Sequence[str]]]:
     """Return what the commands of the demo do, and what follows `smdt` in each (pure)."""
     world, mixed, gallery = (f"{out / name}" for name in ("shards", "run", "gallery"))
     size = ("--train", f"{budget.train}", "--val", f"{budget.val}")
@@ -125,7 +150,7 @@ def retrieval_commands(out: Path, budget: Budget, ranks: int) -> list[tuple[str,
         ("a synthetic world", ("shards", "world", "--out", world, *size, *WORLD)),
         (
             "train retrieval of panoramas and photos",
-            _train("photos", mixed, world, ranks, budget.retrieval),
+            _train("photos", mixed, world, machine, budget.retrieval),
         ),
         ("evaluate it on an unseen city", _evaluate(mixed, world)),
         ("write its report", ("report", mixed)),
@@ -137,7 +162,7 @@ def retrieval_commands(out: Path, budget: Budget, ranks: int) -> list[tuple[str,
     ]
 
 
-def paper_commands(out: Path, budget: Budget, ranks: int) -> list[tuple[str, Sequence[str]]]:
+def paper_commands(out: Path, budget: Budget, machine: Machine) -> list[tuple[str, Sequence[str]]]:
     """Return the same for the paper's stages: class maps, aligned images, retrieval on those."""
     world, segmented, aligned = (f"{out / name}" for name in ("shards", "segmented", "aligned"))
     segmenter, generators, retrieval = (
@@ -148,7 +173,7 @@ def paper_commands(out: Path, budget: Budget, ranks: int) -> list[tuple[str, Seq
     return [
         (
             "train segmentation",
-            _train("segmentation", segmenter, world, ranks, budget.segmentation),
+            _train("segmentation", segmenter, world, machine, budget.segmentation),
         ),
         (
             "make class maps",
@@ -156,7 +181,7 @@ def paper_commands(out: Path, budget: Budget, ranks: int) -> list[tuple[str, Seq
         ),
         (
             "train the generators that turn aerial images into ground images",
-            _train("alignment", generators, segmented, ranks, budget.alignment, often),
+            _train("alignment", generators, segmented, machine, budget.alignment, often),
         ),
         # The class maps of the world itself are the true ones.
         ("evaluate them on the unseen city", _evaluate(generators, world)),
@@ -167,7 +192,7 @@ def paper_commands(out: Path, budget: Budget, ranks: int) -> list[tuple[str, Seq
         ),
         (
             "train retrieval on aligned images",
-            _train("retrieval", retrieval, aligned, ranks, *on_aligned),
+            _train("retrieval", retrieval, aligned, machine, *on_aligned),
         ),
         ("evaluate it on the unseen city", _evaluate(retrieval, aligned)),
         ("write its report", ("report", retrieval)),
@@ -218,12 +243,12 @@ def unseen_photo(split: Split, sample_id: int, azimuth_deg: float, fov_deg: floa
 
 
 def _train(
-    config: str, run: str, shards: str, ranks: int, length: str, *overrides: str
+    config: str, run: str, shards: str, machine: Machine, length: str, *overrides: str
 ) -> Sequence[str]:
     configuration = ("--config", f"world/{config}")
-    deepspeed = ("--deepspeed_config", "zero2", "--ranks", f"{ranks}")
+    deepspeed = ("--deepspeed_config", "zero2", "--ranks", f"{machine.ranks}")
     own = (f"data.shards={shards}", f"run.out={run}", f"schedule.length={length}")
-    return ("train", *configuration, *deepspeed, *own, *overrides)
+    return ("train", *configuration, *deepspeed, *own, *machine.overrides, *overrides)
 
 
 def _evaluate(run: str, shards: str) -> Sequence[str]:

@@ -18,6 +18,7 @@ from smdt.demo import (
     NORMAL,
     PHOTO,
     QUICK,
+    Machine,
     outcome,
     paper_commands,
     retrieval_commands,
@@ -26,6 +27,7 @@ from smdt.demo import (
 )
 
 OUT = Path("/tmp/a-demo")
+MACHINE = Machine(2, ("precision=fp32",))
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -43,15 +45,15 @@ def parsed(command):
 
 
 def all_commands(budget):
-    commands = [*retrieval_commands(OUT, budget, 2), *paper_commands(OUT, budget, 2)]
+    commands = [*retrieval_commands(OUT, budget, MACHINE), *paper_commands(OUT, budget, MACHINE)]
     return [parsed(command) for _, command in commands]
 
 
 @pytest.mark.parametrize("budget", [NORMAL, QUICK], ids=["normal", "quick"])
 def test_every_command_is_one_that_a_user_can_type(budget):
     steps = all_commands(budget)
-    assert len(budget.seconds) == len(retrieval_commands(OUT, budget, 2))
-    assert len(budget.paper_seconds) == len(paper_commands(OUT, budget, 2))
+    assert len(budget.seconds) == len(retrieval_commands(OUT, budget, MACHINE))
+    assert len(budget.paper_seconds) == len(paper_commands(OUT, budget, MACHINE))
     names = [name for name, _ in steps]
     assert names.count("train") == 4
     made = {str(OUT / PHOTO)}
