@@ -29,7 +29,7 @@ from smdt.training.engine import require_deepspeed
 from smdt.training.processor import emulates_bf16
 
 PHOTO = "photo.png"
-FOV_DEG, AZIMUTH_DEG = 90.0, 120.0
+FOV_DEG, AZIMUTH_DEG = 180.0, 120.0
 """What the photo shows of a panorama: how wide, and around which direction from its middle."""
 TURNS = 12
 """At which the gallery has its places."""
@@ -64,7 +64,7 @@ class Budget:
 NORMAL = Budget(
     *(2000, 400),
     *("24 epochs", "1 epoch", "1 epoch", "12 epochs"),
-    seconds=(110, 175, 20, 8, 20, 10),
+    seconds=(110, 165, 15, 5, 15, 5),
     paper_seconds=(60, 60, 200, 30, 8, 120, 180, 20, 8),
 )
 QUICK = Budget(

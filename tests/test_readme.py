@@ -74,10 +74,11 @@ WALK: dict[str, Run | Elsewhere] = {
     "make demo": Elsewhere("tests/smdt/test_demo.py, with --quick"),
     "make test": Elsewhere(".ci/run"),
     "smdt demo": Elsewhere("tests/smdt/test_demo.py, with --quick"),
-    "smdt shards world --out data/world --train 2500 --val 500 --ground-size 64x256 "
-    "--aerial-size 192": Run([("2500", "200"), ("500", "50")]),
-    "smdt train --config world/photos --deepspeed_config zero2 --ranks 2": Run(
-        added="batch.global=40 'schedule.length=2 epochs' schedule.warmup_steps=2"
+    "smdt shards world --out data/world --train 2000 --val 400 --ground-size 64x256 "
+    "--aerial-size 192": Run([("2000", "200"), ("400", "50")]),
+    "smdt train --config world/photos --deepspeed_config zero2 --ranks 2 "
+    '"schedule.length=24 epochs"': Run(
+        [("24 epochs", "2 epochs")], added="batch.global=40 schedule.warmup_steps=2"
     ),
     "smdt evaluate runs/world-photos --shards data/world": Run(),
     "smdt report runs/world-photos": Run(),
@@ -121,7 +122,7 @@ WALK: dict[str, Run | Elsewhere] = {
     "smdt embed runs/cvusa-retrieval --shards data/cvusa --out gallery": Run(),
     "smdt locate photo.jpg --gallery gallery --fov 90 --geojson places.json": Run(),
     "smdt export runs/cvusa-retrieval --out model": Run(),
-    "smdt locate demo/photo.png --gallery demo/gallery --fov 90": Elsewhere(
+    "smdt locate demo/photo.png --gallery demo/gallery --fov 180": Elsewhere(
         "tests/smdt/test_demo.py, whose demo ends with it"
     ),
 }

@@ -23,6 +23,7 @@ from smdt.demo import (
     paper_commands,
     retrieval_commands,
     seconds_left,
+    this_machine,
     write_photo,
 )
 
@@ -94,7 +95,7 @@ def test_each_training_is_evaluated_and_reported_where_its_report_looks():
         assert parameters["references_file"] == Path(run) / "references.json"
 
 
-def test_the_photo_is_a_quarter_of_an_unseen_panorama(world, tmp_path):
+def test_the_photo_is_a_half_of_an_unseen_panorama(world, tmp_path):
     said = write_photo(world, tmp_path / PHOTO)
     split = Split.open(str(world), "val")
     assert split.source_id(0) in said
@@ -103,11 +104,26 @@ def test_the_photo_is_a_quarter_of_an_unseen_panorama(world, tmp_path):
         tar.seek(offset)
         panorama = np.array(Image.open(io.BytesIO(tar.read(size))))
     photo = np.array(Image.open(tmp_path / PHOTO))
-    # 128 columns for 360 degrees; the middle one of a photo of 32 is its 17th
+    # 128 columns for 360 degrees; the middle one of a photo of 64 is its 33rd
     middle = 64 + round(AZIMUTH_DEG * 128 / 360)
-    columns = [(middle - 16 + column) % 128 for column in range(32)]
-    assert FOV_DEG == 90
+    columns = [(middle - 32 + column) % 128 for column in range(64)]
+    assert FOV_DEG == 180
     np.testing.assert_array_equal(photo, panorama[:, columns])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "slow_bf16", "ranks", "overrides"),
+    [
+        (0, True, 2, ("precision=fp32",)),
+        (0, False, 2, ()),
+        (1, True, 1, ()),  # a rank takes a GPU for itself
+        (8, True, 2, ()),
+    ],
+)
+def test_trainings_suit_the_machine(monkeypatch, gpus, slow_bf16, ranks, overrides):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("smdt.demo.emulates_bf16", lambda: slow_bf16)
+    assert this_machine() == Machine(ranks, overrides)
 
 
 def test_what_is_left_follows_the_speed_of_this_machine():
