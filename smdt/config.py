@@ -220,8 +220,10 @@ def load_deepspeed(path: Path | None) -> dict[str, Any]:
     Raises:
         InputError: the file is unreadable or no JSON object.
     """
+    if path is None:
+        return {}
     try:
-        content = {} if path is None else json.loads(to_utf8(path, find(path).read_bytes()))
+        content = json.loads(to_utf8(path, find(path).read_bytes()))
     except OSError as error:
         raise InputError(f"DeepSpeed configuration {path}: {unreadable(path, error)}") from error
     except json.JSONDecodeError as error:
