@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import promql_parser
 import pytest
@@ -16,7 +17,7 @@ from smdt.telemetry.metrics import TrainingMetrics
 from tests.monitoring.queries import committed_rules, panel_queries
 from tests.system_packages import require
 
-ROOT = FOLDER.parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def promtool(*words: object) -> str:
