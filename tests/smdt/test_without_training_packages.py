@@ -115,7 +115,8 @@ def test_what_needs_them_says_what_to_install_and_begins_nothing(
     data = [trained, "--shards", world]
     needs = [
         (DEEPSPEED, ["train", "--config", write_config(tmp_path / "run")]),
-        (DEEPSPEED, ["evaluate", *data, "--ranks", 2]),
+        (DALI, ["evaluate", *data, "--ranks", 2]),
+        (DEEPSPEED, ["embed", *data, "--out", tmp_path / "gallery", "--ranks", 2]),
         (DALI, ["evaluate", *data]),
         (DALI, ["embed", *data, "--out", tmp_path / "gallery"]),
     ]
