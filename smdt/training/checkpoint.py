@@ -137,8 +137,13 @@ def publish_step(checkpoints: Path, step: int) -> int:
 
 
 def name_latest(checkpoints: Path, folder: Path) -> None:
-    """Let the file `latest` name a published checkpoint."""
-    write_atomic(checkpoints / LATEST, f"{folder.name}\n".encode())
+    """Let the file `latest` name a published checkpoint; one that does is not written again.
+
+    So a run goes on from its newest checkpoint also where the disk is full.
+    """
+    latest, name = checkpoints / LATEST, f"{folder.name}\n".encode()
+    if not latest.is_file() or latest.read_bytes() != name:
+        write_atomic(latest, name)
 
 
 def _unpublished(final: Path) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from data_shards.atomic import sync_folder
-from data_shards.errors import InputError
+from data_shards.errors import InputError, UserError
 from data_shards.names import printable
 from smdt.training.checkpoint import (
     LATEST,
@@ -113,6 +113,9 @@ def go_on_from(checkpoints: Path, origin: Path, step: int) -> None:
         checkpoints: folder of the run's checkpoints.
         origin: the checkpoint that the run goes on from, whole; perhaps of another run.
         step: of the origin.
+
+    Raises:
+        UserError: `latest` can't be written.
     """
     for folder in published(checkpoints):
         fault = "" if folder == origin else damage(folder)
@@ -121,7 +124,11 @@ def go_on_from(checkpoints: Path, origin: Path, step: int) -> None:
         elif step_of(folder) > step:
             set_aside(folder, "newer", f"newer than step {step}, where the run goes on")
         else:
-            name_latest(checkpoints, folder)
+            try:
+                name_latest(checkpoints, folder)
+            except OSError as error:
+                why = f"{checkpoints / LATEST} can't be written: {error.strerror}"
+                raise UserError(why) from error
             return
     (checkpoints / LATEST).unlink(missing_ok=True)
 
