@@ -262,3 +262,15 @@ def test_latest_names_a_whole_checkpoint_and_the_newest_good_one_survives(action
                     with suppress(OSError, IndexError):  # it may lack the file by now
                         HARMS[detail](folder)
                 at, kept = resume()
+
+
+def test_on_a_full_disk_a_run_goes_on_from_its_newest_checkpoint_and_from_no_other(run):
+    for step in (2, 4):
+        write(run.checkpoints, step)
+        checkpoint.publish_step(run.checkpoints, step)
+    full = OSError(28, "No space left on device")
+    with patch("smdt.training.checkpoint.write_atomic", side_effect=full):
+        newest, older, *_ = checkpoint.published(run.checkpoints)
+        retention.go_on_from(run.checkpoints, newest, 4)
+        with pytest.raises(UserError, match="latest can't be written: No space left"):
+            retention.go_on_from(run.checkpoints, older, 2)
