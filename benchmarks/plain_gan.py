@@ -1,4 +1,4 @@
-"""The GAN of DESIGN section 6 as a plain PyTorch loop: textbook layers, one process, whole batches.
+"""The GAN of docs/method.md as a plain PyTorch loop: textbook layers, one process, whole batches.
 
 What `benchmarks.gan_step` measures against, and what the tests compare the stage with.
 """

@@ -96,7 +96,7 @@ def soft_margin_rows(
 ) -> Tensor:
     """This rank's share of the soft-margin triplet loss, both directions; memory is O(L x B).
 
-    Summed over slices that partition the batch it is the loss of DESIGN section 6, the mean over
+    Summed over slices that partition the batch it is the loss of docs/method.md, the mean over
     both directions of `sum over i != j of softplus(gamma (d_ii - d_ij)) / (B (B - 1))` with
     d = 2 - 2 cos. A pair that is no negative adds nothing to the sum.
 

@@ -1,6 +1,6 @@
 """The unlearned baseline: nearest mean colours of a coarse grid over both panoramas.
 
-What a model must beat, and the bench's test of honesty (DESIGN section 3).
+What a model must beat, and the bench's test of honesty (docs/world.md).
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Unrolls an aerial image around its centre into the shape of a ground panorama (DESIGN section 5).
+"""Unrolls an aerial image around its centre into the shape of a ground panorama (docs/mapping.md).
 
 B batch, H rows and W columns of the panorama, S side of the aerial image.
 """

@@ -1,7 +1,8 @@
 """Where in the aerial image a panorama row looks: the radius profiles of the mappings.
 
 A profile gives, for panorama rows (float64, 0 is the top row, fractions allowed), the distance from
-the tile's centre in aerial pixels. Infinity means that the row shows no ground. DESIGN section 5.
+the tile's centre in aerial pixels. Infinity means that the row shows no ground. See
+docs/mapping.md.
 """
 
 from dataclasses import dataclass

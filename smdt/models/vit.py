@@ -1,6 +1,6 @@
 """The Transformer encoder of a tower, with plain or cross-layer attention.
 
-Cross-layer attention (EgoTR; DESIGN section 6): layer l takes its queries and values from
+Cross-layer attention (EgoTR; docs/method.md): layer l takes its queries and values from
 LN1(x_l) and its keys from LN2(x_{l-1}), the input of the layer before; layer 0 uses its own input.
 
 B batch, H rows and W columns of the grid of patches, N tokens (the class token first), D width of a

@@ -118,7 +118,7 @@ def test_flat_ground_is_the_aerial_class_raster_under_the_perspective_mapping():
     aerial = terrain.classes()
     assert set(np.unique(aerial)) == {ROAD, VEGETATION, VOID}
     classes = see(terrain)
-    # DESIGN section 5: x = S/2 - r sin(2 pi j / W), y = S/2 + r cos(2 pi j / W).
+    # docs/mapping.md: x = S/2 - r sin(2 pi j / W), y = S/2 + r cos(2 pi j / W).
     depression = np.deg2rad(-rows_elevation_deg()[HEIGHT // 2 :])
     radius = 2.0 / np.tan(depression) / CELL_M
     angle = 2 * np.pi * np.arange(WIDTH) / WIDTH

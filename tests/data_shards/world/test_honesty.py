@@ -1,4 +1,4 @@
-"""The bench is honest: colours alone do not find the place (DESIGN section 3)."""
+"""The bench is honest: colours alone do not find the place (docs/world.md)."""
 
 import io
 import multiprocessing
@@ -22,7 +22,7 @@ def band_means(image):
 
 
 def polar(aerial):
-    """DESIGN section 5's polar mapping with the nearest pixel: enough for mean colours."""
+    """The polar mapping of docs/mapping.md with the nearest pixel: enough for mean colours."""
     size = len(aerial)
     radius = (size / 2 * (HEIGHT - 1 - np.arange(HEIGHT)) / HEIGHT)[:, None]
     angle = 2 * np.pi * np.arange(WIDTH) / WIDTH

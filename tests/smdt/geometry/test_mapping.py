@@ -59,7 +59,7 @@ def radius_oracle(mapping, row, height, side, extent, elevation, n):
 
 
 def mapping_oracle(image, mapping, size, extent, elevation, n=1):
-    """DESIGN section 5, pixel by pixel in float64: float64 [H, W, 3]."""
+    """The mapping of docs/mapping.md, pixel by pixel in float64: float64 [H, W, 3]."""
     side = len(image)
     height, width = size
     result = np.zeros((height, width, 3))

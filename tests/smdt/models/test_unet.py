@@ -32,7 +32,7 @@ def shifted_sum(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def plain_unet(net: UNet, x: torch.Tensor) -> torch.Tensor:
-    """The generator of DESIGN section 6, written out without modules."""
+    """The generator of docs/method.md, written out without modules."""
     skips = []
     for level in net.down:
         x = shifted_sum(F.pad(x, (1, 1, 1, 1)), level[0].weight)

@@ -34,7 +34,7 @@ def gelu(x):
 
 
 def oracle(model: TransformerEncoder, patches: np.ndarray, attention: str) -> np.ndarray:
-    """All tokens of an image after the norm, one by one, head by head: DESIGN section 6."""
+    """All tokens of an image after the norm, one by one, head by head: docs/method.md."""
     class_token = (model.class_token + model.class_position).detach().numpy()[0]
     positions = model.positions.detach().numpy().reshape(PATCHES, -1)
     x = np.concatenate([class_token, patches + positions])

@@ -1,4 +1,4 @@
-"""A model learns from true pairings, and nothing from shuffled ones (DESIGN section 3)."""
+"""A model learns from true pairings, and nothing from shuffled ones (docs/world.md)."""
 
 from contextlib import closing
 

@@ -1,6 +1,6 @@
 from smdt.telemetry.metrics import LABELS, TrainingMetrics
 
-# The contract of DESIGN section 9, and what we export beyond it.
+# The contract of docs/metrics.md, and what we export beyond it.
 CONTRACT = {
     *("smdt_samples_total", "smdt_steps_total", "smdt_step_seconds_count"),
     *("smdt_data_wait_seconds_total", "smdt_compute_seconds_total"),
