@@ -17,9 +17,6 @@ from smdt.training.stopping import LAUNCHER
 
 RUNNER = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet"]
 """`deepspeed`, of the interpreter that runs us."""
-HOST_LAUNCHER = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", "--quiet"]
-"""What `deepspeed` starts on each host. On this one it is started directly: the runner would import
-torch and DeepSpeed once more, and give the ranks other GPUs than CUDA_VISIBLE_DEVICES names."""
 SSH_OPTIONS = (
     *("-o", "BatchMode=yes", "-o", "ConnectTimeout=10"),
     *("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"),
@@ -76,9 +73,22 @@ class ClusterPlan:
 
 def local_command(plan: LocalPlan) -> list[str]:
     """Return the argv that starts the plan through DeepSpeed's launcher."""
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(plan.devices)}).encode())
-    places = [f"--world_info={world.decode()}", f"--master_port={plan.port}", "--log_level=error"]
-    return [*HOST_LAUNCHER, *places, "--module", plan.module, *plan.arguments]
+    return [*host_launcher(plan.devices, plan.port), "--module", plan.module, *plan.arguments]
+
+
+def host_launcher(devices: Sequence[str], port: int) -> list[str]:
+    """Return the argv that starts a script, which follows it, as the ranks of this machine.
+
+    It is what `deepspeed` starts on each host. The runner before it would import torch and
+    DeepSpeed once more, and give the ranks other GPUs than CUDA_VISIBLE_DEVICES names.
+
+    Args:
+        devices: one for each rank; see `devices_of`.
+        port: free TCP port of the rendezvous.
+    """
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(devices)}).encode()).decode()
+    launcher = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", "--quiet"]
+    return [*launcher, "--log_level=error", f"--world_info={world}", f"--master_port={port}"]
 
 
 def devices_of(ranks: int, has_gpu: bool, visible: str | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -10,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from types import FrameType
 
 import torch
 from PIL import Image
@@ -19,6 +17,7 @@ from torch import Tensor
 from data_shards.errors import Stopped, UserError
 from data_shards.images import decode_photo
 from data_shards.terminal import Terminal
+from launcher.signals import on_stop
 from smdt.data.pipeline import require_dali
 from smdt.data.reader import Reader
 from smdt.data.split import Split
@@ -263,17 +262,13 @@ def _smdt(console: Terminal, command: Sequence[str]) -> None:
     process = subprocess.Popen(program, start_new_session=True)  # only we get a terminal's Ctrl-C
     stopped = False
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+    def stop(again: bool) -> None:  # noqa: ARG001 (what a second one means, the command knows)
         nonlocal stopped
         stopped = True
-        process.send_signal(number)
+        process.terminate()
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_stop(stop):
         exit_code = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if stopped:
         raise Stopped("The demo was stopped: start it again to go on.")
     if exit_code != 0:

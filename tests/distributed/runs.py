@@ -1,17 +1,15 @@
 """Looking after a run that a test has started."""
 
 import atexit
-import base64
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from launcher.command import devices_of, host_launcher
 from smdt.training.place import free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,9 +47,7 @@ WITHOUT_DROPOUT = {
 
 def deepspeed(script: Path, ranks: int, *arguments: object, seconds: float = 600) -> None:
     """Run a script of ours on some ranks of this machine, to its end."""
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": [*range(ranks)]}).encode())
-    places = [f"--world_info={world.decode()}", f"--master_port={free_port()}"]
-    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", "--quiet", *places]
+    launcher = host_launcher(devices_of(ranks, has_gpu=False, visible=None), free_port())
     subprocess.run(
         [*launcher, script, *map(str, arguments)],
         cwd=ROOT,

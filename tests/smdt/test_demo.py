@@ -1,7 +1,9 @@
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from smdt.demo import (
     this_machine,
     write_photo,
 )
+from tests.distributed.runs import processes_of
 
 OUT = Path("/tmp/a-demo")
 MACHINE = Machine(2, ("precision=fp32",))
@@ -146,6 +149,26 @@ def test_the_outcome_has_scores_of_each_model_beside_chance(tmp_path):
         f"Retrieval on them: {retrieval}",
     ]
     assert len(list(outcome(tmp_path, full=False))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_reaches_the_command_that_runs_and_keeps_what_is_finished(tmp_path, number):
+    out = tmp_path / "demo"
+    demo = [sys.executable, "-m", "smdt.cli", "demo", "--out", str(out)]
+    with subprocess.Popen(demo, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 120
+        while not list(out.glob("shards/train/*.parquet")):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, said
+    assert said.splitlines()[-1] == "The demo was stopped: start it again to go on."
+    assert "Traceback" not in said
+    assert processes_of(out / "shards") == {}
+    assert list(out.glob("shards/train/*.parquet"))
 
 
 @pytest.mark.full
