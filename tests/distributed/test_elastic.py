@@ -15,8 +15,9 @@ SECTIONS = {
     "batch": {"global": 12},
     "schedule": {"length": "4 epochs", "warmup_steps": 4},
     "checkpoint": {"every": "2 steps"},
-    # Adam divides by the root of tiny gradients, which makes rounding grow; a larger epsilon not.
-    "optimizer": {"learning_rate": 3e-4, "epsilon": 1e-4},
+    # Adam divides by the root of tiny gradients, which makes rounding grow; a larger epsilon not. A
+    # ReLU that rounding takes across zero changes a gradient by a part in 10,000: a small rate.
+    "optimizer": {"learning_rate": 3e-5, "epsilon": 1e-4},
 }
 RETRIEVAL = {"model": {"dropout": 0.0, "width": 64, "layers": 2}}
 ALIGNMENT = {"stage": "alignment", "model": {"generator_width": 2, "discriminator_width": 2}}
@@ -69,13 +70,9 @@ def test_2_ranks_then_1_then_3(
 
     train_to_end(config, *order, zero=zero, ranks=3)
     assert list(losses(run)) == list(range(1, TOTAL + 1))
-    # A sum over another number of ranks is rounded elsewhere: in bf16 at its 8 bits; in fp32 at its
-    # 24, until a unit of a ReLU falls to the other side of zero. A wrong pair changes percents.
-    in_bf16 = sections.get("precision") == "bf16"
-    assert losses(run) == pytest.approx(losses(whole), rel=0.02 if in_bf16 else 1e-3)
-    if not in_bf16:
-        before, after = ([losses(each)[step] for step in range(7, 10)] for each in (whole, run))
-        assert after == pytest.approx(before, rel=1e-5)
+    # in bf16 a sum over another number of ranks is rounded elsewhere, at its 8 bits
+    rounding = 0.02 if sections.get("precision") == "bf16" else 1e-5
+    assert losses(run) == pytest.approx(losses(whole), rel=rounding)
     conversions = 0 if zero == 0 else 2
     assert log_of(run).count("was written by another number of ranks") == conversions
     newest = checkpoint.load_progress(checkpoint.published(run.checkpoints)[0])
