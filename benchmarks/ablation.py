@@ -26,19 +26,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from data_shards.base.errors import InputError, Stopped, run
 from data_shards.console import write_json
-from data_shards.errors import InputError, Stopped, run
-from smdt import config as configuration
-from smdt.config import Config, load_deepspeed
 from smdt.geometry.aerial import Aerial
-from smdt.stages.aligned import pinned
+from smdt.stages import config as configuration
+from smdt.stages.base_config import Config
+from smdt.stages.config import load_deepspeed
+from smdt.stages.retrieval.aligned import pinned
 from smdt.train import log_to, run_stage
-from smdt.training.collectives import Collectives
-from smdt.training.engine import init_distributed, zero_stage
-from smdt.training.processor import keep_freed_memory, share_cores
-from smdt.training.resume import find_origin
-from smdt.training.run_folder import RunFolder
-from smdt.training.stopping import StopRequest
+from smdt.training.checkpoints.resume import find_origin
+from smdt.training.checkpoints.run_folder import RunFolder
+from smdt.training.deepspeed.collectives import Collectives
+from smdt.training.deepspeed.engine import init_distributed
+from smdt.training.deepspeed.settings import zero_stage
+from smdt.training.ranks.processor import keep_freed_memory, share_cores
+from smdt.training.ranks.stopping import StopRequest
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 AERIALS: Sequence[Aerial] = ("raw", "polar", "mixed", "aligned")

@@ -33,20 +33,22 @@ from rich.table import Table
 from benchmarks.ranks import run_ranks
 from benchmarks.turns import machine
 from benchmarks.two_ranks import train
-from data_shards.build import BuildOptions, build
+from data_shards.build.dataset import build
+from data_shards.format.plan import BuildOptions
 from data_shards.world.source import WorldSource
-from smdt.config import RetrievalConfig, load, load_deepspeed
 from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
-from smdt.stages import training_views
-from smdt.stages.retrieval import RetrievalStage
+from smdt.stages.config import load, load_deepspeed
+from smdt.stages.registry import training_views
+from smdt.stages.retrieval.config import RetrievalConfig
+from smdt.stages.retrieval.stage import RetrievalStage
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.train import open_engines
-from smdt.training.collectives import Collectives
-from smdt.training.engine import init_distributed
-from smdt.training.processor import keep_freed_memory
-from smdt.training.run_folder import RunFolder
-from smdt.training.stage import StepContext
+from smdt.training.checkpoints.run_folder import RunFolder
+from smdt.training.deepspeed.collectives import Collectives
+from smdt.training.deepspeed.engine import init_distributed
+from smdt.training.loop.stage import StepContext
+from smdt.training.ranks.processor import keep_freed_memory
 
 ROOT = Path(__file__).parent.parent
 NODES = (1, 2, 4, 8, 16, 32, 64)

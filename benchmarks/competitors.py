@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.mapping import HEIGHT, WIDTH, positions
-from data_shards import layout
+from data_shards.format import layout
 
 BATCH = 16
 WORKERS = 2

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.raw_pairs import write_raw
-from data_shards.build import build
-from data_shards.plan import BuildOptions
+from data_shards.build.dataset import build
+from data_shards.format.plan import BuildOptions
 from data_shards.sources.folder import FolderSource
 
 SHARDS, PER_SHARD, BATCH = 100, 2, 16

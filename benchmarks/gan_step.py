@@ -24,15 +24,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.plain_gan import PlainGan, textbook
 from benchmarks.turns import machine, speedups, summary, take_turns
-from data_shards.classes import CLASS_COUNT
-from smdt.config import AlignmentConfig, load_deepspeed
+from data_shards.format.classes import CLASS_COUNT
 from smdt.data.batch import Batch
 from smdt.data.order import DataState
-from smdt.stages.alignment import AlignmentStage
+from smdt.stages.alignment.config import AlignmentConfig
+from smdt.stages.alignment.stage import AlignmentStage
+from smdt.stages.config import load_deepspeed
 from smdt.train import open_engines
-from smdt.training.engine import Precision, init_distributed
-from smdt.training.processor import keep_freed_memory
-from smdt.training.stage import StepContext
+from smdt.training.deepspeed.engine import init_distributed
+from smdt.training.deepspeed.settings import Precision
+from smdt.training.loop.stage import StepContext
+from smdt.training.ranks.processor import keep_freed_memory
 
 DEEPSPEED_FILES = Path(__file__).parent.parent / "configs" / "deepspeed"
 HEIGHT, WIDTH, SIDE = 128, 512, 384

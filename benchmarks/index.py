@@ -24,10 +24,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from data_shards import layout
-from data_shards.index import ABSENT, MERGED_SCHEMA
-from data_shards.manifest import Manifest, ShardEntry, SplitEntry, save
-from data_shards.plan import BuildOptions
+from data_shards.format import layout
+from data_shards.format.index import ABSENT, MERGED_SCHEMA
+from data_shards.format.manifest import Manifest, ShardEntry, SplitEntry, save
+from data_shards.format.plan import BuildOptions
 from smdt.data import neighbours
 
 PER_SHARD = 10_000

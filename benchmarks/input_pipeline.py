@@ -39,16 +39,16 @@ from torch import Tensor
 from benchmarks.competitors import BATCH, WORKERS, dali_batches, folder_loader, tar_loader
 from benchmarks.mapping import HEIGHT, VIEW, WIDTH
 from benchmarks.raw_pairs import SIZES, TRAINING_SIDE, TRAINING_SIZE, write_raw
-from data_shards import layout
-from data_shards.build import build
-from data_shards.plan import BuildOptions
+from data_shards.build.dataset import build
+from data_shards.format import layout
+from data_shards.format.plan import BuildOptions
 from data_shards.sources.folder import FolderSource
 from smdt.data.loader import DataConfig, TrainLoader
 from smdt.data.split import Split
 from smdt.geometry.mapping import GeometryConfig, PanoramaMapping
 from smdt.geometry.view import resize
 from smdt.telemetry.metrics import TrainingMetrics
-from smdt.training.processor import keep_freed_memory
+from smdt.training.ranks.processor import keep_freed_memory
 
 SHARDS = 4
 LIMIT, READ, OURS, FOLDER = "libjpeg-turbo", "smdt, read + CRC + decode", "smdt", "folder + PIL"

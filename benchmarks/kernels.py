@@ -22,8 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.ranks import run_ranks
 from benchmarks.retrieval_step import make_batch, make_config, our_step
-from smdt.stages.retrieval import RetrievalStage
-from smdt.training.engine import Engine, Precision
+from smdt.stages.retrieval.stage import RetrievalStage
+from smdt.training.deepspeed.engine import Engine
+from smdt.training.deepspeed.settings import Precision
 
 BATCH = 2
 PHASES = ("forward", "backward", "optimizer")

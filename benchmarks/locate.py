@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.turns import machine
+from smdt.cli.demo import unseen_photo
 from smdt.data.split import Split
-from smdt.demo import unseen_photo
 from smdt.inference.gallery import Gallery
 from smdt.inference.locate import Locator, Look
 

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_shards.console import write_json
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints.run_folder import RunFolder
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 LOSSES: Mapping[str, Sequence[str]] = {

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smdt.config import AlignmentConfig
 from smdt.data.loader import Batch
-from smdt.models.discriminator import Judgement
-from smdt.models.dual_cgan import Discriminators, Generators
-from smdt.models.gan_layers import DoublingConv2d, HalvingConv2d
-from smdt.stages.alignment import AlignmentStage, Views
+from smdt.models.gan.discriminator import Judgement
+from smdt.models.gan.dual_cgan import Discriminators, Generators
+from smdt.models.gan.layers import DoublingConv2d, HalvingConv2d
+from smdt.stages.alignment.config import AlignmentConfig
+from smdt.stages.alignment.stage import AlignmentStage, Views
 
 
 class PooledConv2d(nn.Conv2d):

@@ -9,14 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from smdt.config import load_deepspeed
-from smdt.training.engine import (
-    Engine,
-    OptimizerConfig,
-    deepspeed_settings,
-    init_distributed,
-)
-from smdt.training.place import free_port
+from smdt.stages.config import load_deepspeed
+from smdt.training.deepspeed.engine import Engine, init_distributed
+from smdt.training.deepspeed.optimizer import OptimizerConfig
+from smdt.training.deepspeed.settings import deepspeed_settings
+from smdt.training.ranks.place import free_port
 
 DEEPSPEED_FILES = Path(__file__).parent.parent / "configs" / "deepspeed"
 WIDTH = 1024

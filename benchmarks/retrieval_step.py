@@ -24,19 +24,21 @@ from torch.nn.functional import normalize
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.turns import machine, speedups, summary, take_turns
-from smdt.config import RetrievalConfig, load_deepspeed
 from smdt.data.batch import Batch
 from smdt.data.order import DataState
-from smdt.losses import SoftMarginConfig, soft_margin_rows, wrong_rows
-from smdt.models.hybrid import HybridTower
-from smdt.models.stem import STRIDE
-from smdt.models.weight_names import from_timm
-from smdt.models.weights import fit
-from smdt.stages.retrieval import RetrievalStage
+from smdt.losses.contrastive import SoftMarginConfig, soft_margin_rows, wrong_rows
+from smdt.models.towers.hybrid import HybridTower
+from smdt.models.towers.stem import STRIDE
+from smdt.models.towers.weight_names import from_timm
+from smdt.models.towers.weights import fit
+from smdt.stages.config import load_deepspeed
+from smdt.stages.retrieval.config import RetrievalConfig
+from smdt.stages.retrieval.stage import RetrievalStage
 from smdt.train import open_engines
-from smdt.training.engine import Precision, init_distributed
-from smdt.training.processor import keep_freed_memory
-from smdt.training.stage import StepContext
+from smdt.training.deepspeed.engine import init_distributed
+from smdt.training.deepspeed.settings import Precision
+from smdt.training.loop.stage import StepContext
+from smdt.training.ranks.processor import keep_freed_memory
 
 DEEPSPEED_FILES = Path(__file__).parent.parent / "configs" / "deepspeed"
 SIZE = (128, 512)

@@ -20,9 +20,9 @@ from rich.table import Table
 
 from benchmarks.ranks import WIDTH, open_engine, run_ranks, step
 from smdt.data.order import DataState
-from smdt.training import checkpoint
-from smdt.training.checkpoint import Progress
-from smdt.training.retention import Retention
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.checkpoint import Progress
+from smdt.training.checkpoints.retention import Retention
 
 
 def save(zero: int, layers: int, turns: int, folder: Path) -> None:

@@ -32,11 +32,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.raw_pairs import SIZES, TRAINING_SIZE, write_raw
-from data_shards.build import build
-from data_shards.executor import no_progress
-from data_shards.plan import BuildOptions, BuildPlan, ShardTask
+from data_shards.build.dataset import build, plan_build
+from data_shards.build.executor import no_progress
+from data_shards.build.writer import SLOW_IMPORTS, write_shard
+from data_shards.format.plan import BuildOptions, ShardTask
 from data_shards.sources.folder import FolderSource
-from data_shards.writer import SLOW_IMPORTS, write_shard
 
 TASKS = 2
 PROCESSES = (1, 2)
@@ -57,7 +57,7 @@ def load(root: Path, pairs: int) -> None:
 
 
 def decode_turbo(task: ShardTask) -> None:
-    """The limit: libjpeg-turbo as `data_shards.images` calls it."""
+    """The limit: libjpeg-turbo as `data_shards.format.images` calls it."""
     for row in task.rows:
         for data in _files[row]:
             simplejpeg.decode_jpeg(data)
@@ -123,7 +123,7 @@ def measure(
 ) -> dict[str, Turns]:
     """Time the methods by turns, after one turn of warming up."""
     options = BuildOptions(samples_per_shard=-(-pairs // TASKS))
-    tasks = BuildPlan.of(source, options).tasks("train")
+    tasks = plan_build(source, options).tasks("train")
     candidates = methods(source, pairs)
     if processes > 1:
         del candidates[FINALIZED]

@@ -29,14 +29,14 @@ from rich.console import Console
 from rich.table import Table
 
 from smdt import train
-from smdt.config import load, load_deepspeed
+from smdt.stages.config import load, load_deepspeed
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.telemetry.tensorboard import TensorBoard
-from smdt.training.collectives import Collectives
-from smdt.training.control import Agreement
-from smdt.training.place import free_port
-from smdt.training.run_folder import RunFolder
-from smdt.training.step_watch import StepRecord, StepWatch
+from smdt.training.checkpoints.run_folder import RunFolder
+from smdt.training.deepspeed.collectives import Collectives
+from smdt.training.loop.control import Agreement
+from smdt.training.loop.step_watch import StepRecord, StepWatch
+from smdt.training.ranks.place import free_port
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 WORLD = ("--train", "200", "--val", "8", "--ground-size", "64x256", "--aerial-size", "192")
@@ -177,7 +177,15 @@ def start_rank(rank: int, ranks: int, port: int, overrides: list[str]) -> subpro
 
 def measure(folder: Path, ranks: int, steps: int) -> list[dict[str, float]]:
     """Make a world, train on it, return the costs of every rank."""
-    make = [sys.executable, "-m", "smdt.cli", "shards", "world", "--out", str(folder / "world")]
+    make = [
+        sys.executable,
+        "-m",
+        "smdt.cli",
+        "shards",
+        "world",
+        "--out",
+        str(folder / "world"),
+    ]
     subprocess.run([*make, *WORLD], check=True, stdout=sys.stderr)
     never = f"{10 * steps} steps"
     overrides = [

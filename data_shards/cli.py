@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from data_shards.errors import InputError
-from data_shards.job_array import parse_task
-from data_shards.plan import BuildOptions
-from data_shards.sources.source import JSON, Source
-from data_shards.store import location, require_local, same_place
+from data_shards.base.errors import InputError
+from data_shards.base.store import location, require_local, same_place
+from data_shards.build.job_array import parse_task
+from data_shards.format.plan import BuildOptions
+from data_shards.format.sample import JSON
+from data_shards.sources.source import Source
 
 app = typer.Typer(
     name="shards",
@@ -158,7 +159,7 @@ def build(
     json_file: Json = None,
 ) -> None:
     """Build shards from raw data, or go on with a build that was interrupted."""
-    from data_shards.exporter import Endpoint, Tls
+    from data_shards.base.exporter import Endpoint, Tls
     from data_shards.job import Job
 
     options = BuildOptions(
@@ -197,8 +198,8 @@ def build(
 @app.command()
 def finalize(root: DataSet, json_file: Json = None) -> None:
     """Merge the indexes of finished shards and write the manifest."""
+    from data_shards.build.finalize import finalize as finalize_data_set
     from data_shards.console import show_build, write_json
-    from data_shards.finalize import finalize as finalize_data_set
 
     manifest = finalize_data_set(root)
     show_build(manifest, root)
@@ -209,8 +210,8 @@ def finalize(root: DataSet, json_file: Json = None) -> None:
 def verify(root: DataSet, workers: Workers = None, json_file: Json = None) -> None:
     """Recompute every checksum, index and count; exit 1 and name what is damaged."""
     from data_shards.console import progress_bar, show_verification, write_json
-    from data_shards.manifest import load
-    from data_shards.verify import verify as verify_data_set
+    from data_shards.format.manifest import load
+    from data_shards.inspect.verify import verify as verify_data_set
 
     samples = sum(split.samples for split in load(root).splits.values())
     with progress_bar("verify", samples) as advance:
@@ -232,8 +233,8 @@ def stats(
 ) -> None:
     """Print what is in a data set."""
     from data_shards.console import show_stats, write_json
-    from data_shards.sheet import contact_sheet
-    from data_shards.stats import stats as count
+    from data_shards.inspect.sheet import contact_sheet
+    from data_shards.inspect.stats import stats as count
 
     splits = count(root)
     show_stats(splits, root)

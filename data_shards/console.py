@@ -18,14 +18,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from data_shards.errors import InputError
-from data_shards.executor import Advance
-from data_shards.manifest import Manifest
-from data_shards.names import printable
-from data_shards.progress import Watcher, Work
-from data_shards.stats import SplitStats
-from data_shards.terminal import Terminal, title_column
-from data_shards.verify import Verification
+from data_shards.base.errors import InputError
+from data_shards.base.names import printable
+from data_shards.base.terminal import Terminal, title_column
+from data_shards.build.executor import Advance
+from data_shards.build.progress import Watcher, Work
+from data_shards.format.manifest import Manifest
+from data_shards.inspect.stats import SplitStats
+from data_shards.inspect.verify import Verification
 
 MEGABYTE = 1e6
 LISTED_DAMAGES = 50

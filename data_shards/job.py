@@ -5,17 +5,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_shards.build import build_share, finish, stop_signals
+from data_shards.base.exporter import LOOPBACK, Endpoint, Exporter
+from data_shards.base.names import file_name
+from data_shards.build.dataset import build_share, finish, stop_signals
+from data_shards.build.executor import Executor, run_tasks
+from data_shards.build.job_array import WHOLE, ArrayTask
+from data_shards.build.metrics import ShardMetrics
+from data_shards.build.progress import Tally, Watcher
+from data_shards.build.ray_executor import RayExecutor
 from data_shards.console import Bar, show_build, show_left, show_run, write_json
-from data_shards.executor import Executor, run_tasks
-from data_shards.exporter import LOOPBACK, Endpoint, Exporter
-from data_shards.job_array import WHOLE, ArrayTask
-from data_shards.metrics import ShardMetrics
-from data_shards.names import file_name
-from data_shards.plan import BuildOptions
-from data_shards.progress import Tally, Watcher
-from data_shards.ray_executor import RayExecutor
-from data_shards.sources.source import JSON, Source
+from data_shards.format.plan import BuildOptions
+from data_shards.format.sample import JSON
+from data_shards.sources.source import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """`python -m launcher`: the same commands for job scripts."""
 
-from data_shards.errors import run
+from data_shards.base.errors import run
 from launcher.cli import app
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_shards.atomic import write_atomic
-from data_shards.errors import InputError, UserError
-from data_shards.names import label_value
-from launcher.hostfile import count, most_slots, read_hosts
+from data_shards.base.atomic import write_atomic
+from data_shards.base.errors import InputError, UserError
+from data_shards.base.names import label_value
+from launcher.hosts.hostfile import count, most_slots, read_hosts
 
 if TYPE_CHECKING:
-    from launcher.job import Job
     from launcher.metrics import LauncherMetrics
+    from launcher.run.job import Job
 
 ASKED = b"asked to stop\n"
 """What a user's stop file says; that of a pod or a job that has to leave is empty."""
@@ -75,13 +75,13 @@ def up(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the command.")] = False,
 ) -> None:
     """Start a run on the hosts of a hostfile, and start it again until it is done."""
-    from data_shards.names import is_variable
-    from launcher.command import ClusterPlan, check_address, cluster_command
-    from launcher.console import Voice
-    from launcher.job import open_job
+    from data_shards.base.names import is_variable
     from launcher.metrics import LauncherMetrics
-    from launcher.supervisor import ENVIRONMENT, MODULE, Options, Supervisor, check_tools
-    from launcher.variables import passed_variables, read_deepspeed_env
+    from launcher.run.command import ClusterPlan, check_address, cluster_command
+    from launcher.run.console import Voice
+    from launcher.run.job import open_job
+    from launcher.run.supervisor import ENVIRONMENT, MODULE, Options, Supervisor, check_tools
+    from launcher.run.variables import passed_variables, read_deepspeed_env
 
     hosts = read_hosts(hostfile, include, exclude)
     check_address(master_addr)
@@ -142,12 +142,12 @@ def check(
     json_file: JsonOption = None,
 ) -> None:
     """Look whether every host is ready for a run."""
-    from launcher.command import check_address
-    from launcher.console import show_preflight
-    from launcher.job import open_job
-    from launcher.preflight import examine
-    from launcher.supervisor import check_tools
-    from launcher.variables import passed_variables
+    from launcher.run.command import check_address
+    from launcher.run.console import show_preflight
+    from launcher.run.job import open_job
+    from launcher.run.preflight import examine
+    from launcher.run.supervisor import check_tools
+    from launcher.run.variables import passed_variables
 
     hosts = read_hosts(hostfile, include, exclude)
     check_address(master_addr)
@@ -174,9 +174,9 @@ def check(
 @app.command()
 def stop(config: ConfigOption, overrides: Overrides = None) -> None:
     """Ask a run to stop: all ranks finish their step and save."""
-    from smdt import config as configuration
-    from smdt.training.run_folder import RunFolder
-    from smdt.training.tenure import living_holder
+    from smdt.stages import config as configuration
+    from smdt.training.checkpoints.run_folder import RunFolder
+    from smdt.training.ranks.tenure import living_holder
 
     folder = RunFolder(configuration.load(config, overrides or []).run.out)
     if not folder.root.is_dir():
@@ -200,8 +200,8 @@ def targets(
     exclude: Exclude = "",
 ) -> None:
     """Write where Prometheus finds every rank of every host."""
-    from launcher.targets import targets as entries
-    from smdt import config as configuration
+    from launcher.hosts.targets import targets as entries
+    from smdt.stages import config as configuration
 
     hosts = read_hosts(hostfile, include, exclude)
     loaded = configuration.load(config, overrides or [])
@@ -250,8 +250,8 @@ def slurm(
     The script starts this interpreter in this folder, which the nodes have at the same paths; data
     and run folder may be where only they see them.
     """
-    from launcher.job import open_job
-    from launcher.render import Allocation, slurm_script
+    from launcher.run.job import open_job
+    from launcher.schedulers.render import Allocation, slurm_script
 
     ranks = nodes * ranks_per_node
     job = open_job(config, deepspeed_config, "auto", overrides or [], ranks, ranks_per_node)
@@ -297,8 +297,8 @@ def k8s(
     The configuration is read here and by the pods, which need it at the same path; shards and run
     folder may be where only the pods see them.
     """
-    from launcher.job import open_job
-    from launcher.render import Allocation, jobset
+    from launcher.run.job import open_job
+    from launcher.schedulers.render import Allocation, jobset
 
     ranks = nodes * ranks_per_node
     job = open_job(config, deepspeed_config, "auto", overrides or [], ranks, ranks_per_node)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from data_shards.names import label_value
+from data_shards.base.names import label_value
 
 LABELS = ("run", "stage", "rank", "host")
 STAGE = "launcher"

@@ -11,12 +11,12 @@ from typing import Annotated
 
 import typer
 
-from data_shards.errors import EXIT_STOPPED, run
-from launcher.causes import Evidence, cause, what_next
-from launcher.restarts import Restarts
-from smdt.training import checkpoint
-from smdt.training.lease import ATTEMPT
-from smdt.training.run_folder import RunFolder, write_json
+from data_shards.base.errors import EXIT_STOPPED, run
+from launcher.run.causes import Evidence, cause, what_next
+from launcher.run.restarts import Restarts
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.run_folder import RunFolder, write_json
+from smdt.training.ranks.lease import ATTEMPT
 
 FILE = "restarts.json"
 """Of the run folder: what was counted up to the last end, and in which job of Slurm."""

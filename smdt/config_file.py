@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from data_shards.atomic import unpublished_folder, write_atomic
-from data_shards.errors import InputError
+from data_shards.base.atomic import unpublished_folder, write_atomic
+from data_shards.base.errors import InputError
 
 WANTS_TEXT = frozenset({"string_type", "path_type", "literal_error"})
 """What pydantic says of a value that should have been a string."""

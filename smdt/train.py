@@ -13,45 +13,41 @@ import torch
 import torch.distributed as dist
 import typer
 
-from data_shards.atomic import write_atomic
-from data_shards.errors import EXIT_STOPPED, run
-from smdt import config as configuration
-from smdt.config import Config
+from data_shards.base.atomic import write_atomic
+from data_shards.base.errors import EXIT_STOPPED, run
 from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
-from smdt.stages import make_stage, training_views
-from smdt.stages.aligned import pinned
+from smdt.stages import config as configuration
+from smdt.stages.base_config import Config
 from smdt.stages.continued import check_shapes, examine, place_of, plan_of
 from smdt.stages.initial import initialise
+from smdt.stages.registry import make_stage, training_views
+from smdt.stages.retrieval.aligned import pinned
 from smdt.stages.weights import match_norms
 from smdt.telemetry.console import Display, ProgressBar
 from smdt.telemetry.memory import memory_readers
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.telemetry.tensorboard import Events, TensorBoard
-from smdt.training import checkpoint
-from smdt.training.checkpoint import Progress
-from smdt.training.collectives import Collectives
-from smdt.training.control import Control
-from smdt.training.engine import (
-    Engine,
-    deepspeed_settings,
-    init_distributed,
-    zero_stage,
-)
-from smdt.training.environment import environment, hosts_of_ranks, run_info
-from smdt.training.failure import recorded
-from smdt.training.lease import ATTEMPT, FILE
-from smdt.training.meeting import Meeting
-from smdt.training.place import find_place
-from smdt.training.processor import keep_freed_memory, share_cores
-from smdt.training.resume import Origin, find_origin
-from smdt.training.run_folder import RunFolder, write_json
-from smdt.training.stage import Stage, StepContext
-from smdt.training.step_watch import StepWatch
-from smdt.training.stopping import StopRequest, die_with_parent
-from smdt.training.tenure import Tenure
-from smdt.training.trainer import Trainer
-from smdt.training.utilization import ideal_step_seconds
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.checkpoint import Progress
+from smdt.training.checkpoints.environment import environment, hosts_of_ranks, run_info
+from smdt.training.checkpoints.failure import recorded
+from smdt.training.checkpoints.resume import Origin, find_origin
+from smdt.training.checkpoints.run_folder import RunFolder, write_json
+from smdt.training.deepspeed.collectives import Collectives
+from smdt.training.deepspeed.engine import Engine, init_distributed
+from smdt.training.deepspeed.settings import deepspeed_settings, zero_stage
+from smdt.training.loop.control import Control
+from smdt.training.loop.stage import Stage, StepContext
+from smdt.training.loop.step_watch import StepWatch
+from smdt.training.loop.trainer import Trainer
+from smdt.training.loop.utilization import ideal_step_seconds
+from smdt.training.ranks.lease import ATTEMPT, FILE
+from smdt.training.ranks.place import find_place
+from smdt.training.ranks.processor import keep_freed_memory, share_cores
+from smdt.training.ranks.rendezvous import Meeting
+from smdt.training.ranks.stopping import StopRequest, die_with_parent
+from smdt.training.ranks.tenure import Tenure
 
 _log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

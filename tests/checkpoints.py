@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from smdt.config import AlignmentConfig, Config
-from smdt.stages import make_stage
-from smdt.stages.alignment import AlignmentStage
-from smdt.training import checkpoint
-from smdt.training.stage import Stage
+from smdt.stages.alignment.config import AlignmentConfig
+from smdt.stages.alignment.stage import AlignmentStage
+from smdt.stages.base_config import Config
+from smdt.stages.registry import make_stage
+from smdt.training.checkpoints import checkpoint
+from smdt.training.loop.stage import Stage
 
 
 def save_untrained(folder: Path, config: Config, seed: int = 0) -> Stage:

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from data_shards.build import BuildOptions, build
+from data_shards.build.dataset import build
+from data_shards.format.plan import BuildOptions
 from data_shards.world.source import WorldSource
 from tests.distributed.runs import DEEPSPEED_FILES, ROOT, kill, processes_of
 from tests.store import S3, Proxy, environment, s3_store

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from smdt.training.engine import held_weights
+from smdt.training.deepspeed.engine import held_weights
 
 
 class PlainEngine:

@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from smdt.config import Config
 from smdt.data.loader import Batch
 from smdt.inference.export import export_model
-from smdt.stages import make_stage
+from smdt.stages.base_config import Config
+from smdt.stages.registry import make_stage
 from smdt.stages.trained import load_stage
-from smdt.training import checkpoint
-from smdt.training.checkpoint import Progress
-from smdt.training.stage import Stage, StepContext
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.checkpoint import Progress
+from smdt.training.loop.stage import Stage, StepContext
 from tests.plain_engine import PlainEngine
 
 Outputs = Callable[[Stage, Batch], Sequence[torch.Tensor]]

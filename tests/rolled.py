@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data_shards.build import BuildOptions, build
+from data_shards.build.dataset import build
+from data_shards.format.plan import BuildOptions
 from data_shards.sources.folder import FolderSource
 from smdt.data.batch import Batch
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from moto.server import ThreadedMotoServer
 
-from data_shards.store import location
+from data_shards.base.store import location
 
 KEY_ID = "AKIAKEYIDFORTESTS"
 SECRET = "a-secret-that-is-nowhere-to-be-seen"

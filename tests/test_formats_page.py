@@ -11,13 +11,20 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 
-from data_shards import layout, manifest
-from data_shards.atomic import atomic_file, unpublished_folder
-from data_shards.build import BuildOptions, build
-from data_shards.duplicates import count_and_list
-from data_shards.index import MERGED_SCHEMA, PART_SCHEMA, PLACE, Rejection, ShardSummary, index_row
-from data_shards.plan import BuildPlan
-from data_shards.sample import IMAGES, PART_FILES, PARTS, Meta
+from data_shards.base.atomic import atomic_file, unpublished_folder
+from data_shards.build.dataset import build
+from data_shards.format import layout, manifest
+from data_shards.format.duplicates import count_and_list
+from data_shards.format.index import (
+    MERGED_SCHEMA,
+    PART_SCHEMA,
+    PLACE,
+    Rejection,
+    ShardSummary,
+    index_row,
+)
+from data_shards.format.plan import BuildOptions, BuildPlan
+from data_shards.format.sample import IMAGES, PART_FILES, PARTS, Meta
 from data_shards.world.source import WorldSource
 from smdt.inference import gallery
 from smdt.telemetry.metrics import DAMAGE

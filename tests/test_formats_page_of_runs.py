@@ -13,26 +13,30 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from data_shards.build import BuildOptions, build
+from data_shards.build.dataset import build
+from data_shards.format.plan import BuildOptions
 from data_shards.world.source import WorldSource
-from launcher import requeue, supervisor
-from launcher.probe import token_file
-from smdt import config as configuration
+from launcher import requeue
+from launcher.hosts.probe import token_file
+from launcher.run import supervisor
 from smdt.data import neighbours
 from smdt.data.order import DataState
 from smdt.data.quarantine import QuarantineLine
 from smdt.data.split import Split
 from smdt.inference import embed, gallery
 from smdt.inference.export import export_model
-from smdt.models.weights import Fit
-from smdt.stages import alignment, retrieval, segmentation
+from smdt.models.towers.weights import Fit
+from smdt.stages import config as configuration
+from smdt.stages.alignment import stage as alignment
+from smdt.stages.retrieval import stage as retrieval
+from smdt.stages.segmentation import stage as segmentation
 from smdt.telemetry.metrics import DAMAGE
-from smdt.training import checkpoint
-from smdt.training.checkpoint import Progress
-from smdt.training.environment import environment
-from smdt.training.lease import Holder
-from smdt.training.run_folder import Event, RunFolder, Status
-from smdt.training.step_watch import StepRecord
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.checkpoint import Progress
+from smdt.training.checkpoints.environment import environment
+from smdt.training.checkpoints.run_folder import Event, RunFolder, Status
+from smdt.training.loop.step_watch import StepRecord
+from smdt.training.ranks.lease import Holder
 from tests.checkpoints import save_untrained
 from tests.formats_page import SOURCES, calls, keys, names_of, section, tables, words
 

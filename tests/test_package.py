@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.errors import run
-from smdt.cli import app
+from data_shards.base.errors import run
+from smdt.cli.main import app
 from smdt.data.pipeline import DALI
-from smdt.training.engine import DEEPSPEED
+from smdt.training.deepspeed.settings import DEEPSPEED
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("data_shards", "launcher", "smdt")

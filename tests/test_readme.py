@@ -20,11 +20,11 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 from smdt.semantics.labels import CITYSCAPES
-from smdt.training import checkpoint
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.cluster.bed import TOOLS, bed
 from tests.data_shards.two_nodes import ADDRESS, two_nodes
-from tests.distributed.runs import ROOT
+from tests.distributed.runs import ROOT, fast_precision
 from tests.namespaces import Host, require_namespaces
 from tests.raw_data import write_cvusa
 from tests.store import environment
@@ -71,9 +71,9 @@ WALK: dict[str, Run | Elsewhere] = {
     "apt-get install git make g++ python3-dev python3-venv": Elsewhere(
         "tests/test_fresh_machine.py"
     ),
-    "make demo": Elsewhere("tests/smdt/test_demo.py, with --quick"),
+    "make demo": Elsewhere("tests/smdt/cli/test_demo.py, with --quick"),
     "make test": Elsewhere(".ci/run"),
-    "smdt demo": Elsewhere("tests/smdt/test_demo.py, with --quick"),
+    "smdt demo": Elsewhere("tests/smdt/cli/test_demo.py, with --quick"),
     "smdt shards world --out data/world --train 2000 --val 400 --ground-size 64x256 "
     "--aerial-size 192": Run([("2000", "200"), ("400", "50")]),
     "smdt train --config world/photos --deepspeed_config zero2 --ranks 2 "
@@ -123,7 +123,7 @@ WALK: dict[str, Run | Elsewhere] = {
     "smdt locate photo.jpg --gallery gallery --fov 90 --geojson places.json": Run(),
     "smdt export runs/cvusa-retrieval --out model": Run(),
     "smdt locate demo/photo.png --gallery demo/gallery --fov 180": Elsewhere(
-        "tests/smdt/test_demo.py, whose demo ends with it"
+        "tests/smdt/cli/test_demo.py, whose demo ends with it"
     ),
 }
 WITHOUT_ITS_LAST_LINE = f"{CVUSA} --ranks 2"
@@ -161,6 +161,8 @@ class Walker:
 
     def start(self, command: str, on: str = "here") -> subprocess.Popen[str]:
         """Start a command line in a shell."""
+        if "--config" in command:
+            command = " ".join([command, *fast_precision()])
         line = ["bash", "-c", f"cd {self._folder} && {command}"]
         return subprocess.Popen(
             self._on[on].command(line, only_network=on == "ray") if on != "here" else line,

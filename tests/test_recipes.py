@@ -14,10 +14,10 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from smdt.config import SegmentationConfig
-from smdt.training.run_folder import RunFolder
+from smdt.stages.segmentation.config import SegmentationConfig
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.checkpoints import save_untrained
-from tests.distributed.runs import ROOT, SEGMENTATION
+from tests.distributed.runs import ROOT, SEGMENTATION, fast_precision
 from tests.google_weights import google_arrays
 from tests.raw_data import WRITERS
 
@@ -56,7 +56,16 @@ def train(folder: Path, data: str, recipe: str) -> None:
     """Train a recipe: done, with finite losses, an evaluation and the weights that it names."""
     config = ROOT / "configs" / data / f"{recipe}.yaml"
     deepspeed = ROOT / "configs" / "deepspeed" / "zero2.json"
-    smdt(folder, "train", "--config", config, "--deepspeed_config", deepspeed, *SHORT)
+    smdt(
+        folder,
+        "train",
+        "--config",
+        config,
+        "--deepspeed_config",
+        deepspeed,
+        *SHORT,
+        *fast_precision(),
+    )
     run = RunFolder(folder / "runs" / f"{data}-{recipe}")
     assert run.read_state()["status"] == "done"
     records = list(run.read_metrics())

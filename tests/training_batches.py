@@ -5,12 +5,12 @@ from contextlib import closing
 
 import torch
 
-from smdt.config import Config
 from smdt.data.loader import Batch, TrainLoader
 from smdt.data.split import Split
-from smdt.stages import training_views
+from smdt.stages.base_config import Config
+from smdt.stages.registry import training_views
 from smdt.telemetry.metrics import TrainingMetrics
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints.run_folder import RunFolder
 
 
 def training_batches(config: Config, count: int) -> Iterator[Batch]:

@@ -21,9 +21,9 @@ from benchmarks.gpu.checks import ROOT, run_checks
 from benchmarks.gpu.decoding import SECONDS, encoded_images, images_per_second
 from benchmarks.gpu.page import Results, with_results
 from benchmarks.gpu.training import CASES, Case, Figures, measure
-from data_shards.atomic import write_atomic
-from data_shards.errors import UserError, run
-from smdt.doctor import findings
+from data_shards.base.atomic import write_atomic
+from data_shards.base.errors import UserError, run
+from smdt.cli.doctor import findings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -96,7 +96,16 @@ def make_world(folder: Path) -> Path:
     Raises:
         UserError: it could not be made.
     """
-    command = [sys.executable, "-m", "smdt.cli", "shards", "world", "--out", str(folder), *PAIRS]
+    command = [
+        sys.executable,
+        "-m",
+        "smdt.cli",
+        "shards",
+        "world",
+        "--out",
+        str(folder),
+        *PAIRS,
+    ]
     done = subprocess.run(command, check=False)
     if done.returncode != 0:
         raise UserError(f"`smdt shards world` ended with exit code {done.returncode}")

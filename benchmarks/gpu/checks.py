@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-from data_shards.errors import UserError
+from data_shards.base.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 

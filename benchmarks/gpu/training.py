@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_shards.errors import UserError
-from smdt import config as configuration
-from smdt.stages import make_stage
-from smdt.training.engine import Precision
-from smdt.training.run_folder import RunFolder
-from smdt.training.utilization import known_tflops
+from data_shards.base.errors import UserError
+from smdt.stages import config as configuration
+from smdt.stages.registry import make_stage
+from smdt.training.checkpoints.run_folder import RunFolder
+from smdt.training.deepspeed.settings import Precision
+from smdt.training.loop.utilization import known_tflops
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 WARM_UP_STEPS = 20

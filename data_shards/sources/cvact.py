@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from scipy.io import loadmat
 
-from data_shards.errors import InputError
-from data_shards.sample import Meta, RejectedSample, Rows, Sample
+from data_shards.base.errors import InputError
+from data_shards.format.sample import JSON, Meta, RejectedSample, Rows, Sample
 from data_shards.sources.exclusions import read_exclusions
-from data_shards.sources.source import JSON, SplitPlan, file_hash, read_inside
+from data_shards.sources.source import SplitPlan, file_hash, read_inside
 
 TABLE = "ACT_data.mat"
 INDEXES = {

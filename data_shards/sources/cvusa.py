@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data_shards.classes import CVUSA_TO_CLASS
-from data_shards.errors import InputError
-from data_shards.images import decode_class_map, encode_png
-from data_shards.sample import Meta, RejectedSample, Sample
+from data_shards.base.errors import InputError
+from data_shards.base.text import NULLS, number, read_rows
+from data_shards.format.classes import CVUSA_TO_CLASS
+from data_shards.format.images import decode_class_map, encode_png
+from data_shards.format.sample import JSON, Meta, RejectedSample, Sample
 from data_shards.sources.exclusions import read_exclusions
-from data_shards.sources.source import JSON, SplitPlan, file_hash, read_inside
-from data_shards.text import NULLS, number, read_rows
+from data_shards.sources.source import SplitPlan, file_hash, read_inside
 
 LISTS = {"train": "splits/train-19zl.csv", "val": "splits/val-19zl.csv"}
 LOCATIONS = "split_locations/all.csv"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data_shards.errors import InputError
-from data_shards.text import lines_of, read_bytes, to_utf8
+from data_shards.base.errors import InputError
+from data_shards.base.text import lines_of, read_bytes, to_utf8
 
 ENTRY = re.compile(r"""\s#.*|"([^"]*)"|'([^']*)'|([^\s;"']+)""")
 """A comment, what stands in quotes, or what stands between separators that are in no name."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data_shards.errors import InputError
-from data_shards.image_header import PNG_SIGNATURE
-from data_shards.sample import Meta, RejectedSample, Sample
-from data_shards.sources.source import JSON, Kind, SplitPlan, read_inside
+from data_shards.base.errors import InputError
+from data_shards.format.image_header import PNG_SIGNATURE
+from data_shards.format.sample import JSON, Kind, Meta, RejectedSample, Sample
+from data_shards.sources.source import SplitPlan, read_inside
 from data_shards.sources.tables import find_tables, read_table
 
 COLUMNS = {

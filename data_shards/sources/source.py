@@ -5,14 +5,9 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
-from pydantic import JsonValue
-
-from data_shards.sample import RejectedSample, Sample
-
-JSON: TypeAlias = JsonValue
-Kind: TypeAlias = Literal["pairs", "aerial", "ground"]
+from data_shards.format.sample import JSON, Kind, RejectedSample, Sample
 
 
 @dataclass(frozen=True, slots=True)

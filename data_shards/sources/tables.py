@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from data_shards.errors import InputError
-from data_shards.text import NULLS, NUMBER, not_a_number, read_bytes, to_utf8
+from data_shards.base.errors import InputError
+from data_shards.base.text import NULLS, NUMBER, not_a_number, read_bytes, to_utf8
 
 SUFFIXES = (".csv", ".parquet")
 DELIMITERS = ",;\t"

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
-from data_shards.errors import InputError
-from data_shards.sample import Meta, RejectedSample, Sample
+from data_shards.base.errors import InputError
+from data_shards.base.text import lines_of, read_text
+from data_shards.format.sample import JSON, Meta, RejectedSample, Sample
 from data_shards.sources.exclusions import read_exclusions
-from data_shards.sources.source import JSON, SplitPlan, file_hash, read_inside
-from data_shards.text import lines_of, read_text
+from data_shards.sources.source import SplitPlan, file_hash, read_inside
 
 Area: TypeAlias = Literal["same", "cross"]
 

@@ -10,7 +10,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from data_shards.classes import SKY, VEGETATION
+from data_shards.format.classes import SKY, VEGETATION
 from data_shards.world.terrain import (
     CELL_M,
     CELLS,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from data_shards.classes import VEGETATION
+from data_shards.format.classes import VEGETATION
 from data_shards.world.city import City
 from data_shards.world.streets import Street, flood, pave
 from data_shards.world.terrain import (

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from data_shards.sample import Meta, Sample
-from data_shards.sources.source import JSON, SplitPlan
+from data_shards.format.sample import JSON, Meta, Sample
+from data_shards.sources.source import SplitPlan
 from data_shards.world.appearance import DIFFICULTIES, Appearance, Difficulty, draw, expose
 from data_shards.world.camera import ELEVATION_DEG, Pose, View, azimuths, cast, class_map
 from data_shards.world.city import City, district, found

@@ -13,7 +13,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from data_shards.classes import BUILDING, OBJECT, ROAD, VEGETATION, VEHICLE, VOID
+from data_shards.format.classes import BUILDING, OBJECT, ROAD, VEGETATION, VEHICLE, VOID
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.geometry.view import to_levels
-from smdt.stages.alignment import AlignmentStage
+from smdt.stages.alignment.stage import AlignmentStage
 from smdt.stages.trained import load_stage
 
 GAP, CAPTION = 8, 14

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_shards.classes import PALETTE
+from data_shards.format.classes import PALETTE
 from data_shards.world.source import WorldSource
 
 SEED = 0

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_shards.base.errors import DataError
 from smdt.data.distinct_places import Ids
 from smdt.data.order import DataState
 from smdt.data.pipeline import Decoder, Images, require_dali
 from smdt.data.quarantine import QuarantineLine
 from smdt.data.reader import Reader
-from smdt.data.split import DataError, Split
+from smdt.data.split import Split
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from threading import Event
 
 import torch
 
-from smdt.data.ahead import run_ahead
+from data_shards.base.errors import DataError
 from smdt.data.batch import Batch, BatchMaker, EncodedSample
 from smdt.data.distinct_places import Ids
 from smdt.data.order import DataState, evaluation_slice
+from smdt.data.prefetch import run_ahead
 from smdt.data.reader import DamagedPart, Reader
-from smdt.data.split import DataError, Split
+from smdt.data.split import Split
 from smdt.telemetry.metrics import TrainingMetrics
 
 READ_THREADS = 4

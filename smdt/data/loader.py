@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
-from smdt.data.ahead import run_ahead
+from data_shards.base.errors import DataInputError
 from smdt.data.batch import Batch, BatchMaker, EncodedSample
 from smdt.data.distinct_places import batches_per_epoch
 from smdt.data.neighbours import NeighbourTable
@@ -27,11 +27,12 @@ from smdt.data.order import (
     rank_slice,
     stream_order,
 )
+from smdt.data.prefetch import run_ahead
 from smdt.data.quarantine import Quarantine
 from smdt.data.reader import Reader
+from smdt.data.replacement import StandInReader
 from smdt.data.shard_cache import CacheConfig
-from smdt.data.split import DataInputError, Split
-from smdt.data.stand_ins import StandInReader
+from smdt.data.split import Split
 from smdt.telemetry.metrics import TrainingMetrics
 
 __all__ = ["Batch", "DataConfig", "TrainLoader"]

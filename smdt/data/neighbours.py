@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.atomic import atomic_file
-from data_shards.globe import directions
+from data_shards.base.atomic import atomic_file
+from data_shards.base.errors import DataError
+from data_shards.format.globe import directions
 from smdt.data.order import Neighbours
-from smdt.data.split import DataError, Split
+from smdt.data.split import Split
 
 NO_NEIGHBOUR = -1
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
-from smdt.data.ahead import one_ahead
 from smdt.data.distinct_places import Ids, batches_per_epoch, first_of_each, global_batches
+from smdt.data.prefetch import one_ahead
 from smdt.data.randomness import seed_for
 
 Neighbours = NDArray[np.int32]

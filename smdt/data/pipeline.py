@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from data_shards.packages import require_package
+from data_shards.base.packages import require_package
 
 if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode

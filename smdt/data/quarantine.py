@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_shards.atomic import write_atomic
-from smdt.data.errors import DataError
+from data_shards.base.atomic import write_atomic
+from data_shards.base.errors import DataError
 from smdt.telemetry.metrics import TrainingMetrics
 
 

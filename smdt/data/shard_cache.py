@@ -16,10 +16,9 @@ from typing import BinaryIO
 from pydantic import BaseModel, ConfigDict, PositiveFloat
 from upath import UPath
 
-from data_shards.atomic import is_at
-from data_shards.errors import ShardError
-from data_shards.store import Pause, download, require_local
-from smdt.data.errors import DataError, DataInputError
+from data_shards.base.atomic import is_at
+from data_shards.base.errors import DataError, DataInputError, InputError, ShardError
+from data_shards.base.store import Pause, download, require_local
 
 GIGABYTE = 10**9
 LOCK_POLL_SECONDS = 0.05
@@ -121,7 +120,7 @@ class ShardCache:
                     return file
         except FileNotFoundError:
             raise
-        except ShardError as error:
+        except (ShardError, InputError) as error:
             raise DataError(str(error)) from None
         except OSError as error:
             raise DataError(

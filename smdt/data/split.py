@@ -14,14 +14,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from upath import UPath
 
-from data_shards import layout, manifest
-from data_shards.aspect import elevation_warning
-from data_shards.errors import ShardError
-from data_shards.index import ABSENT, TILES, open_table
-from data_shards.sample import PARTS
-from data_shards.sources.source import JSON
-from data_shards.store import Location, location, size, sizes
-from smdt.data.errors import DataError, DataInputError
+from data_shards.base.errors import DataError, DataInputError, InputError, ShardError
+from data_shards.base.store import Location, location, size, sizes
+from data_shards.format import layout, manifest
+from data_shards.format.aspect import elevation_warning
+from data_shards.format.index import ABSENT, TILES, open_table
+from data_shards.format.sample import JSON, PARTS
 from smdt.data.shard_cache import GIGABYTE, CacheConfig, ShardCache
 
 __all__ = ["DataError", "DataInputError", "Split"]
@@ -99,7 +97,7 @@ class Split:
                 cache = ShardCache(cache_config or CacheConfig())
                 table = _cached_table(root, name, entry.table_sha256, cache)
             manifest_hash = manifest.manifest_hash(root)
-        except ShardError as error:
+        except (ShardError, InputError) as error:
             kind = DataInputError if error.exit_code == DataInputError.exit_code else DataError
             raise kind(str(error)) from None
         except OSError as error:
@@ -149,7 +147,7 @@ class Split:
 
     @property
     def places(self) -> NDArray[np.int64]:
-        """Numbers that samples of one place share (`data_shards.places`), int64 [N], from 0."""
+        """Numbers from 0 that samples of one place share (`format/places.py`), int64 [N]."""
         return self.column("place")
 
     def aerial_images(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -238,7 +236,7 @@ class Split:
         )
 
     def elevation_warning(self, elevation: tuple[float, float] | None) -> str:
-        """As `data_shards.aspect.elevation_warning`."""
+        """As `data_shards.format.aspect.elevation_warning`."""
         return elevation_warning(self._table, elevation)
 
     def require_tars(self, allowed_missing: int, setting: str) -> None:
@@ -303,7 +301,7 @@ def _sizes(folder: Location) -> dict[str, int]:
     """As `sizes`."""
     try:
         return sizes(folder)
-    except ShardError as error:
+    except (ShardError, InputError) as error:
         raise DataError(str(error)) from None
 
 

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from upath import UPath
 
-from data_shards import layout
-from data_shards.manifest import ShardEntry
-from data_shards.store import StoreError, exists, persistently
-from smdt.data.errors import DataError
+from data_shards.base.errors import DataError, StoreError
+from data_shards.base.store import exists, persistently
+from data_shards.format import layout
+from data_shards.format.manifest import ShardEntry
 from smdt.data.shard_cache import ShardCache
 from smdt.data.split import Split
 

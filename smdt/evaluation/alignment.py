@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_shards.classes import CLASS_COUNT
+from data_shards.format.classes import CLASS_COUNT
 from smdt.evaluation.images import ImageQuality
 from smdt.evaluation.iou import confusion, mean_iou
 from smdt.geometry.view import to_levels

@@ -6,7 +6,7 @@ B batch, H rows, W columns, K classes.
 import torch
 from torch import Tensor
 
-from data_shards.classes import CLASS_COUNT, VOID
+from data_shards.format.classes import CLASS_COUNT, VOID
 
 
 def confusion(predicted: Tensor, true: Tensor) -> Tensor:

@@ -45,3 +45,12 @@ def best_wrong(items: Sequence[int], scores: Sequence[float], right: set[int]) -
     """Return the score of the first of some items, best first, that is not right; NaN without."""
     wrong = (score for item, score in zip(items, scores, strict=True) if item not in right)
     return next(wrong, float("nan"))
+
+
+def score_text(name: str, value: float) -> str:
+    """Return a recall or an IoU in percent, PSNR and SD in decibels, any other as it is."""
+    if name.startswith("R@") or "IoU" in name or name == "hit rate":
+        return f"{value:.2%}"
+    if name in ("PSNR", "SD"):
+        return f"{value:.2f} dB"
+    return f"{value:.4f}"

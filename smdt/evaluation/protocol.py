@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from data_shards.errors import InputError
-from data_shards.index import ABSENT
+from data_shards.base.errors import InputError
+from data_shards.format.index import ABSENT
 from smdt.evaluation.recall import EvaluationError
 from smdt.geometry.look import FieldOfView
 

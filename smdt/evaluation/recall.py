@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_shards.errors import UserError
+from data_shards.base.errors import UserError
 
 BLOCK = 256
 """Queries scored at a time: the scores take 4 * BLOCK * G bytes, 91 MiB for CVACT_test."""

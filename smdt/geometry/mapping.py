@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from data_shards.errors import UserError
+from data_shards.base.errors import UserError
 from smdt.geometry.radius import GroundView, mixed_radius, perspective_radius, polar_radius
 from smdt.geometry.sampling import Taps, make_taps, sample, sub_positions
 

@@ -7,14 +7,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data_shards.finalize import sha256
-from data_shards.images import Encoding, PreparedImage, encode_jpeg, jpeg_library, prepare_photo
-from data_shards.sources.source import JSON
+from data_shards.build.finalize import sha256
+from data_shards.format.images import (
+    Encoding,
+    PreparedImage,
+    encode_jpeg,
+    jpeg_library,
+    prepare_photo,
+)
+from data_shards.format.sample import JSON
 from smdt.data.batch import Batch
 from smdt.inference.annotated_shard import Annotator
-from smdt.stages.aligned import FrozenAlignment
+from smdt.stages.retrieval.aligned import FrozenAlignment
 from smdt.stages.weights import find_weights
-from smdt.training import checkpoint
+from smdt.training.checkpoints import checkpoint
 
 ENCODING = Encoding(quality=95, chroma="4:4:4")
 """A generated image is small and is not photographed anew: nothing of it is worth saving."""

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 
 import torch
 
-from data_shards import layout, manifest
-from data_shards.executor import Advance
-from data_shards.finalize import finalize
-from data_shards.index import read_summary
-from data_shards.manifest import Manifest
-from data_shards.missing import check_complete, missing_shards
-from data_shards.plan import BuildPlan, ShardTask
-from data_shards.rewrite import rewriting_plan
-from data_shards.store import Location, location, same_place
-from smdt.data.errors import DataError, DataInputError
+from data_shards.base.errors import DataError, DataInputError
+from data_shards.base.store import Location, location, same_place
+from data_shards.build.executor import Advance
+from data_shards.build.finalize import finalize
+from data_shards.build.rewrite import rewriting_plan
+from data_shards.format import layout, manifest
+from data_shards.format.index import read_summary
+from data_shards.format.manifest import Manifest
+from data_shards.format.plan import BuildPlan, ShardTask, check_complete, missing_shards
 from smdt.data.pipeline import require_dali
 from smdt.data.split import Split
 from smdt.inference.annotated_shard import Annotator, Missing, ShardAnnotator, has_views
@@ -28,16 +27,16 @@ class Annotation:
     """What to annotate, and where to.
 
     Attributes:
-        source: folder or URL of the finished data set.
+        shards: folder or URL of the finished data set.
         out: of the new one.
         batch: samples that the model sees at once.
         max_missing: how many unreadable samples may be left out.
     """
 
-    source: str
+    shards: str
     out: str
-    batch: int
-    max_missing: int
+    batch: int = 16
+    max_missing: int = 0
 
 
 def begin(job: Annotation, annotator: Annotator) -> BuildPlan:
@@ -49,7 +48,7 @@ def begin(job: Annotation, annotator: Annotator) -> BuildPlan:
         DataError: tars are missing or truncated.
     """
     require_dali()
-    source, out = location(job.source), location(job.out)
+    source, out = location(job.shards), location(job.out)
     if same_place(source, out):
         raise DataInputError(f"--out {out} is where the shards come from: name another folder.")
     described = manifest.load(source)
@@ -93,7 +92,7 @@ def annotate(
         own = [task for task in plan.tasks(name)[rank::world_size] if task.shard in shards]
         if not own:
             continue
-        split = Split.open(job.source, name)
+        split = Split.open(job.shards, name)
         shard = ShardAnnotator(split, annotator, job.batch, device, missing)
         for task in own:
             shard.write(task, root, advance)
@@ -113,7 +112,7 @@ def finish(job: Annotation) -> Manifest:
         ShardError: shards are missing.
         DataError: more samples were left out, by all ranks together, than allowed.
     """
-    source, out = location(job.source), location(job.out)
+    source, out = location(job.shards), location(job.out)
     plan = BuildPlan.load(out)
     check_complete(out, plan)
     tasks = [task for name in plan.splits for task in plan.tasks(name)]

@@ -12,21 +12,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_shards import layout
-from data_shards.executor import Advance
-from data_shards.images import PreparedImage
-from data_shards.index import ABSENT, Rejection, read_digests, read_summary
-from data_shards.pixels import PixelSums
-from data_shards.plan import ShardTask
-from data_shards.rewrite import count_pixels, restored, row_of
-from data_shards.sample import IMAGES, PARTS
-from data_shards.sources.source import JSON
-from data_shards.store import Location
-from data_shards.writer import PreparedSample, write_samples
-from smdt.data.ahead import run_ahead
+from data_shards.base.errors import DataError
+from data_shards.base.store import Location
+from data_shards.build.executor import Advance
+from data_shards.build.rewrite import count_pixels, restored, row_of
+from data_shards.build.writer import PreparedSample, write_samples
+from data_shards.format import layout
+from data_shards.format.images import PreparedImage
+from data_shards.format.index import ABSENT, Rejection, read_digests, read_summary
+from data_shards.format.pixels import PixelSums
+from data_shards.format.plan import ShardTask
+from data_shards.format.sample import IMAGES, JSON, PARTS
 from smdt.data.batch import Batch, BatchMaker, EncodedSample
-from smdt.data.errors import DataError
 from smdt.data.order import DataState
+from smdt.data.prefetch import run_ahead
 from smdt.data.reader import DamagedPart, Reader
 from smdt.data.split import Split
 from smdt.telemetry.metrics import TrainingMetrics

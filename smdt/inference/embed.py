@@ -14,14 +14,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from data_shards import manifest
-from data_shards.atomic import remove_leftovers, write_atomic
-from data_shards.errors import InputError
-from data_shards.executor import Advance
-from data_shards.finalize import sha256
-from smdt.config import RetrievalConfig
+from data_shards.base.atomic import remove_leftovers, write_atomic
+from data_shards.base.errors import DataError, InputError
+from data_shards.build.executor import Advance
+from data_shards.build.finalize import sha256
+from data_shards.format import manifest
 from smdt.data.distinct_places import first_of_each
-from smdt.data.errors import DataError
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.pipeline import require_dali
 from smdt.data.split import Split
@@ -29,10 +27,11 @@ from smdt.evaluation.protocol import protocol_of
 from smdt.geometry.augment import QUARTER_DEG, even_turns
 from smdt.geometry.look import RetrievalAugmentConfig
 from smdt.inference.gallery import TENSOR, Description, Gallery, places_of, write_gallery
-from smdt.stages.retrieval import RetrievalStage
+from smdt.stages.retrieval.config import RetrievalConfig
+from smdt.stages.retrieval.stage import RetrievalStage
 from smdt.stages.trained import load_stage
 from smdt.stages.weights import find_weights
-from smdt.training import checkpoint
+from smdt.training.checkpoints import checkpoint
 
 PARTS = ".smdt-parts"
 """Folder of the shards' descriptors until they are one file; a gallery has no other such name."""
@@ -58,8 +57,8 @@ class EmbedJob:
     shards: str
     split: str
     out: Path
-    batch: int
-    max_missing: int
+    batch: int = 32
+    max_missing: int = 0
     alignment: Path | None = None
     turns: int = 1
 

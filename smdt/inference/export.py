@@ -12,16 +12,17 @@ from typing import Any
 
 import yaml
 
-from data_shards.atomic import unpublished_folder, write_atomic
-from data_shards.errors import InputError
-from data_shards.store import require_local
-from smdt.config import Config, RetrievalConfig
-from smdt.evaluation.score import score_text
+from data_shards.base.atomic import unpublished_folder, write_atomic
+from data_shards.base.errors import InputError
+from data_shards.base.store import require_local
+from smdt.evaluation.outcomes import score_text
+from smdt.stages.base_config import Config
+from smdt.stages.retrieval.config import RetrievalConfig
 from smdt.stages.trained import load_stage
 from smdt.stages.weights import find_weights
-from smdt.training import checkpoint
-from smdt.training.run_folder import RunFolder
-from smdt.training.stage import Stage
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.run_folder import RunFolder
+from smdt.training.loop.stage import Stage
 
 CARD = "README.md"
 

@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from data_shards.atomic import is_leftover, write_atomic
-from data_shards.errors import InputError
-from data_shards.store import names, require_local
+from data_shards.base.atomic import is_leftover, write_atomic
+from data_shards.base.errors import InputError
+from data_shards.base.store import names, require_local
 from smdt.data.split import Split
-from smdt.training.run_folder import write_json
+from smdt.training.checkpoints.run_folder import write_json
 
 FORMAT = 1
 DESCRIPTION = "gallery.json"

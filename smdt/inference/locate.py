@@ -20,21 +20,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_shards.errors import InputError
-from data_shards.finalize import sha256
-from data_shards.images import decode_upright
-from data_shards.sample import RejectedSample
-from data_shards.text import read_bytes
-from smdt.config import RetrievalConfig
+from data_shards.base.errors import InputError
+from data_shards.base.text import read_bytes
+from data_shards.build.finalize import sha256
+from data_shards.format.images import decode_upright
+from data_shards.format.sample import RejectedSample
 from smdt.evaluation.recall import nearest
 from smdt.geometry.augment import even_turns
 from smdt.geometry.photo import Elevation, Lens, lay_into_panorama
 from smdt.geometry.view import north_up, turn
 from smdt.inference.embed import open_retrieval
 from smdt.inference.gallery import Gallery
-from smdt.stages.retrieval import RetrievalStage
+from smdt.stages.retrieval.config import RetrievalConfig
+from smdt.stages.retrieval.stage import RetrievalStage
 from smdt.stages.weights import find_weights
-from smdt.training import checkpoint
+from smdt.training.checkpoints import checkpoint
 
 BATCH = 16
 """Headings that are embedded at once."""

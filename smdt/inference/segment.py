@@ -8,19 +8,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data_shards.errors import InputError
-from data_shards.finalize import sha256
-from data_shards.images import PreparedImage, encode_png
-from data_shards.sources.source import JSON
+from data_shards.base.errors import InputError
+from data_shards.build.finalize import sha256
+from data_shards.format.images import PreparedImage, encode_png
+from data_shards.format.sample import JSON
 from smdt.data.batch import Batch
 from smdt.geometry.view import as_photographed, resize
 from smdt.inference.annotated_shard import Annotator
 from smdt.models.segmenter import CONFIG, Segmenter, class_map, open_folder, used_files
 from smdt.stages.panoramas import panoramas
-from smdt.stages.segmentation import SegmentationStage
+from smdt.stages.segmentation.stage import SegmentationStage
 from smdt.stages.trained import load_stage
 from smdt.stages.weights import find_weights
-from smdt.training import checkpoint
+from smdt.training.checkpoints import checkpoint
 
 
 class SegmentationAnnotator(Annotator):

@@ -25,10 +25,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from data_shards.classes import CLASS_COUNT
-from data_shards.errors import InputError
-from data_shards.manifest import first_problem
-from data_shards.text import read_text
+from data_shards.base.errors import InputError
+from data_shards.base.text import read_text
+from data_shards.format.classes import CLASS_COUNT
+from data_shards.format.manifest import first_problem
 from smdt.geometry.view import normalise
 from smdt.models.batch_norm import FixedBatchNorm, SampleNorm, replace_batch_norms
 from smdt.models.mixed_precision import casting, computes_with_buffers

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from smdt.geometry.view import normalise, to_levels
 from smdt.report.pictures import Pictures, tensor_uri
-from smdt.stages.alignment import AlignmentStage
+from smdt.stages.alignment.stage import AlignmentStage
 from smdt.stages.mapped import mapped
 from smdt.stages.trained import load_stage
 

@@ -9,12 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from data_shards.atomic import write_atomic
-from data_shards.errors import InputError, UserError
-from smdt import config as configuration
-from smdt.config import AlignmentConfig, Config, RetrievalConfig
+from data_shards.base.atomic import write_atomic
+from data_shards.base.errors import InputError, UserError
 from smdt.data.split import Split
-from smdt.evaluation.score import score_text
+from smdt.evaluation.outcomes import score_text
 from smdt.report.alignments import alignments
 from smdt.report.chart import number
 from smdt.report.curves import charts, times
@@ -22,9 +20,13 @@ from smdt.report.errors import outcome_charts
 from smdt.report.history import attempts
 from smdt.report.pictures import Pictures, tensor_uri
 from smdt.report.segmentations import segmentations
-from smdt.stages.aerial import aerial_images, aerial_view
-from smdt.training import checkpoint
-from smdt.training.run_folder import RunFolder
+from smdt.stages import config as configuration
+from smdt.stages.alignment.config import AlignmentConfig
+from smdt.stages.base_config import Config
+from smdt.stages.retrieval.aerial import aerial_images, aerial_view
+from smdt.stages.retrieval.config import RetrievalConfig
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.run_folder import RunFolder
 
 AERIAL_INPUTS = 4
 """Pairs of which it is shown what the towers see."""

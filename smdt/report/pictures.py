@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from data_shards.classes import PALETTE
-from data_shards.images import decode
-from data_shards.sample import RejectedSample
+from data_shards.base.errors import DataError
+from data_shards.format.classes import PALETTE
+from data_shards.format.images import decode
+from data_shards.format.sample import RejectedSample
 from smdt.data.batch import Batch, BatchMaker, EncodedSample
 from smdt.data.order import DataState
 from smdt.data.reader import DamagedPart, Reader
-from smdt.data.split import DataError, Split
+from smdt.data.split import Split
 from smdt.geometry.view import north_up
 from smdt.telemetry.metrics import TrainingMetrics
 

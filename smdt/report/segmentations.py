@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from data_shards.classes import PALETTE
+from data_shards.format.classes import PALETTE
 from smdt.models.segmenter import class_map
 from smdt.report.pictures import Pictures, data_uri
 from smdt.stages.panoramas import EVERYTHING, ground_images
-from smdt.stages.segmentation import SegmentationStage
+from smdt.stages.segmentation.stage import SegmentationStage
 from smdt.stages.trained import load_stage
 
 

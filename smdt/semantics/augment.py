@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
-from data_shards.classes import CLASS_COUNT
+from data_shards.format.classes import CLASS_COUNT
 from smdt.data.randomness import seed_for
 from smdt.semantics.labels import CLASSES
 

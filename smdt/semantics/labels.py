@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from data_shards.classes import CITYSCAPES_TO_CLASS, CLASS_COUNT, CLASS_NAMES
+from data_shards.format.classes import CITYSCAPES_TO_CLASS, CLASS_COUNT, CLASS_NAMES
 
 CLASSES = tuple(CLASS_NAMES[label] for label in range(CLASS_COUNT))
 

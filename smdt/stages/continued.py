@@ -1,7 +1,7 @@
 """What a run goes on from, examined before any rank starts: the checkpoint, and what has changed.
 
-`smdt.training.identity` compares; here both sides are read, and what no file says is looked at:
-the data set, the shapes of the weights, and what is left of the schedule.
+`smdt.training.checkpoints.identity` compares; here both sides are read, and what no file says is
+looked at: the data set, the shapes of the weights, and what is left of the schedule.
 """
 
 import json
@@ -13,22 +13,22 @@ from typing import Any
 import yaml
 from safetensors import safe_open
 
-from data_shards.errors import InputError
-from smdt import config as configuration
-from smdt.config import Config
+from data_shards.base.errors import InputError
 from smdt.data.loader import TrainLoader
 from smdt.data.neighbours import NeighbourTable
 from smdt.data.order import DataState, batches_left
-from smdt.stages.aligned import pinned
-from smdt.training import checkpoint, identity
-from smdt.training.checkpoint import Progress
-from smdt.training.engine import zero_stage
-from smdt.training.environment import versions
-from smdt.training.identity import Effect
-from smdt.training.resume import check_stage
-from smdt.training.run_folder import RunFolder
+from smdt.stages import config as configuration
+from smdt.stages.base_config import Config
+from smdt.stages.retrieval.aligned import pinned
+from smdt.training.checkpoints import checkpoint, identity
+from smdt.training.checkpoints.checkpoint import Progress
+from smdt.training.checkpoints.environment import versions
+from smdt.training.checkpoints.identity import Effect
+from smdt.training.checkpoints.resume import check_stage
+from smdt.training.checkpoints.run_folder import RunFolder
+from smdt.training.deepspeed.settings import zero_stage
+from smdt.training.loop.stage import Stage
 from smdt.training.schedule import Plan
-from smdt.training.stage import Stage
 
 
 def examine(

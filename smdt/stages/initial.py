@@ -6,14 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_shards.errors import InputError
-from smdt import config as configuration
-from smdt.config import Config
-from smdt.models.weights import Fit, fit, fit_towers, read
-from smdt.stages.retrieval import RetrievalStage
+from data_shards.base.errors import InputError
+from smdt.models.towers.weights import Fit, fit, fit_towers, read
+from smdt.stages import config as configuration
+from smdt.stages.base_config import Config
+from smdt.stages.retrieval.config import RetrievalConfig
+from smdt.stages.retrieval.stage import RetrievalStage
 from smdt.stages.weights import find_weights, match_norms, weights_of
-from smdt.training import checkpoint
-from smdt.training.stage import Stage
+from smdt.training.checkpoints import checkpoint
+from smdt.training.loop.stage import Stage
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def _from_run(stage: Stage, path: Path) -> Initialisation:
         )
     tensors = read(folder / checkpoint.WEIGHTS)
     if isinstance(stage, RetrievalStage):
-        assert isinstance(source, configuration.RetrievalConfig), "its stage says so"
+        assert isinstance(source, RetrievalConfig), "its stage says so"
         sizes = source.image_sizes
         return Initialisation(str(folder), fit_towers(stage.towers, tensors, str(folder), sizes))
     match_norms(stage, folder)

@@ -8,8 +8,9 @@ import logging
 import numpy as np
 from torch import Tensor
 
+from data_shards.base.errors import DataInputError
 from smdt.data.batch import Batch
-from smdt.data.split import DataInputError, Split
+from smdt.data.split import Split
 from smdt.geometry.mapping import GeometryConfig, PanoramaMapping
 
 _log = logging.getLogger(__name__)

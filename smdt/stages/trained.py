@@ -1,23 +1,22 @@
 """A trained stage, from a run or a checkpoint: weights only, no DeepSpeed state."""
 
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
 from pydantic import ValidationError
 
-from data_shards import manifest
-from data_shards.errors import InputError
-from smdt import config as configuration
-from smdt.config import Config, RetrievalConfig
+from data_shards.base.errors import InputError
+from data_shards.format import manifest
 from smdt.evaluation.protocol import PROTOCOLS, protocol_of
-from smdt.stages import make_stage
-from smdt.stages.alignment import AlignmentStage
+from smdt.stages import config as configuration
+from smdt.stages.alignment.stage import AlignmentStage
+from smdt.stages.base_config import Config
+from smdt.stages.evaluation import evaluate_stage
+from smdt.stages.registry import make_stage
+from smdt.stages.retrieval.config import RetrievalConfig
 from smdt.stages.weights import find_weights, load_weights
-from smdt.training import checkpoint
-from smdt.training.stage import Evaluation, EvaluationData, Stage, StepContext
+from smdt.training.checkpoints import checkpoint
+from smdt.training.loop.stage import Evaluation, Stage
 
 
 @dataclass(frozen=True)
@@ -130,29 +129,3 @@ def evaluate_trained(
         )
     found = evaluate_stage(config, stage, shards, split, max_missing, panogan_compat)
     return replace(found, details={"step": checkpoint.named_step(folder), **found.details})
-
-
-def evaluate_stage(
-    config: Config,
-    stage: Stage,
-    shards: str,
-    split: str,
-    max_missing: int = 0,
-    panogan_compat: bool = False,
-) -> Evaluation:
-    """Evaluate a stage as it is on a split, on GPUs if there are any.
-
-    All ranks of the process group call it, or, where there is none, this process alone.
-    """
-    together = dist.is_initialized()
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    for module in stage.modules().values():
-        module.to(device)
-    data = EvaluationData(
-        shards, split, config.evaluation.batch, max_missing, config.data.cache, panogan_compat
-    )
-    context = StepContext(0, config.run.seed, rank, world_size, 1, device)
-    return stage.evaluate(context, data)

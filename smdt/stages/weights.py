@@ -7,11 +7,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from data_shards.errors import InputError
+from data_shards.base.errors import InputError
 from smdt.models.batch_norm import keep_statistics
-from smdt.training import checkpoint
-from smdt.training.run_folder import RunFolder
-from smdt.training.stage import Stage
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.run_folder import RunFolder
+from smdt.training.loop.stage import Stage
 
 
 def find_weights(trained: Path) -> Path:

@@ -12,8 +12,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from data_shards.names import printable
-from data_shards.terminal import Terminal, title_column
+from data_shards.base.names import printable
+from data_shards.base.terminal import Terminal, title_column
 
 
 class Display:

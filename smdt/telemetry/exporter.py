@@ -7,9 +7,9 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_shards.errors import InputError
-from data_shards.exporter import Endpoint, Exporter, Tls
-from data_shards.names import file_name
+from data_shards.base.errors import InputError
+from data_shards.base.exporter import Endpoint, Exporter, Tls
+from data_shards.base.names import file_name
 from smdt.telemetry.tensorboard import require_tensorboard
 
 LAST_PORT = 65535

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_shards.errors import InputError
-from data_shards.packages import require_package
+from data_shards.base.errors import InputError
+from data_shards.base.packages import require_package
 
 
 class Events:

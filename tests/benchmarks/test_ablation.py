@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.ablation import Cell, cells, finished, summary
-from data_shards.errors import InputError
-from smdt.training.run_folder import RunFolder, write_json
+from data_shards.base.errors import InputError
+from smdt.training.checkpoints.run_folder import RunFolder, write_json
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -12,7 +12,8 @@ from benchmarks.capacity import (
     pairs_per_second,
     step_seconds,
 )
-from data_shards.build import BuildOptions, build
+from data_shards.build.dataset import build
+from data_shards.format.plan import BuildOptions
 from data_shards.world.source import WorldSource
 
 PARTS = Parts(

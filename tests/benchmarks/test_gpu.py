@@ -11,10 +11,10 @@ from benchmarks.gpu.checks import Check, read_checks
 from benchmarks.gpu.decoding import encoded_images, images_per_second
 from benchmarks.gpu.page import Results, with_results
 from benchmarks.gpu.training import CASES, CONFIGS, WARM_UP_STEPS, Case, figures, measure
-from data_shards.errors import UserError
-from smdt import config as configuration
-from smdt.stages import STAGES
-from smdt.training.engine import deepspeed_settings
+from data_shards.base.errors import UserError
+from smdt.stages import config as configuration
+from smdt.stages.registry import STAGES
+from smdt.training.deepspeed.settings import deepspeed_settings
 from tests.distributed.runs import ROOT
 
 PAGE = ROOT / "docs" / "gpu.md"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.cluster.bed import TOOLS, Bed, bed
 from tests.cluster.launches import Launch
 from tests.namespaces import require_namespaces

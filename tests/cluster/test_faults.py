@@ -14,8 +14,8 @@ from contextlib import suppress
 
 import pytest
 
-from smdt.training import checkpoint
-from smdt.training.lease import PATIENCE_SECONDS
+from smdt.training.checkpoints import checkpoint
+from smdt.training.ranks.lease import PATIENCE_SECONDS
 from tests.cluster.launches import (
     ROOT,
     TOTAL,

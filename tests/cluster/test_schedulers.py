@@ -8,7 +8,7 @@ import time
 import pytest
 import yaml
 
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.cluster.launches import DEEPSPEED_FILES, ROOT, assert_same, losses
 from tests.cluster.slurm import TOOLS, slurm
 from tests.namespaces import require_namespaces

@@ -16,13 +16,13 @@ import typer
 import typer.core
 from prometheus_client import CollectorRegistry
 
+from data_shards.build.metrics import ShardMetrics
 from data_shards.cli import app as data_shards
-from data_shards.metrics import ShardMetrics
 from launcher.cli import app as launcher
 from launcher.metrics import LauncherMetrics
 from launcher.requeue import app as requeue
-from smdt.cli import app as smdt
-from smdt.config import SCHEMAS
+from smdt.cli.main import app as smdt
+from smdt.stages.config import SCHEMAS
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.train import app as train
 

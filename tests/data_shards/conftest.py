@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_shards.build import BuildOptions, build
-from data_shards.sample import Meta, RejectedSample, Sample
-from data_shards.sources import SplitPlan
+from data_shards.build.dataset import build
+from data_shards.format.plan import BuildOptions
+from data_shards.format.sample import Meta, RejectedSample, Sample
+from data_shards.sources.source import SplitPlan
 
 GROUND = (32, 96)
 AERIAL = (48, 48)

@@ -3,8 +3,8 @@ import json
 import pytest
 from PIL import Image
 
+from data_shards.base.errors import run
 from data_shards.cli import app
-from data_shards.errors import run
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import pytest
 
+from data_shards.build.progress import Work
 from data_shards.console import Bar
-from data_shards.progress import Work
 
 
 @pytest.mark.parametrize("before", [0, 900])

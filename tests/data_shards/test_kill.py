@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.build import BuildOptions, build
-from data_shards.finalize import finalize
+from data_shards.build.dataset import build
+from data_shards.build.finalize import finalize
+from data_shards.format.plan import BuildOptions
 from data_shards.sources.folder import FolderSource
 
 pytestmark = pytest.mark.slow  # starts processes, or imports what others ship

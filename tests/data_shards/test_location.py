@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_shards.errors import InputError
-from data_shards.store import exists, location, names, require_local, same_place, sizes
+from data_shards.base.errors import InputError
+from data_shards.base.store import exists, location, names, require_local, same_place, sizes
 
 NAMES = st.text(
     st.one_of(st.sampled_from(" #?%&+;=@:~*[]{}'\"\\"), st.characters(exclude_categories=["C"])),

@@ -8,11 +8,12 @@ import time
 
 import pytest
 
-from data_shards.atomic import OTHER_HOST_SECONDS
-from data_shards.build import BuildOptions, build
-from data_shards.errors import InputError
-from data_shards.finalize import finalize
-from data_shards.ray_executor import RayExecutor
+from data_shards.base.atomic import OTHER_HOST_SECONDS
+from data_shards.base.errors import InputError
+from data_shards.build.dataset import build
+from data_shards.build.finalize import finalize
+from data_shards.build.ray_executor import RayExecutor
+from data_shards.format.plan import BuildOptions
 from data_shards.sources.folder import FolderSource
 from tests.data_shards.two_nodes import ADDRESS, two_nodes
 from tests.namespaces import require_namespaces
@@ -26,7 +27,7 @@ import logging, sys
 logging.basicConfig(filename=sys.argv.pop(1), format="%(message)s")
 logging.getLogger("data_shards").setLevel(logging.DEBUG)
 from data_shards.cli import app
-from data_shards.errors import run
+from data_shards.base.errors import run
 run(app)
 """
 
@@ -122,7 +123,7 @@ def forget_the_lost_node(out):
 
 
 def test_a_cluster_that_does_not_answer_is_one_sentence(monkeypatch):
-    monkeypatch.setattr("data_shards.ray_executor.ANSWER_SECONDS", 3)
+    monkeypatch.setattr("data_shards.build.ray_executor.ANSWER_SECONDS", 3)
     with pytest.raises(InputError, match=r"No Ray cluster answers at 127\.0\.0\.1:9: give"):
         RayExecutor("127.0.0.1:9")
 

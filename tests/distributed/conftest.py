@@ -26,7 +26,16 @@ def start_annotating(world) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def start(command: str, trained: Path, out: Path, ranks: int) -> subprocess.Popen[str]:
         job = ["--shards", str(world), "--out", str(out), "--checkpoint", str(trained)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "smdt.cli", command, *job, "--ranks", str(ranks), "--batch=2"],
+            [
+                sys.executable,
+                "-m",
+                "smdt.cli",
+                command,
+                *job,
+                "--ranks",
+                str(ranks),
+                "--batch=2",
+            ],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,

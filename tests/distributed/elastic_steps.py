@@ -15,16 +15,17 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from smdt import config as configuration
-from smdt.stages import make_stage
+from smdt.stages import config as configuration
+from smdt.stages.registry import make_stage
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.train import open_engines, open_loader
-from smdt.training import checkpoint
-from smdt.training.checkpoint import Progress
-from smdt.training.engine import Engine, deepspeed_settings, init_distributed
-from smdt.training.resume import Origin, find_origin
-from smdt.training.run_folder import RunFolder
-from smdt.training.stage import StepContext
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.checkpoint import Progress
+from smdt.training.checkpoints.resume import Origin, find_origin
+from smdt.training.checkpoints.run_folder import RunFolder
+from smdt.training.deepspeed.engine import Engine, init_distributed
+from smdt.training.deepspeed.settings import deepspeed_settings
+from smdt.training.loop.stage import StepContext
 
 TOTAL = 12
 ZERO_STAGES = range(4)

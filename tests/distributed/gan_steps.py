@@ -13,14 +13,15 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from safetensors.torch import save_file
 
-from smdt import config as configuration
-from smdt.config import AlignmentConfig
-from smdt.stages import make_stage
+from smdt.stages import config as configuration
+from smdt.stages.alignment.config import AlignmentConfig
+from smdt.stages.registry import make_stage
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.train import open_engines, open_loader
-from smdt.training.engine import Precision, init_distributed
-from smdt.training.run_folder import RunFolder
-from smdt.training.stage import StepContext
+from smdt.training.checkpoints.run_folder import RunFolder
+from smdt.training.deepspeed.engine import init_distributed
+from smdt.training.deepspeed.settings import Precision
+from smdt.training.loop.stage import StepContext
 
 STEPS = 10
 OVERFLOWING = 24

@@ -16,15 +16,15 @@ import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_optimizer_state
 
-from smdt import config as configuration
-from smdt.config import RetrievalConfig
-from smdt.stages import make_stage
-from smdt.stages.retrieval import ENGINE, RetrievalStage
+from smdt.stages import config as configuration
+from smdt.stages.registry import make_stage
+from smdt.stages.retrieval.config import RetrievalConfig
+from smdt.stages.retrieval.stage import ENGINE, RetrievalStage
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.train import open_engines, open_loader
-from smdt.training.engine import init_distributed
-from smdt.training.run_folder import RunFolder
-from smdt.training.stage import StepContext
+from smdt.training.checkpoints.run_folder import RunFolder
+from smdt.training.deepspeed.engine import init_distributed
+from smdt.training.loop.stage import StepContext
 from tests.plain_losses import PLAIN_LOSSES
 
 STEPS = 20

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from smdt import config as configuration
-from smdt.config import RetrievalConfig
-from smdt.stages import make_stage
+from smdt.stages import config as configuration
+from smdt.stages.registry import make_stage
+from smdt.stages.retrieval.config import RetrievalConfig
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.train import open_engines, open_loader
-from smdt.training.engine import init_distributed
-from smdt.training.run_folder import RunFolder
-from smdt.training.stage import StepContext
+from smdt.training.checkpoints.run_folder import RunFolder
+from smdt.training.deepspeed.engine import init_distributed
+from smdt.training.loop.stage import StepContext
 
 STEPS = 3
 LAYER_DECAY = 0.5

@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from smdt.training.collectives import Collectives
-from smdt.training.control import Control
-from smdt.training.device_work import Scalars
-from smdt.training.gathering import gather_ragged, pieces
+from smdt.training.deepspeed.collectives import Collectives
+from smdt.training.deepspeed.device_work import Scalars
+from smdt.training.loop.control import Control
+from smdt.training.ranks.gathering import gather_ragged, pieces
 
 RANKS = 3
 

@@ -7,9 +7,9 @@ import time
 import pytest
 import yaml
 
-from data_shards.manifest import load
-from data_shards.verify import verify
-from smdt import config as configuration
+from data_shards.format.manifest import load
+from data_shards.inspect.verify import verify
+from smdt.stages import config as configuration
 from tests.checkpoints import save_untrained
 from tests.distributed.runs import files_of, kill, processes_of, wait_for
 

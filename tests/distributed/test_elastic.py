@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from smdt.training import checkpoint
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.distributed.runs import WITHOUT_DROPOUT, kill_ranks, wait_for
 
 TOTAL = 20  # 4 epochs of 5 steps: batches of 12 pairs

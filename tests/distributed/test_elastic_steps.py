@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from smdt.training import checkpoint
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.distributed.elastic_steps import TOTAL, ZERO_STAGES
 from tests.distributed.runs import DEEPSPEED_FILES, WITHOUT_DROPOUT, deepspeed
 

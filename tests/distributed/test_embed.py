@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from smdt import config as configuration
 from smdt.inference.gallery import Gallery
+from smdt.stages import config as configuration
 from tests.checkpoints import save_untrained
 from tests.distributed.runs import ROOT
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from smdt import config as configuration
+from smdt.stages import config as configuration
 from tests.checkpoints import save_untrained
 from tests.distributed.runs import ROOT
 

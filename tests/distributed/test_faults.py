@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.store import location
+from data_shards.base.store import location
 from smdt.data.split import Split
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.distributed.runs import ROOT, kill_ranks, ranks_of, wait_for
 from tests.store import KEY_ID, SECRET
 

@@ -10,15 +10,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks.kernels import Kernels
-from smdt.config import load_deepspeed
-from smdt.training import checkpoint
-from smdt.training.engine import (
-    Engine,
-    OptimizerConfig,
-    deepspeed_settings,
-)
-from smdt.training.place import free_port
-from smdt.training.run_folder import RunFolder
+from smdt.stages.config import load_deepspeed
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.run_folder import RunFolder
+from smdt.training.deepspeed.engine import Engine
+from smdt.training.deepspeed.optimizer import OptimizerConfig
+from smdt.training.deepspeed.settings import deepspeed_settings
+from smdt.training.ranks.place import free_port
 from tests.distributed.runs import DEEPSPEED_FILES, join_ranks
 
 RANKS = 2

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.plain_gan import PlainGan
-from smdt import config as configuration
-from smdt.stages.alignment import DISCRIMINATORS, GENERATORS, AlignmentStage
+from smdt.stages import config as configuration
+from smdt.stages.alignment.stage import DISCRIMINATORS, GENERATORS, AlignmentStage
 from tests.distributed.gan_steps import CASES, OVERFLOWING, STEPS, with_loops
 from tests.distributed.runs import DEEPSPEED_FILES, deepspeed
 from tests.training_batches import training_batches
@@ -28,7 +28,7 @@ def test_ten_steps_are_those_of_a_plain_loop(write_config, tmp_path):
         loss={"l1_segmentation": 1.0, "l1_image": 1.0},
         # A ReLU whose input rounds across zero changes its gradient at once, instance norm spreads
         # that, and Adam divides by the root of tiny gradients: small steps and a larger epsilon
-        # keep rounding what it is. tests/smdt/stages/test_alignment.py compares in float64.
+        # keep rounding what it is. tests/smdt/stages/alignment/test_stage.py compares in float64.
         optimizer={"learning_rate": 1e-5, "epsilon": 1e-2},
         precision="fp32",
     )

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from smdt.training import checkpoint
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.distributed.runs import DEEPSPEED_FILES, ROOT, wait_for
 
 ALONE = {"ranks": 1, "zero": 0}

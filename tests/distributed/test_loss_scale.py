@@ -9,13 +9,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from smdt.config import load_deepspeed
-from smdt.training.engine import (
-    Engine,
-    OptimizerConfig,
-    deepspeed_settings,
-)
-from smdt.training.place import free_port
+from smdt.stages.config import load_deepspeed
+from smdt.training.deepspeed.engine import Engine
+from smdt.training.deepspeed.optimizer import OptimizerConfig
+from smdt.training.deepspeed.settings import deepspeed_settings
+from smdt.training.ranks.place import free_port
 from tests.distributed.runs import DEEPSPEED_FILES, join_ranks
 
 RANKS = 2

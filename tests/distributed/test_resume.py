@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from smdt.training import checkpoint
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.distributed.runs import SEGMENTATION, kill_ranks, wait_for
 
 TOTAL = 24  # 3 epochs of 8 steps

@@ -9,10 +9,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from data_shards.build import BuildOptions, build
+from data_shards.build.dataset import build
+from data_shards.format.plan import BuildOptions
 from data_shards.world.source import WorldSource
 from smdt.data.split import Split
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.distributed.runs import ROOT, wait_for
 
 

@@ -5,10 +5,10 @@ import signal
 
 import pytest
 
-from data_shards.manifest import load
-from data_shards.verify import verify
+from data_shards.format.manifest import load
+from data_shards.inspect.verify import verify
 from smdt.stages.trained import evaluate_trained
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.distributed.runs import SEGMENTATION, files_of, wait_for
 
 

@@ -6,7 +6,7 @@ import torch
 
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
-from smdt.stages.aligned import FrozenAlignment
+from smdt.stages.retrieval.aligned import FrozenAlignment
 
 LEVEL = 1
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from smdt.telemetry.memory import memory_readers
-from smdt.training.device_work import Scalars, Stopwatch
+from smdt.training.deepspeed.device_work import Scalars, Stopwatch
 
 
 def test_a_step_s_figures_are_noted_without_waiting(gpu):

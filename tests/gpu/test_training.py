@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.distributed.runs import DEEPSPEED_FILES, ROOT, wait_for
 from tests.distributed.test_equivalence import loss_curves
 

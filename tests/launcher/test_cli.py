@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from launcher.cli import ASKED
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.distributed.runs import ROOT
 
 HOSTS = "a slots=2\nb slots=2\n"

@@ -1,8 +1,8 @@
 import pytest
 
 from launcher.requeue import requeue
-from smdt.training.lease import ATTEMPT
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints.run_folder import RunFolder
+from smdt.training.ranks.lease import ATTEMPT
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.distributed.runs import ranks_of, wait_for
 from tests.monitoring.queries import panel_queries
 from tests.monitoring.slow_rank import rank_of, slowed

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_shards.errors import InputError
-from smdt import config as configuration
+from data_shards.base.errors import InputError
 from smdt.config_file import copy_packaged, find, packaged
+from smdt.stages import config as configuration
 
 MINIMAL = "stage: retrieval\nrun: {name: a, out: b}\ndata: {shards: c}\n"
 

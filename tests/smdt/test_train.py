@@ -3,10 +3,10 @@ import time
 import torch
 import yaml
 
-from smdt import config as configuration
+from smdt.stages import config as configuration
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.train import describe_run
-from tests.smdt.test_config import MINIMAL
+from tests.smdt.stages.test_config import MINIMAL
 
 
 def test_what_a_failure_would_cost_is_counted_from_the_start_or_the_resume(tmp_path, monkeypatch):

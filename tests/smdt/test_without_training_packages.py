@@ -11,19 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
-from smdt import config as configuration
 from smdt.data.pipeline import DALI
 from smdt.inference.embed import EmbedJob, embed, finish
 from smdt.inference.locate import Locator, Look, read_photo
-from smdt.training.engine import DEEPSPEED
+from smdt.stages import config as configuration
+from smdt.training.deepspeed.settings import DEEPSPEED
 from tests.checkpoints import save_untrained
 from tests.distributed.runs import ROOT
 from tests.pictures import picture
 
 COMMANDS = """
 import contextlib, io, json, sys
-from data_shards.errors import run
-from smdt.cli import app
+from data_shards.base.errors import run
+from smdt.cli.main import app
 
 ended = []
 for command in json.loads(sys.argv[1]):

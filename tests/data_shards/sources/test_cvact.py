@@ -7,12 +7,13 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from data_shards.build import BuildOptions, build
-from data_shards.errors import InputError
-from data_shards.index import read_table
-from data_shards.sample import RejectedSample
+from data_shards.base.errors import InputError
+from data_shards.build.dataset import build
+from data_shards.format.index import read_table
+from data_shards.format.plan import BuildOptions
+from data_shards.format.sample import RejectedSample
+from data_shards.inspect.verify import verify
 from data_shards.sources.cvact import CvactSource
-from data_shards.verify import verify
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "real" / "cvact"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real CVACT images at {REAL}")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_shards.base.errors import InputError, run
 from data_shards.cli import app
-from data_shards.errors import InputError, run
 from data_shards.sources.cvusa import CvusaSource
 from data_shards.sources.exclusions import read_exclusions
 from tests.raw_data import write_cvusa

@@ -4,8 +4,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
-from data_shards.errors import InputError
-from data_shards.sample import Meta, RejectedSample
+from data_shards.base.errors import InputError
+from data_shards.format.sample import Meta, RejectedSample
 from data_shards.sources.folder import FolderSource
 
 

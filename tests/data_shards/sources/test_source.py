@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.build import build
-from data_shards.errors import InputError
-from data_shards.sample import RejectedSample
+from data_shards.base.errors import InputError
+from data_shards.build.dataset import build
+from data_shards.format.sample import RejectedSample
 from data_shards.sources.source import file_hash, read_inside
 
 DATASETS = Path(__file__).resolve().parents[3] / "docs" / "datasets.md"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_shards.errors import InputError
-from data_shards.sample import RejectedSample
+from data_shards.base.errors import InputError
+from data_shards.format.sample import RejectedSample
 from data_shards.sources.folder import FolderSource
 from data_shards.sources.tables import find_tables, read_table
 

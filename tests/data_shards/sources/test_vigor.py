@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_shards.build import BuildOptions, build
+from data_shards.base.errors import InputError, run
+from data_shards.build.dataset import build
 from data_shards.cli import app
-from data_shards.errors import InputError, run
-from data_shards.index import read_table
-from data_shards.manifest import load
-from data_shards.sample import RejectedSample
+from data_shards.format.index import read_table
+from data_shards.format.manifest import load
+from data_shards.format.plan import BuildOptions
+from data_shards.format.sample import RejectedSample
+from data_shards.inspect.verify import verify
 from data_shards.sources.vigor import CITIES, VigorSource, read_labels, read_tiles
-from data_shards.verify import verify
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "real" / "splits"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real VIGOR lists at {REAL}")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_shards.classes import BUILDING, OBJECT, ROAD, SKY, VEGETATION, VOID
+from data_shards.format.classes import BUILDING, OBJECT, ROAD, SKY, VEGETATION, VOID
 from data_shards.world.camera import (
     ELEVATION_DEG,
     Pose,

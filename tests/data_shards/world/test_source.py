@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_shards.classes import CLASS_NAMES
+from data_shards.format.classes import CLASS_NAMES
 from data_shards.world.source import EXTENT_M, WorldSource
 
 SMALL = WorldSource(seed=7, train=12, val=6, ground_size=(32, 128), aerial_size=64)

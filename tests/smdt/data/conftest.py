@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data_shards.build import BuildOptions, build
-from data_shards.sample import Meta, Sample
+from data_shards.build.dataset import build
+from data_shards.format.plan import BuildOptions
+from data_shards.format.sample import Meta, Sample
 from data_shards.sources.source import SplitPlan
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.loader import DataConfig, TrainLoader

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from smdt.data.split import DataError, DataInputError, Split
+from data_shards.base.errors import DataError, DataInputError
+from smdt.data.split import Split
 
 
 @pytest.mark.parametrize("world_size", [1, 3])

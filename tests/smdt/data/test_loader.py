@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from data_shards.base.errors import DataError, DataInputError
 from smdt.data import neighbours
 from smdt.data import tars as tars_module
 from smdt.data.neighbours import NeighbourTable, on_the_map
 from smdt.data.order import DataState
 from smdt.data.reader import Reader
-from smdt.data.split import DataError, DataInputError, Split
+from smdt.data.split import Split
 
 
 def test_batches_hold_the_samples_that_they_say(built, train, pixels, start):

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_shards.base.errors import DataError
 from smdt.data import neighbours
 from smdt.data.neighbours import NeighbourTable, on_the_map
-from smdt.data.split import DataError
 
 
 class Positions:

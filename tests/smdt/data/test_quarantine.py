@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_shards.base.errors import DataError
 from smdt.data.quarantine import Quarantine, QuarantineLine
-from smdt.data.split import DataError
 from smdt.telemetry.metrics import TrainingMetrics
 
 

@@ -10,9 +10,10 @@ from threading import Event
 import numpy as np
 import pytest
 
+from data_shards.base.errors import DataError
 from smdt.data import tars as tars_module
 from smdt.data.reader import DamagedPart, Reader
-from smdt.data.split import DataError, Split
+from smdt.data.split import Split
 from smdt.telemetry.metrics import TrainingMetrics
 
 

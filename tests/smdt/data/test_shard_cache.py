@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_shards.store import StoreError, location
+from data_shards.base.errors import DataError, DataInputError, StoreError
+from data_shards.base.store import location
 from smdt.data import shard_cache
-from smdt.data.errors import DataError, DataInputError
 from smdt.data.shard_cache import CacheConfig, ShardCache
 
 KILOBYTE = 1e-6  # in gigabytes

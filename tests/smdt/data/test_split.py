@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_shards import layout
-from data_shards.build import BuildOptions, build
-from data_shards.sample import Meta, Sample
+from data_shards.base.errors import DataError, DataInputError
+from data_shards.build.dataset import build
+from data_shards.format import layout
+from data_shards.format.plan import BuildOptions
+from data_shards.format.sample import Meta, Sample
 from data_shards.sources.source import SplitPlan
-from smdt.data.split import DataError, DataInputError, Split
+from smdt.data.split import Split
 
 
 def test_a_split_says_what_the_source_said(built):

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards import layout, store
-from data_shards.build import BuildOptions, build
-from data_shards.store import location
-from smdt.data.errors import DataError, DataInputError
+from data_shards.base import store
+from data_shards.base.errors import DataError, DataInputError
+from data_shards.base.store import location
+from data_shards.build.dataset import build
+from data_shards.format import layout
+from data_shards.format.plan import BuildOptions
 from smdt.data.shard_cache import GIGABYTE, CacheConfig
 from smdt.data.split import Split
 

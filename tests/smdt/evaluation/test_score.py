@@ -1,6 +1,6 @@
 import pytest
 
-from smdt.evaluation.score import score_text
+from smdt.evaluation.outcomes import score_text
 
 
 @pytest.mark.parametrize(

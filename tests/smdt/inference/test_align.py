@@ -8,19 +8,20 @@ import webdataset as wds
 from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
 
-from data_shards.build import BuildOptions, build
-from data_shards.errors import InputError, run
-from data_shards.manifest import load
-from data_shards.pixels import PixelSums, grid_histogram
-from data_shards.sources import SplitPlan
-from data_shards.stats import stats
-from data_shards.verify import verify
+from data_shards.base.errors import InputError, run
+from data_shards.build.dataset import build
+from data_shards.format.manifest import load
+from data_shards.format.pixels import PixelSums, grid_histogram
+from data_shards.format.plan import BuildOptions
+from data_shards.inspect.stats import stats
+from data_shards.inspect.verify import verify
+from data_shards.sources.source import SplitPlan
 from data_shards.world.source import WorldSource
-from smdt import config as configuration
-from smdt.cli import app
+from smdt.cli.main import app
 from smdt.data.split import Split
 from smdt.geometry.mapping import PanoramaMapping
 from smdt.inference.align import open_alignment
+from smdt.stages import config as configuration
 from tests.checkpoints import save_untrained
 
 CPU = torch.device("cpu")

@@ -9,15 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from data_shards import layout
-from data_shards.build import BuildOptions, build
-from data_shards.errors import InputError, ShardError
-from data_shards.images import PreparedImage, encode_png
-from data_shards.manifest import load
-from data_shards.sources import SplitPlan
-from data_shards.verify import verify
+from data_shards.base.errors import DataError, InputError, ShardError
+from data_shards.build.dataset import build
+from data_shards.format import layout
+from data_shards.format.images import PreparedImage, encode_png
+from data_shards.format.manifest import load
+from data_shards.format.plan import BuildOptions
+from data_shards.inspect.verify import verify
+from data_shards.sources.source import SplitPlan
 from data_shards.world.source import WorldSource
-from smdt.data.errors import DataError
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.inference.annotate import Annotation, annotate, begin, finish, samples_left

@@ -5,15 +5,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from data_shards.errors import InputError, run
-from smdt import config as configuration
-from smdt.cli import app
-from smdt.evaluation.score import score_text
+from data_shards.base.errors import InputError, run
+from smdt.cli.main import app
+from smdt.evaluation.outcomes import score_text
 from smdt.inference.export import export_model
-from smdt.stages import make_stage
+from smdt.stages import config as configuration
 from smdt.stages.initial import initialise
+from smdt.stages.registry import make_stage
 from smdt.stages.trained import evaluate_trained, load_stage
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.checkpoints import save_untrained
 
 

@@ -11,17 +11,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from data_shards.build import BuildOptions, build
-from data_shards.errors import InputError
-from data_shards.finalize import sha256
-from data_shards.sample import Meta, Sample
+from data_shards.base.errors import DataError, InputError
+from data_shards.build.dataset import build
+from data_shards.build.finalize import sha256
+from data_shards.format.plan import BuildOptions
+from data_shards.format.sample import Meta, Sample
 from data_shards.sources.source import SplitPlan
-from smdt import config as configuration
-from smdt.data.errors import DataError
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.geometry.look import RetrievalAugmentConfig
-from smdt.inference import embed_rank
 from smdt.inference.embed import (
     PARTS,
     EmbedJob,
@@ -35,6 +33,7 @@ from smdt.inference.embed import (
 )
 from smdt.inference.gallery import Gallery
 from smdt.inference.locate import Locator, Look
+from smdt.stages import config as configuration
 from tests.checkpoints import UntrainedAlignment, save_untrained
 
 CPU = torch.device("cpu")
@@ -227,19 +226,6 @@ def test_generators_that_moved_are_named_and_a_photo_needs_none(
     locate = Locator(finish(job))
     photo = torch.zeros(32, 128, 3, dtype=torch.uint8)
     assert len(locate(photo, Look.of(360.0, 0.0, "panorama", 1), 3)) == 3
-
-
-def test_a_rank_gets_the_job_through_its_command_line(job, monkeypatch):
-    asked = []
-    monkeypatch.setattr(embed_rank, "embed_on_rank", lambda *job: asked.append(job))
-    monkeypatch.setattr(embed_rank, "die_with_parent", lambda: None)
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    jobs = [job, replace(job, alignment=job.out.with_name("alignment"), turns=12)]
-    for each in jobs:
-        arguments = ["--local_rank=1", *embed_rank.rank_arguments(each)]
-        embed_rank.app(arguments, standalone_mode=False)
-    assert asked == [(each, 1, 4) for each in jobs]
 
 
 def test_a_finished_gallery_needs_its_tars_no_more(job, world, tmp_path):

@@ -7,8 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from smdt import config as configuration
-from smdt.config import RetrievalConfig, SegmentationConfig
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.inference.align import open_alignment
@@ -18,6 +16,9 @@ from smdt.inference.embed import finish as finish_gallery
 from smdt.inference.locate import Locator, Look, read_photo
 from smdt.inference.segment import open_segmentation
 from smdt.report.pictures import Pictures
+from smdt.stages import config as configuration
+from smdt.stages.retrieval.config import RetrievalConfig
+from smdt.stages.segmentation.config import SegmentationConfig
 from tests.checkpoints import UntrainedAlignment, save_untrained
 from tests.rolled import PAIRS, WIDTH, build_pairs
 

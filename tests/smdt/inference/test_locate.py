@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from data_shards.errors import InputError, run
-from smdt import config as configuration
-from smdt.cli import app
+from data_shards.base.errors import InputError, run
+from smdt.cli.main import app
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.evaluation.recall import EvaluationError, nearest
 from smdt.inference.embed import EmbedJob, embed, finish
 from smdt.inference.locate import Locator, Look, best_places, embed_at, geojson, read_photo
+from smdt.stages import config as configuration
 from tests.checkpoints import save_untrained
 
 CPU = torch.device("cpu")

@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
-from data_shards.errors import InputError, run
-from data_shards.manifest import load
-from data_shards.verify import verify
-from smdt import config as configuration
-from smdt.cli import app
+from data_shards.base.errors import InputError, run
+from data_shards.format.manifest import load
+from data_shards.inspect.verify import verify
+from smdt.cli.main import app
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.geometry.view import resize
 from smdt.inference.segment import open_segmentation
 from smdt.semantics.labels import CITYSCAPES, groups
+from smdt.stages import config as configuration
 from tests.checkpoints import save_untrained
 
 pytestmark = pytest.mark.slow  # importing a network of transformers takes seconds

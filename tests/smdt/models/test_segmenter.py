@@ -11,7 +11,7 @@ from transformers import (
     AutoModelForUniversalSegmentation,
 )
 
-from data_shards.errors import InputError
+from data_shards.base.errors import InputError
 from smdt.geometry.view import normalise
 from smdt.models.segmenter import (
     IMAGENET,

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_shards.classes import PALETTE
-from smdt import config as configuration
+from data_shards.format.classes import PALETTE
 from smdt.data.split import Split
 from smdt.report.alignments import alignments
 from smdt.report.page import spread, write_report
 from smdt.report.pictures import Pictures
-from smdt.training import checkpoint
-from smdt.training.run_folder import RunFolder, write_json
+from smdt.stages import config as configuration
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.run_folder import RunFolder, write_json
 from tests.checkpoints import save_untrained
 
 

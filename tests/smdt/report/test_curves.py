@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from smdt.report.curves import charts, curves, times
 from smdt.report.history import attempts
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints.run_folder import RunFolder
 
 STEP = {"learning_rate": {"e": 0.1}, "gradient_norm": {"e": 1.0}, "losses": {"loss": 1.0}}
 

@@ -7,14 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from smdt import config as configuration
-from smdt.data.split import DataError, Split
+from data_shards.base.errors import DataError
+from smdt.data.split import Split
 from smdt.report.page import write_report
 from smdt.report.pictures import Pictures
-from smdt.stages.references import references
-from smdt.stages.retrieval import RetrievalStage
-from smdt.stages.trained import evaluate_stage
-from smdt.training.run_folder import RunFolder, write_json
+from smdt.stages import config as configuration
+from smdt.stages.evaluation import evaluate_stage
+from smdt.stages.registry import references
+from smdt.stages.retrieval.stage import RetrievalStage
+from smdt.training.checkpoints.run_folder import RunFolder, write_json
 from tests.system_packages import require
 
 

@@ -6,14 +6,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from data_shards.classes import PALETTE
-from smdt import config as configuration
+from data_shards.format.classes import PALETTE
 from smdt.data.split import Split
 from smdt.report.page import write_report
 from smdt.report.pictures import Pictures
 from smdt.report.segmentations import segmentations
-from smdt.training import checkpoint
-from smdt.training.run_folder import RunFolder, write_json
+from smdt.stages import config as configuration
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.run_folder import RunFolder, write_json
 from tests.checkpoints import save_untrained
 from tests.distributed.runs import SEGMENTATION
 

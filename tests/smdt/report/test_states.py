@@ -3,8 +3,8 @@
 import pytest
 
 from smdt.report.page import write_report
-from smdt.training import checkpoint
-from smdt.training.run_folder import RunFolder
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import pytest
 
-from data_shards.classes import BUILDING, OBJECT, ROAD, SKY, VEGETATION, VEHICLE
+from data_shards.format.classes import BUILDING, OBJECT, ROAD, SKY, VEGETATION, VEHICLE
 from smdt.semantics.labels import CITYSCAPES, CLASSES, groups
 
 BY_NAME = {

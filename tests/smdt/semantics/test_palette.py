@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_shards.classes import CLASS_COLOURS, CLASS_COUNT, VOID
+from data_shards.format.classes import CLASS_COLOURS, CLASS_COUNT, VOID
 from smdt.semantics.palette import known, to_classes, to_colours
 
 IDS = [*range(CLASS_COUNT), VOID]

@@ -8,13 +8,13 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from data_shards.errors import InputError
-from smdt import config as configuration
+from data_shards.base.errors import InputError
 from smdt.data.order import DataState, OrderConfig
+from smdt.stages import config as configuration
 from smdt.stages.continued import changes, check_shapes
-from smdt.training import checkpoint
-from smdt.training.checkpoint import Progress
-from smdt.training.environment import versions
+from smdt.training.checkpoints import checkpoint
+from smdt.training.checkpoints.checkpoint import Progress
+from smdt.training.checkpoints.environment import versions
 
 
 @pytest.fixture

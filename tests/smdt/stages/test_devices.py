@@ -15,13 +15,13 @@ import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from smdt.config import SCHEMAS, Config
 from smdt.data.batch import Batch
 from smdt.data.order import DataState
-from smdt.losses import InfoNceConfig, SoftMarginConfig, wrong_rows
-from smdt.stages import make_stage, training_views
-from smdt.stages.global_loss import share_of_rows
-from smdt.training.stage import Stage, StepContext
+from smdt.losses.contrastive import InfoNceConfig, SoftMarginConfig, share_of_rows, wrong_rows
+from smdt.stages.base_config import Config
+from smdt.stages.config import SCHEMAS
+from smdt.stages.registry import make_stage, training_views
+from smdt.training.loop.stage import Stage, StepContext
 
 pytestmark = pytest.mark.slow
 

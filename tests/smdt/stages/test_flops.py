@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from smdt.config import SCHEMAS, Config
-from smdt.stages import make_stage
-from smdt.stages.alignment import AlignmentStage
-from smdt.stages.retrieval import RetrievalStage
-from smdt.stages.segmentation import SegmentationStage
-from smdt.training.stage import StepContext
+from smdt.stages.alignment.stage import AlignmentStage
+from smdt.stages.base_config import Config
+from smdt.stages.config import SCHEMAS
+from smdt.stages.registry import make_stage
+from smdt.stages.retrieval.stage import RetrievalStage
+from smdt.stages.segmentation.stage import SegmentationStage
+from smdt.training.loop.stage import StepContext
 from tests.training_batches import training_batches
 
 SAMPLES = 4

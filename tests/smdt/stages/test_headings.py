@@ -14,20 +14,21 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smdt.config import AlignmentConfig, RetrievalConfig, SegmentationConfig
 from smdt.data.batch import Batch
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.geometry.view import resize
 from smdt.inference.align import open_alignment
 from smdt.inference.annotate import Annotation, annotate, finish
-from smdt.stages.alignment import DISCRIMINATORS, GENERATORS, AlignmentStage
-from smdt.stages.chunks import equal_slices
-from smdt.stages.references import references
-from smdt.stages.retrieval import RetrievalStage
-from smdt.stages.segmentation import SegmentationStage
-from smdt.stages.trained import evaluate_stage
-from smdt.training.stage import StepContext
+from smdt.stages.alignment.config import AlignmentConfig
+from smdt.stages.alignment.stage import DISCRIMINATORS, GENERATORS, AlignmentStage
+from smdt.stages.evaluation import evaluate_stage
+from smdt.stages.registry import references
+from smdt.stages.retrieval.config import RetrievalConfig
+from smdt.stages.retrieval.stage import RetrievalStage
+from smdt.stages.segmentation.config import SegmentationConfig
+from smdt.stages.segmentation.stage import SegmentationStage
+from smdt.training.loop.stage import StepContext, equal_slices
 from tests.checkpoints import UntrainedAlignment
 from tests.plain_engine import PlainEngine
 from tests.rolled import PAIRS, WIDTH, build_pairs, rolled

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from data_shards.build import BuildOptions, build
+from data_shards.build.dataset import build
+from data_shards.format.plan import BuildOptions
 from data_shards.world.source import WorldSource
-from smdt import config as configuration
 from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
-from smdt.losses import soft_margin_rows, wrong_rows
-from smdt.stages.retrieval import RetrievalStage
-from smdt.stages.trained import evaluate_stage
+from smdt.losses.contrastive import soft_margin_rows, wrong_rows
+from smdt.stages import config as configuration
+from smdt.stages.evaluation import evaluate_stage
+from smdt.stages.retrieval.stage import RetrievalStage
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.training.schedule import ScheduleConfig, learning_rate_factor
 

@@ -5,13 +5,13 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from data_shards.errors import InputError
-from smdt import config as configuration
-from smdt.config import Config
-from smdt.models.weights import resize_positions
-from smdt.stages import make_stage
+from data_shards.base.errors import InputError
+from smdt.models.towers.weights import resize_positions
+from smdt.stages import config as configuration
+from smdt.stages.base_config import Config
 from smdt.stages.initial import initialise
-from smdt.training.run_folder import RunFolder
+from smdt.stages.registry import make_stage
+from smdt.training.checkpoints.run_folder import RunFolder
 from tests.checkpoints import save_untrained
 
 

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from smdt.data.split import DataInputError
+from data_shards.base.errors import DataInputError
 from smdt.geometry.mapping import GeometryConfig
 from smdt.stages.mapped import require_mappable
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from smdt.config import RetrievalConfig
+from smdt.stages.retrieval.config import RetrievalConfig
 from smdt.data.batch import Batch
 from smdt.data.order import DataState
-from smdt.stages.retrieval import RetrievalStage
-from smdt.training.stage import StepContext
+from smdt.stages.retrieval.stage import RetrievalStage
+from smdt.training.loop.stage import StepContext
 from tests.plain_engine import PlainEngine
 
 torch.set_num_threads(1)

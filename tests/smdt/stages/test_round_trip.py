@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from smdt import config as configuration
 from smdt.geometry.view import resize
+from smdt.stages import config as configuration
 from tests.plain_run import PlainRun, check_round_trip
 from tests.training_batches import training_batches
 

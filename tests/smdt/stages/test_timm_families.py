@@ -9,9 +9,9 @@ import timm
 import torch
 import yaml
 
-from data_shards.errors import InputError
-from smdt import config as configuration
-from smdt.models.timm_tower import TimmConfig, TimmTower
+from data_shards.base.errors import InputError
+from smdt.models.towers.timm_tower import TimmConfig, TimmTower
+from smdt.stages import config as configuration
 from tests.plain_run import PlainRun, check_round_trip
 from tests.training_batches import training_batches
 

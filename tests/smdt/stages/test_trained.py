@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 
-from data_shards.errors import InputError
-from smdt import config as configuration
+from data_shards.base.errors import InputError
 from smdt.evaluation.protocol import PROTOCOLS
-from smdt.stages.trained import Asked, evaluate_stage, evaluate_trained
+from smdt.stages import config as configuration
+from smdt.stages.evaluation import evaluate_stage
+from smdt.stages.trained import Asked, evaluate_trained
 from tests.checkpoints import save_untrained
 
 

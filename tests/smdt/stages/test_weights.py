@@ -3,11 +3,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from data_shards.errors import InputError
+from data_shards.base.errors import InputError
 from smdt.models.batch_norm import SampleNorm, replace_batch_norms
 from smdt.stages.weights import load_weights
-from smdt.training import checkpoint
-from smdt.training.engine import held_weights
+from smdt.training.checkpoints import checkpoint
+from smdt.training.deepspeed.engine import held_weights
 
 
 class Network(nn.Module):

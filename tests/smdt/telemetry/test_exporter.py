@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from data_shards.errors import InputError
+from data_shards.base.errors import InputError
 from smdt.telemetry.exporter import TelemetryConfig
 from smdt.telemetry.metrics import TrainingMetrics
 

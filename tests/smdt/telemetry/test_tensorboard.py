@@ -3,7 +3,7 @@ import sys
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data_shards.errors import InputError
+from data_shards.base.errors import InputError
 from smdt.telemetry.exporter import TelemetryConfig
 from smdt.telemetry.tensorboard import Events, TensorBoard
 

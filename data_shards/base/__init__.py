@@ -1,0 +1,1 @@
+"""What all packages stand on: errors, atomic files, stores, text, names, metrics endpoint."""

@@ -1,0 +1,32 @@
+"""What a terminal shows: every text as it is, whatever characters a user's names hold.
+
+File names, keys and exception texts are no markup, no emoji codes and no control sequences. All
+output of rich goes through `Terminal`; styled text is a `rich.text.Text`.
+"""
+
+from rich.console import Console
+from rich.progress import TextColumn
+from rich.text import Text
+
+from data_shards.base.names import printable
+
+
+class Terminal(Console):
+    """A console that shows strings as they are.
+
+    Args:
+        stderr: whether it writes to stderr instead of stdout.
+        width: in characters; None takes that of the terminal.
+    """
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: object) -> Text:
+        """Return a string as rich shows it; strings in tables and rules come here as well."""
+        return super().render_str(printable(text), **options)  # type: ignore[arg-type]
+
+
+def title_column() -> TextColumn:
+    """Return the column of a progress bar that shows `printable` titles as they are."""
+    return TextColumn("{task.description}", markup=False)

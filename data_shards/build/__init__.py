@@ -1,0 +1,1 @@
+"""Raw data in, shards out: writing, finalizing, and who runs the tasks."""

@@ -1,0 +1,1 @@
+"""Look at a finished data set: verify, statistics, contact sheets."""

@@ -1,0 +1,1 @@
+"""The command `smdt`: one file for each group of commands."""

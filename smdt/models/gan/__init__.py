@@ -1,0 +1,1 @@
+"""The dual conditional GAN: generators and discriminator."""

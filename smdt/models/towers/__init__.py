@@ -1,0 +1,1 @@
+"""The retrieval model: two towers of any network, and weights to start from."""

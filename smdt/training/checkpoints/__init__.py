@@ -1,0 +1,1 @@
+"""Checkpoints and the run folder: write, resume, keep, compare."""

@@ -1,0 +1,51 @@
+"""What a rank that fails leaves for whoever decides about a restart."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from data_shards.base.errors import InputError, UserError
+from smdt.training.checkpoints.run_folder import RunFolder
+from smdt.training.ranks.lease import ATTEMPT, LeaseWatch
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def recorded(folder: RunFolder, *, rank: int, heard: bool = False) -> Iterator[None]:
+    """Log what the block raises, and say in `state.json` why the run failed.
+
+    Args:
+        folder: of the run.
+        rank: of this process.
+        heard: whether errors for the user are rank 0's, which has said them if they are the run's.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (heard and isinstance(error, UserError)):
+            _log.exception("rank %d failed", rank)
+            record_failure(folder, error)
+        raise
+
+
+def record_failure(folder: RunFolder, error: Exception) -> None:
+    """Say in `state.json` why the run failed, unless another rank has said it better.
+
+    A rank that only lost its partner does not talk over the one that knows why, and a rank of an
+    attempt that is over not at all.
+    """
+    lease = LeaseWatch.of(os.environ)
+    if lease is not None and lease.superseded():
+        return
+    state = folder.read_state_of(os.environ.get(ATTEMPT)) or {}
+    if state.get("status") == "failed" and not isinstance(error, UserError):
+        return
+    try:
+        wrong_input = isinstance(error, UserError) and error.exit_code == InputError.exit_code
+        reason = str(error) or type(error).__name__
+        folder.note("failed", reason=reason)
+        folder.write_state("failed", reason=reason, retry=not wrong_input)
+    except OSError:
+        _log.exception("state.json could not be written")

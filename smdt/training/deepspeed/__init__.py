@@ -1,0 +1,1 @@
+"""DeepSpeed: engines, optimizers, patches. The only place that imports it."""

@@ -1,0 +1,1 @@
+"""Processes of a run: rank, rendezvous, gathering, lease, stop requests."""

@@ -1,0 +1,61 @@
+"""How a rank learns that it should stop, and that nobody waits for it any more."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from smdt.training.ranks.lease import LeaseWatch
+
+LAUNCHER = "SMDT_LAUNCHER_PID"
+"""Environment variable: the process on the same machine whose death ends the ranks."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """True from the moment that the run folder's stop file exists or a scheduler's signal came.
+
+    Args:
+        file: `<run>/stop`.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._signalled = False
+
+    def listen(self) -> None:
+        """Take SIGTERM and SIGUSR1 of this process as requests; only in the main thread."""
+        for number in SIGNALS:
+            signal.signal(number, self._take)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 (signal's form)
+        self._signalled = True
+
+    def __bool__(self) -> bool:
+        return self._signalled or self._file.exists()
+
+
+def die_with_parent(poll_seconds: float = 1.0) -> None:
+    """End this process at once when what started it is gone.
+
+    DeepSpeed's launcher does not take its ranks along when it is killed, nor does anything take
+    DeepSpeed's launcher along; whoever starts that one says its own process id in `LAUNCHER`, or
+    holds a lease where it starts ranks on other machines.
+    """
+    parent, launcher = os.getppid(), os.environ.get(LAUNCHER)
+    lease = LeaseWatch.of(os.environ)
+    # A launcher on this machine may be suspended, and its ranks go on.
+    gone = None if lease is None else lease.ended if launcher is None else lease.superseded
+
+    def watch() -> None:
+        while (
+            os.getppid() == parent
+            and (launcher is None or Path("/proc", launcher).exists())
+            and (gone is None or not gone())
+        ):
+            time.sleep(poll_seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
