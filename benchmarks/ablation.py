@@ -1,4 +1,4 @@
-"""What the aligned images and keep and remove are worth to retrieval, under one budget.
+"""Retrieval scores with aligned images and with keep and remove, under one budget.
 
 python -m benchmarks.ablation [--shards DIR] [--out DIR] [--seeds N] [--json FILE]
                               [section.key=value ...]
@@ -32,14 +32,14 @@ from smdt.geometry.aerial import Aerial
 from smdt.stages import config as configuration
 from smdt.stages.base_config import Config
 from smdt.stages.config import load_deepspeed
-from smdt.stages.retrieval.aligned import pinned
+from smdt.stages.retrieval.aligned import pin_alignment_weights
 from smdt.train import log_to, run_stage
-from smdt.training.checkpoints.resume import find_origin
+from smdt.training.checkpoints.resume import find_resume_point
 from smdt.training.checkpoints.run_folder import RunFolder
-from smdt.training.deepspeed.collectives import Collectives
+from smdt.training.deepspeed.collectives import CollectiveTimer
 from smdt.training.deepspeed.engine import init_distributed
 from smdt.training.deepspeed.settings import zero_stage
-from smdt.training.ranks.processor import keep_freed_memory, share_cores
+from smdt.training.ranks.cpu import keep_freed_memory, set_thread_count
 from smdt.training.ranks.stopping import StopRequest
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -77,7 +77,7 @@ class Cell:
 
     @property
     def condition(self) -> tuple[Aerial, bool]:
-        """What it is compared by: all but the seed."""
+        """Return the condition: all settings but the seed."""
         return self.aerial, self.painted
 
     def config(self, shards: str, out: Path, overrides: Sequence[str]) -> Config:
@@ -100,7 +100,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """What the runs of one condition scored.
+    """The scores of the runs of one condition.
 
     Attributes:
         aerial: what the aerial tower sees.
@@ -161,7 +161,7 @@ def finished(config: Config) -> Scores | None:
 
 
 def train(
-    config: Config, device: torch.device, stop: StopRequest, collectives: Collectives
+    config: Config, device: torch.device, stop: StopRequest, collectives: CollectiveTimer
 ) -> Scores:
     """Train and evaluate one run, from the start or where it stopped.
 
@@ -172,11 +172,11 @@ def train(
     folder.create()
     log_to(folder.logs / "rank-00000.log")
     settings = load_deepspeed(CONFIGS / "deepspeed" / "zero2.json")
-    origin = find_origin(folder, "auto", zero_stage(settings), world_size=1)
+    origin = find_resume_point(folder, "auto", zero_stage(settings), world_size=1)
     progress, total = run_stage(config, settings, folder, origin, device, stop, collectives)
     if progress.step < total:
         folder.write_state("preempted", progress.step)
-        raise Stopped("Stopped and saved; start the same command again to go on.")
+        raise Stopped("Stopped and saved; start the same command again to resume.")
     folder.write_state("done", progress.step)
     return scores_of(folder)
 
@@ -228,9 +228,9 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
 ) -> None:
     """Train what is missing, and print the table of what there is."""
-    share_cores()
+    set_thread_count()
     keep_freed_memory()
-    collectives = Collectives()
+    collectives = CollectiveTimer()
     collectives.watch()
     device = init_distributed(600.0)
     (out / "stop").unlink(missing_ok=True)
@@ -239,7 +239,7 @@ def main(
     found: dict[Cell, Scores] = {}
     try:
         for cell in cells(seeds):
-            config = pinned(cell.config(shards, out, overrides or []))
+            config = pin_alignment_weights(cell.config(shards, out, overrides or []))
             found[cell] = finished(config) or train(config, device, stop, collectives)
     finally:
         rows = summary(found)

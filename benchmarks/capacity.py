@@ -1,4 +1,4 @@
-"""How many pairs a second many nodes train: a model of measured parts, checked before it speaks.
+"""A throughput model for many nodes, built from measured parts and checked on one and two ranks.
 
 python -m benchmarks.capacity [--batch N] [--zero STAGE] [--rounds N] [--ranks-per-node N]
     [--link-gbit G] [--json FILE]
@@ -42,30 +42,31 @@ from smdt.stages.config import load, load_deepspeed
 from smdt.stages.registry import training_views
 from smdt.stages.retrieval.config import RetrievalConfig
 from smdt.stages.retrieval.stage import RetrievalStage
+from smdt.stages.setup import open_engines
 from smdt.telemetry.metrics import TrainingMetrics
-from smdt.train import open_engines
 from smdt.training.checkpoints.run_folder import RunFolder
-from smdt.training.deepspeed.collectives import Collectives
+from smdt.training.deepspeed.collectives import CollectiveTimer
 from smdt.training.deepspeed.engine import init_distributed
 from smdt.training.loop.stage import StepContext
-from smdt.training.ranks.processor import keep_freed_memory
+from smdt.training.ranks.cpu import keep_freed_memory
 
 ROOT = Path(__file__).parent.parent
 NODES = (1, 2, 4, 8, 16, 32, 64)
 PASSES = {0: 2, 1: 2, 2: 2, 3: 3}
-"""How often all parameters go round a step: gradients there, weights back; ZeRO 3 gathers twice."""
+"""Passes of all parameters round the ring in a step: gradients there, weights back; ZeRO 3 gathers
+twice."""
 BYTES = 2
-"""Of a gradient or a weight under way, in bf16."""
+"""Bytes of a gradient or a weight in transit, in bf16."""
 TOLERANCE = 0.15
-"""How far off the model may be for one and two ranks; farther off, it says nothing of more."""
+"""Largest error of the model for one and two ranks; above it, nothing is predicted for more."""
 WARM_UP, STEPS = 5, 30
 SMALL, LARGE = 1 << 10, 1 << 23
-"""Bytes of the two all-reduces that tell what a call costs and what a byte does."""
+"""Bytes of the two all-reduces that separate the cost of a call from the cost of a byte."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What one rank brings to a step.
+    """The cost of one rank's part of a step.
 
     Attributes:
         pairs: of a step.
@@ -86,7 +87,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Link:
-    """What joins ranks.
+    """The link between ranks.
 
     Attributes:
         call_seconds: of a collective of two ranks that carries nothing.
@@ -98,7 +99,7 @@ class Link:
 
 
 def exchanged_bytes(parts: Parts, zero: int, ranks: int) -> float:
-    """How many bytes a rank receives in a step, by rings (pure)."""
+    """Return how many bytes a rank receives in a step with ring collectives (pure)."""
     rounds = PASSES[zero] * parts.parameters * BYTES * (ranks - 1) / ranks
     return rounds + 2 * parts.descriptor_bytes * (ranks - 1)  # descriptors and their gradients
 
@@ -122,14 +123,14 @@ def step_seconds(parts: Parts, link: Link, zero: int, ranks: int) -> dict[str, f
 
 
 def pairs_per_second(parts: Parts, link: Link, zero: int, ranks: int) -> float:
-    """What all ranks train together (pure)."""
+    """Return the throughput of all ranks together (pure)."""
     return ranks * parts.pairs / step_seconds(parts, link, zero, ranks)["step"]
 
 
 def measure_part(shards: Path, batch: int, zero: int) -> Parts:
-    """Measure this process, a rank of its own."""
+    """Run as a rank in this process and measure it."""
     keep_freed_memory()
-    collectives = Collectives()
+    collectives = CollectiveTimer()
     collectives.watch()
     device = init_distributed(600.0)
     overrides = [f"data.shards={shards}", f"run.out={shards}-run", f"batch.global={batch}"]
@@ -176,7 +177,7 @@ def measure_part(shards: Path, batch: int, zero: int) -> Parts:
 
 
 def measure_parts(shards: Path, batch: int, zero: int, processes: int) -> Parts:
-    """Measure so many ranks at the same time, which share the machine; return their mean."""
+    """Measure this many ranks at the same time on one machine; return their mean."""
     command = [sys.executable, "-m", "benchmarks.capacity", "part", f"{shards}", f"{batch}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as the runs that it is compared with
     running = [
@@ -220,7 +221,7 @@ def main(
     batch: Annotated[int, typer.Option(help="Pairs of a rank in a step.")] = 25,
     zero: Annotated[int, typer.Option(help="ZeRO stage.")] = 2,
     rounds: Annotated[int, typer.Option(help="Turns of each measurement.")] = 3,
-    ranks_per_node: Annotated[int, typer.Option(help="Of the nodes that are predicted.")] = 2,
+    ranks_per_node: Annotated[int, typer.Option(help="Ranks of a predicted node.")] = 2,
     link_gbit: Annotated[float, typer.Option(help="Gigabits a second of a node.")] = 10.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
 ) -> None:
@@ -261,7 +262,7 @@ def main(
     if farthest <= TOLERANCE:
         console.print(ahead)
     else:
-        console.print(f"off by more than {TOLERANCE:.0%}: the model is not asked about more nodes")
+        console.print(f"off by more than {TOLERANCE:.0%}: nothing is predicted for more nodes")
     console.print(f"{shared}, {measured_link}, ZeRO {zero}, {machine()}")
     if json_file is not None:
         content = {"machine": machine(), "zero": zero, "parts": asdict(shared)}

@@ -1,4 +1,4 @@
-"""How long from opening the shards to the first batch on the training device.
+"""Time from opening the shards to the first batch on the training device.
 
 python -m benchmarks.first_batch [--photos DIR] [--turns N] [--json FILE]
 
@@ -38,7 +38,7 @@ def first_batch(root: Path) -> dict[str, float]:
 
     from smdt.data.loader import DataConfig, TrainLoader
     from smdt.data.split import Split
-    from smdt.geometry.mapping import GeometryConfig, PanoramaMapping
+    from smdt.geometry.mapping import GeometryConfig, PanoramaProjection
     from smdt.geometry.view import resize
     from smdt.telemetry.metrics import TrainingMetrics
 
@@ -64,7 +64,7 @@ def first_batch(root: Path) -> dict[str, float]:
         geometry = GeometryConfig(extent_m=172.0, elevation_deg=(-32.75, 32.75))
         elevation = np.stack([batch.elevation_min, batch.elevation_max], axis=1)
         resize(batch.images["ground"], geometry.panorama_size)
-        mapping = PanoramaMapping(geometry, *geometry.panorama_size)
+        mapping = PanoramaProjection(geometry, *geometry.panorama_size)
         mapping(batch.images["aerial"], batch.extent_m, elevation)
         mapped = perf_counter()
     return {

@@ -1,4 +1,4 @@
-"""A step of the GAN through DeepSpeed beside a plain loop with textbook layers in eager fp32.
+"""A GAN step through DeepSpeed, compared with a plain loop with textbook layers in eager fp32.
 
 python -m benchmarks.gan_step [--batch N] [--rounds N] [--zero STAGE] [--json FILE] [--profile]
 
@@ -30,17 +30,17 @@ from smdt.data.order import DataState
 from smdt.stages.alignment.config import AlignmentConfig
 from smdt.stages.alignment.stage import AlignmentStage
 from smdt.stages.config import load_deepspeed
-from smdt.train import open_engines
+from smdt.stages.setup import open_engines
 from smdt.training.deepspeed.engine import init_distributed
 from smdt.training.deepspeed.settings import Precision
 from smdt.training.loop.stage import StepContext
-from smdt.training.ranks.processor import keep_freed_memory
+from smdt.training.ranks.cpu import keep_freed_memory
 
 DEEPSPEED_FILES = Path(__file__).parent.parent / "configs" / "deepspeed"
 HEIGHT, WIDTH, SIDE = 128, 512, 384
 PLAIN, OUR_LAYERS = "plain loop, fp32", "plain loop of our layers, fp32"
 TOLERANCE: Mapping[str, float] = {"fp32": 1e-4, "bf16": 2e-2}
-"""How far the first losses may be from the plain loop's, relative."""
+"""Largest relative difference of the first losses from the plain loop's."""
 
 Losses = Mapping[str, float]
 Step = Callable[[], Losses]

@@ -1,4 +1,4 @@
-"""A large split: how long until training knows its first batch, and what each rank keeps in memory.
+"""A large split: time to the first batch, and memory of each rank.
 
 python -m benchmarks.index [--samples N] [--ranks R] [--json FILE]
 

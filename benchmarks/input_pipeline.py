@@ -1,4 +1,4 @@
-"""The input pipeline beside the decode limit and beside what others feed the same step with.
+"""The input pipeline, compared with the decode limit and with other loaders for the same step.
 
 python -m benchmarks.input_pipeline [--photos DIR] [--pairs N] [--rounds N] [--json FILE]
 
@@ -45,10 +45,10 @@ from data_shards.format.plan import BuildOptions
 from data_shards.sources.folder import FolderSource
 from smdt.data.loader import DataConfig, TrainLoader
 from smdt.data.split import Split
-from smdt.geometry.mapping import GeometryConfig, PanoramaMapping
+from smdt.geometry.mapping import GeometryConfig, PanoramaProjection
 from smdt.geometry.view import resize
 from smdt.telemetry.metrics import TrainingMetrics
-from smdt.training.ranks.processor import keep_freed_memory
+from smdt.training.ranks.cpu import keep_freed_memory
 
 SHARDS = 4
 LIMIT, READ, OURS, FOLDER = "libjpeg-turbo", "smdt, read + CRC + decode", "smdt", "folder + PIL"
@@ -112,7 +112,7 @@ def train_loader(data: DataSet) -> TrainLoader:
 def ours(data: DataSet) -> Batches:
     """Our epoch, with what a stage does to it on the training device."""
     geometry = GeometryConfig(extent_m=VIEW.extent_m, elevation_deg=VIEW.elevation_deg)
-    mapping = PanoramaMapping(geometry, HEIGHT, WIDTH)
+    mapping = PanoramaProjection(geometry, HEIGHT, WIDTH)
     loader = train_loader(data)
     with closing(loader.stream(loader.start, 1)) as batches:
         for batch in batches:
@@ -211,7 +211,7 @@ class Turns:
 
     pairs_per_second: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
-    """Of a pair, in all processes: what a busy machine disturbs least."""
+    """Seconds of a pair, summed over all processes: least affected by a busy machine."""
 
 
 def take_turn(method: Method, pairs: int, turns: Turns) -> None:

@@ -1,4 +1,4 @@
-"""How many kernels a GPU would have to start for a step of the paper's towers, by ZeRO stage.
+"""Number of GPU kernels of a step of the paper's towers, by ZeRO stage.
 
 python -m benchmarks.kernels [--precision bf16|fp32] [--json FILE]
 
@@ -83,7 +83,7 @@ def count(precision: Precision, zero: int, out: Path) -> None:
 
 
 def main(
-    precision: Annotated[Precision, typer.Option(help="Of forward and backward.")] = "bf16",
+    precision: Annotated[Precision, typer.Option(help="Dtype of forward and backward.")] = "bf16",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the counts.")] = None,
 ) -> None:
     """Count the kernels of a step for every ZeRO stage."""

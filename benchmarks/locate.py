@@ -1,4 +1,4 @@
-"""How often `smdt locate` finds a photo of unknown heading that was cut out of an unseen panorama.
+"""How often `smdt locate` finds a photo of unknown heading, cut out of an unseen panorama.
 
 python -m benchmarks.locate --gallery DIR --shards DIR [--split NAME] [--photos N] [--fov DEGREES]
                             [--json FILE]
@@ -20,18 +20,18 @@ from benchmarks.turns import machine
 from smdt.cli.demo import unseen_photo
 from smdt.data.split import Split
 from smdt.inference.gallery import Gallery
-from smdt.inference.locate import Locator, Look
+from smdt.inference.locate import Locator, PhotoQuery
 
 DEPTHS = (1, 5, 10)
 NEAR_DEG = 15.0
-"""A heading that is not farther off is told right."""
+"""A heading counts as correct up to this error."""
 
 
 def main(
     gallery: Annotated[Path, typer.Option(help="Folder that `smdt embed` made.")],
     shards: Annotated[str, typer.Option(help="Folder of the data set.")],
-    split: Annotated[str, typer.Option(help="Whose panoramas are cut.")] = "val",
-    photos: Annotated[int, typer.Option(help="How many.")] = 100,
+    split: Annotated[str, typer.Option(help="Data set of the panoramas that are cut.")] = "val",
+    photos: Annotated[int, typer.Option(help="Number of photos.")] = 100,
     fov: Annotated[list[float] | None, typer.Option(help="Degrees; may be repeated.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
 ) -> None:
@@ -43,7 +43,7 @@ def main(
     table = Table("field of view", *(f"R@{k}" for k in DEPTHS), f"heading within {NEAR_DEG:g}")
     results = {}
     for width in fov or [90.0, 180.0, 360.0]:
-        look = Look.of(width, None, "panorama", 72)
+        look = PhotoQuery.of(width, None, "panorama", 72)
         ranks, near = [], []
         for sample, azimuth in zip(chosen.tolist(), azimuths.tolist(), strict=True):
             found = locator(unseen_photo(samples, sample, azimuth, width), look, len(samples))

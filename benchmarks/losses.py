@@ -50,7 +50,7 @@ ARMS: Sequence[tuple[Arm, Arm]] = (
     (("soft_margin", "random"), ("info_nce", "hard")),
     (("soft_margin", "hard"), ("info_nce", "random")),
 )
-"""First the two that are the question, then the two that tell which half of the change counts."""
+"""The first two are compared; the last two show which half of the change matters."""
 SCORES = ("R@1", "R@5", "R@10")
 SECONDS_TO_SAVE = 60
 
@@ -85,7 +85,7 @@ class Cell:
         ]
 
     def train(self, shards: str, overrides: Sequence[str], seconds: float) -> bool:
-        """Train in a process of its own, at most so long; return whether the run is done.
+        """Train in a separate process, at most this long; return whether the run is done.
 
         Raises:
             CalledProcessError: the run failed.

@@ -28,12 +28,12 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from smdt.geometry.mapping import GeometryConfig, Mapping, PanoramaMapping
-from smdt.geometry.radius import GroundView, mixed_radius, polar_radius
+from smdt.geometry.mapping import GeometryConfig, PanoramaProjection, Projection
+from smdt.geometry.radius import GroundCamera, mixed_radius, polar_radius
 
 HEIGHT, WIDTH, TILES = 128, 512, 8
-VIEW = GroundView(camera_height_m=2.0, extent_m=172.0, elevation_deg=(-32.75, 32.75))
-MAPPINGS: tuple[Mapping, ...] = ("polar", "mixed")
+VIEW = GroundCamera(camera_height_m=2.0, extent_m=172.0, elevation_deg=(-32.75, 32.75))
+MAPPINGS: tuple[Projection, ...] = ("polar", "mixed")
 OURS, NUMPY, OPENCV, OPENCV_BARE = "smdt", "numpy", "cv2.remap", "cv2.remap, uint8 HWC"
 
 Tile = NDArray[np.uint8]
@@ -42,8 +42,8 @@ Positions = NDArray[np.float64]
 Method = Callable[[list[Tile]], Panoramas | list[Tile]]
 
 
-def positions(mapping: Mapping, side: int) -> tuple[Positions, Positions]:
-    """Column and row, [H, W] each, of the aerial pixel that every panorama pixel looks at."""
+def positions(mapping: Projection, side: int) -> tuple[Positions, Positions]:
+    """Column and row, [H, W] each, of the aerial pixel that every panorama pixel samples."""
     rows = np.arange(HEIGHT, dtype=np.float64)
     if mapping == "polar":
         radius = polar_radius(rows, HEIGHT, side)
@@ -69,11 +69,11 @@ def numpy_bilinear(tile: Tile, x: Positions, y: Positions) -> Positions:
     return result
 
 
-def methods(mapping: Mapping, side: int) -> dict[str, Method]:
+def methods(mapping: Projection, side: int) -> dict[str, Method]:
     """Return what is measured: each maps a batch of tiles."""
     x, y = positions(mapping, side)
     map_x, map_y = x.astype(np.float32), y.astype(np.float32)
-    module = PanoramaMapping(GeometryConfig(mapping=mapping), HEIGHT, WIDTH)
+    module = PanoramaProjection(GeometryConfig(mapping=mapping), HEIGHT, WIDTH)
 
     def ours(tiles: list[Tile]) -> Panoramas:
         batch = [torch.from_numpy(tile) for tile in tiles]
@@ -122,7 +122,7 @@ class Times:
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-    """Of all threads: what a busy machine disturbs least."""
+    """CPU seconds of all threads: least affected by a busy machine."""
 
 
 def measure(candidates: dict[str, Method], tiles: list[Tile], rounds: int) -> dict[str, Times]:

@@ -1,4 +1,4 @@
-"""Memory that the model's states take on a rank, beside what DeepSpeed's formula says of it.
+"""Memory of the model's states on a rank, compared with DeepSpeed's formula.
 
 python -m benchmarks.memory_per_rank [--ranks 1 --ranks 2 ...] [--layers N] [--json FILE]
 
@@ -26,7 +26,7 @@ from benchmarks.ranks import WIDTH, open_engine, run_ranks, step
 ZERO_STAGES = range(4)
 STEPS = 4
 SETTLED = 2
-"""Steps after which no new memory is asked for."""
+"""Steps after which no new memory is allocated."""
 
 
 def formula_bytes(parameters: int, zero: int, ranks: int) -> float:

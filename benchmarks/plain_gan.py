@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smdt.data.loader import Batch
-from smdt.models.gan.discriminator import Judgement
+from smdt.models.gan.discriminator import DiscriminatorOutput
 from smdt.models.gan.dual_cgan import Discriminators, Generators
 from smdt.models.gan.layers import DoublingConv2d, HalvingConv2d
 from smdt.stages.alignment.config import AlignmentConfig
@@ -130,7 +130,7 @@ class PlainGan:
         }
 
     def _generated(self, aerial: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """What the generators make in each loop."""
+        """Return the generated images of each loop."""
         made: list[tuple[Tensor, Tensor]] = [self.generators(aerial)]
         while len(made) < self._loops:
             features = self.discriminators.feedback(aerial, *(x.detach() for x in made[-1]))
@@ -142,13 +142,13 @@ class PlainGan:
         condition = seg if self._chain else views.aerial
         dtype = next(self.discriminators.parameters()).dtype
 
-        def d1(image: Tensor) -> Judgement:
+        def d1(image: Tensor) -> DiscriminatorOutput:
             pair = torch.cat([views.aerial, image], dim=1).to(dtype)
-            return Judgement(*self.discriminators.of_segmentation(pair))
+            return DiscriminatorOutput(*self.discriminators.of_segmentation(pair))
 
-        def d2(image: Tensor) -> Judgement:
+        def d2(image: Tensor) -> DiscriminatorOutput:
             pair = torch.cat([condition, image], dim=1).to(dtype)
-            return Judgement(*self.discriminators.of_ground(pair))
+            return DiscriminatorOutput(*self.discriminators.of_ground(pair))
 
         true_seg, true_ground = d1(views.segmentation), d2(views.ground)
         return {
@@ -159,7 +159,7 @@ class PlainGan:
         }
 
 
-def tied(judged: Judgement, partner: Judgement) -> list[Tensor]:
+def tied(judged: DiscriminatorOutput, partner: DiscriminatorOutput) -> list[Tensor]:
     """`real + <embedding, partner's embedding>` at each scale, [B, h, w]."""
     pairs = zip(judged.real, judged.embedding, partner.embedding, strict=True)
     return [real[:, 0] + torch.einsum("behw,behw->bhw", a, b) for real, a, b in pairs]

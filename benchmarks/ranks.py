@@ -13,7 +13,7 @@ from smdt.stages.config import load_deepspeed
 from smdt.training.deepspeed.engine import Engine, init_distributed
 from smdt.training.deepspeed.optimizer import OptimizerConfig
 from smdt.training.deepspeed.settings import deepspeed_settings
-from smdt.training.ranks.place import free_port
+from smdt.training.ranks.environment import free_port
 
 DEEPSPEED_FILES = Path(__file__).parent.parent / "configs" / "deepspeed"
 WIDTH = 1024
@@ -32,7 +32,7 @@ class Layers(nn.Module):
 
 
 def run_ranks(ranks: int, work: Callable[..., None], *arguments: object) -> None:
-    """Call `work(*arguments)` in a process group of so many processes, one thread each.
+    """Call `work(*arguments)` in a process group of this many processes, one thread each.
 
     Raises:
         RuntimeError: one of them failed.
@@ -64,7 +64,7 @@ def _rank_main(
 
 
 def open_engine(zero: int, layers: int) -> Engine:
-    """Put so many layers under DeepSpeed as it is shipped, in bf16."""
+    """Wrap this many layers in an unpatched DeepSpeed engine, in bf16."""
     ranks = dist.get_world_size()
     settings = deepspeed_settings(
         load_deepspeed(DEEPSPEED_FILES / f"zero{zero}.json"),
@@ -77,7 +77,7 @@ def open_engine(zero: int, layers: int) -> Engine:
 
 
 def step(engine: Engine) -> None:
-    """Make a step on so few rows that only the states weigh anything."""
+    """Make a step on few rows, so that activations take almost no memory."""
     (outputs,) = engine.forward(torch.ones(2, WIDTH, dtype=torch.bfloat16))
     engine.backward(outputs.float().square().mean())
     engine.step(1.0)

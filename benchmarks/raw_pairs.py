@@ -10,7 +10,7 @@ from PIL import Image
 SIZES = {"aerial": (750, 750), "ground": (224, 1232)}
 TRAINING_SIDE = 384
 TRAINING_SIZE = {"ground_size": (128, 512), "aerial_size": TRAINING_SIDE}
-"""Build options of shards that training reads as they are."""
+"""Build options of shards that training reads without further conversion."""
 
 
 def picture(height: int, width: int, seed: int) -> bytes:

@@ -86,7 +86,7 @@ def memory_kb(name: str) -> int:
 def measure(
     gallery_size: int, dim: int, queries: int, block: int, threads: int, turns: int, loop: bool
 ) -> dict[str, Any]:
-    """Time the methods by turns, and the memory of ours."""
+    """Time the methods interleaved, and measure the memory of ours."""
     torch.set_num_threads(threads)
     query, gallery, right = make_descriptors(gallery_size, dim, queries)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here

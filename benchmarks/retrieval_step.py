@@ -1,4 +1,4 @@
-"""A step of retrieval through DeepSpeed beside a plain loop over timm's network in eager fp32.
+"""A retrieval step through DeepSpeed, compared with a plain loop over timm's network in fp32.
 
 python -m benchmarks.retrieval_step [--precision bf16|fp32] [--batch N] [--rounds N] [--zero STAGE]
     [--json FILE] [--profile]
@@ -26,19 +26,19 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.turns import machine, speedups, summary, take_turns
 from smdt.data.batch import Batch
 from smdt.data.order import DataState
-from smdt.losses.contrastive import SoftMarginConfig, soft_margin_rows, wrong_rows
+from smdt.losses.contrastive import SoftMarginConfig, local_soft_margin_loss, negative_mask
 from smdt.models.towers.hybrid import HybridTower
 from smdt.models.towers.stem import STRIDE
 from smdt.models.towers.weight_names import from_timm
-from smdt.models.towers.weights import fit
+from smdt.models.towers.weights import load_tensors
 from smdt.stages.config import load_deepspeed
 from smdt.stages.retrieval.config import RetrievalConfig
 from smdt.stages.retrieval.stage import RetrievalStage
-from smdt.train import open_engines
+from smdt.stages.setup import open_engines
 from smdt.training.deepspeed.engine import init_distributed
 from smdt.training.deepspeed.settings import Precision
 from smdt.training.loop.stage import StepContext
-from smdt.training.ranks.processor import keep_freed_memory
+from smdt.training.ranks.cpu import keep_freed_memory
 
 DEEPSPEED_FILES = Path(__file__).parent.parent / "configs" / "deepspeed"
 SIZE = (128, 512)
@@ -47,7 +47,7 @@ TILE = 384
 DROPOUT = 0.1
 TIMM, OUR_LAYERS = "plain loop, timm's network, fp32", "plain loop, our layers, fp32"
 TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "bf16": 2e-2}
-"""How far the first losses may be from the plain loop's, relative."""
+"""Largest relative difference of the first losses from the plain loop's."""
 
 Step = Callable[[], float]
 
@@ -115,7 +115,7 @@ def make_stage(config: RetrievalConfig, same_as: TimmTowers) -> RetrievalStage:
         assert isinstance(ours, HybridTower), "the configuration says so"
         # timm's files have a square grid of positions; this one is the image's
         grid = theirs.pos_embed[:, 1:].unflatten(1, (SIZE[0] // STRIDE, SIZE[1] // STRIDE))
-        fit(
+        load_tensors(
             ours,
             {name: p for name, p in theirs.named_parameters() if name != "pos_embed"},
             "timm",
@@ -151,8 +151,8 @@ def make_batch(count: int) -> Batch:
 def whole_loss(ground: Tensor, aerial: Tensor) -> Tensor:
     """Return the paper's loss of a batch in one process."""
     rows = slice(0, len(ground))
-    wrong = wrong_rows(torch.arange(len(ground)).unsqueeze(1), rows)
-    return soft_margin_rows(ground, aerial, rows, wrong, SoftMarginConfig().gamma)
+    wrong = negative_mask(torch.arange(len(ground)).unsqueeze(1), rows)
+    return local_soft_margin_loss(ground, aerial, rows, wrong, SoftMarginConfig().gamma)
 
 
 def plain_step(
@@ -207,7 +207,7 @@ def print_profile(step: Step, console: Console) -> None:
 
 
 def main(
-    precision: Annotated[str, typer.Option(help="bf16 or fp32, of ours.")] = "bf16",
+    precision: Annotated[str, typer.Option(help="Precision of our step: bf16 or fp32.")] = "bf16",
     batch: Annotated[int, typer.Option(help="Pairs of a step.")] = 4,
     rounds: Annotated[int, typer.Option(help="Turns of each method.")] = 7,
     zero: Annotated[int, typer.Option(help="ZeRO stage.")] = 2,

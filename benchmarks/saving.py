@@ -1,4 +1,4 @@
-"""How long training waits for a checkpoint of a large model, and how long until it is published.
+"""How long training waits for a checkpoint of a large model, and how long publishing takes.
 
 python -m benchmarks.saving [--ranks N] [--zero STAGE] [--layers N] [--turns N] [--folder DIR]
 

@@ -64,7 +64,7 @@ def decode_turbo(task: ShardTask) -> None:
 
 
 def decode_pillow(task: ShardTask) -> None:
-    """What most data loaders do."""
+    """Decode as most data loaders do."""
     for row in task.rows:
         for data in _files[row]:
             Image.open(BytesIO(data)).load()
@@ -108,7 +108,7 @@ class Turns:
 
     pairs_per_second: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
-    """Of a pair, in all processes: what a busy machine disturbs least."""
+    """Seconds of a pair, summed over all processes: least affected by a busy machine."""
 
 
 def timed(method: Method, task: ShardTask) -> float:

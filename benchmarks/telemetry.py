@@ -1,4 +1,4 @@
-"""What telemetry costs a training step: every part of it timed inside a real run of two ranks.
+"""The cost of telemetry in a training step, timed part by part in a real run of two ranks.
 
 python -m benchmarks.telemetry [--ranks N] [--steps N] [--json FILE]
 
@@ -33,10 +33,10 @@ from smdt.stages.config import load, load_deepspeed
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.telemetry.tensorboard import TensorBoard
 from smdt.training.checkpoints.run_folder import RunFolder
-from smdt.training.deepspeed.collectives import Collectives
-from smdt.training.loop.control import Agreement
-from smdt.training.loop.step_watch import StepRecord, StepWatch
-from smdt.training.ranks.place import free_port
+from smdt.training.deepspeed.collectives import CollectiveTimer
+from smdt.training.loop.step_recorder import StepRecord, StepRecorder
+from smdt.training.loop.step_status import StepStatus
+from smdt.training.ranks.environment import free_port
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 WORLD = ("--train", "200", "--val", "8", "--ground-size", "64x256", "--aerial-size", "192")
@@ -62,42 +62,42 @@ def clocked(part: str) -> Iterator[None]:
         spent[part] += perf_counter() - start
 
 
-class ClockedWatch(StepWatch):
-    """A watch that is watched."""
+class ClockedWatch(StepRecorder):
+    """A recorder whose own time is measured."""
 
     collectives: ClassVar[list[int]] = []
     """How many the steps had."""
 
-    def open(self, step: int, total: int) -> None:
-        """As the watch does."""
-        super().open(step, total)
+    def start_run(self, step: int, total: int) -> None:
+        """As `StepRecorder`."""
+        super().start_run(step, total)
         registries.append(self._metrics.registry)
 
-    def begin(self) -> None:
-        """As the watch does."""
+    def start_step(self) -> None:
+        """As `StepRecorder`."""
         with clocked(STEP):
-            super().begin()
+            super().start_step()
 
     @contextmanager
-    def computing(self, step: int, epoch: int) -> Iterator[None]:
-        """As the watch does; the block itself is no telemetry."""
-        block = super().computing(step, epoch)
+    def measure_compute(self, step: int, epoch: int) -> Iterator[None]:
+        """Measure the block as the step recorder does; the block itself is not telemetry."""
+        block = super().measure_compute(step, epoch)
         with clocked(STEP):
             block.__enter__()
         yield
         with clocked(STEP):
             block.__exit__(None, None, None)
 
-    def end(self, step: int) -> None:
-        """As the watch does."""
+    def end_step(self, step: int) -> None:
+        """As `StepRecorder`."""
         with clocked(STEP):
-            super().end(step)
-        self.collectives.append(len(self._untold[step].collectives or ()))
+            super().end_step(step)
+        self.collectives.append(len(self._unpublished_steps[step].collectives or ()))
 
-    def tell(self, agreement: Agreement) -> StepRecord:
-        """As the watch does."""
+    def publish(self, agreement: StepStatus) -> StepRecord:
+        """As `StepRecorder`."""
         with clocked(STEP):
-            return super().tell(agreement)
+            return super().publish(agreement)
 
 
 class ClockedEvents(TensorBoard):
@@ -137,12 +137,12 @@ def rank_costs(overrides: list[str]) -> dict[str, float]:
     folder = ClockedFolder(config.run.out)
     folder.create()
     with ExitStack() as stack:
-        stack.enter_context(patch.object(train, "StepWatch", ClockedWatch))
+        stack.enter_context(patch.object(train, "StepRecorder", ClockedWatch))
         stack.enter_context(patch.object(train, "TensorBoard", ClockedEvents))
         stack.enter_context(patch("sys.stdout", sys.stderr))
         _, steps = train.train_rank(config, settings, folder, "never")
 
-    timing = Collectives()
+    timing = CollectiveTimer()
     timed = timing._timed(lambda: None)
     wrapper = price_seconds(timed) - price_seconds(lambda: None)
     wrapper += price_seconds(lambda: [each.seconds() for each in timing.take()[:1]])
@@ -203,8 +203,8 @@ def measure(folder: Path, ranks: int, steps: int) -> list[dict[str, float]]:
 
 
 def main(
-    ranks: Annotated[int, typer.Option(help="How many train.")] = 2,
-    steps: Annotated[int, typer.Option(help="How many steps they make.")] = 60,
+    ranks: Annotated[int, typer.Option(help="Number of ranks.")] = 2,
+    steps: Annotated[int, typer.Option(help="Number of steps.")] = 60,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Measure, print a table."""

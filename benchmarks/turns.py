@@ -17,7 +17,7 @@ class Times:
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-    """Of all threads: what a busy machine disturbs least."""
+    """CPU seconds of all threads: least affected by a busy machine."""
 
 
 def take_turns(methods: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
@@ -70,7 +70,7 @@ def speedups(figures: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def machine() -> dict[str, object]:
-    """What the figures depend on beside the code."""
+    """Describe the machine and the software that the figures depend on."""
     return {
         "machine": platform.machine(),
         "cores": os.cpu_count(),

@@ -1,4 +1,4 @@
-"""One run on two ranks beside two runs of one rank at the same time: what ranks cost each other.
+"""One run on two ranks, compared with two runs of one rank at once: what ranks cost each other.
 
 python -m benchmarks.two_ranks [--config FILE] [--steps N] [--rounds N] [--zero STAGE] [--json FILE]
 
@@ -48,7 +48,7 @@ def start(
 
 
 def samples_per_second(runs: list[Path], batch: int) -> float:
-    """Return the rate of runs that went on at the same time, summed, while all of them trained.
+    """Return the summed rate of simultaneous runs, while all of them trained.
 
     Args:
         runs: their folders.
@@ -83,10 +83,10 @@ def train(
 
 
 def main(
-    config: Annotated[Path, typer.Option(help="What is trained.")] = ROOT
+    config: Annotated[Path, typer.Option(help="Configuration of the training.")] = ROOT
     / "configs/world/retrieval.yaml",
     batch: Annotated[int, typer.Option(help="Pairs of a rank in a step.")] = 25,
-    steps: Annotated[int, typer.Option(help="Of every run.")] = 40,
+    steps: Annotated[int, typer.Option(help="Number of steps of every run.")] = 40,
     rounds: Annotated[int, typer.Option(help="Turns.")] = 3,
     zero: Annotated[int, typer.Option(help="ZeRO stage.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from data_shards.base.errors import InputError
-from data_shards.base.store import location, require_local, same_place
+from data_shards.base.store import location, require_local, same_location
 from data_shards.build.job_array import parse_task
 from data_shards.format.plan import BuildOptions
 from data_shards.format.sample import JSON
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 
-class Layout(StrEnum):
+class RawLayout(StrEnum):
     """Raw data that `build` reads."""
 
     CVUSA = "cvusa"
@@ -35,7 +35,7 @@ class Layout(StrEnum):
 
 
 Out = Annotated[
-    str, typer.Option(help="Folder or URL of the data set; an unfinished build goes on.")
+    str, typer.Option(help="Folder or URL of the data set; an unfinished build is resumed.")
 ]
 DataSet = Annotated[str, typer.Argument(metavar="DIR", help="Folder or URL of the data set.")]
 Json = Annotated[
@@ -58,13 +58,15 @@ def world(
     difficulty: Annotated[
         Literal["easy", "normal", "hard"], typer.Option(help="Gap between the views.")
     ] = "normal",
-    ground_size: Annotated[str, typer.Option(metavar="HxW", help="Of the panoramas.")] = "128x512",
+    ground_size: Annotated[
+        str, typer.Option(metavar="HxW", help="Height and width of the panoramas, pixels.")
+    ] = "128x512",
     aerial_size: Annotated[int, typer.Option(help="Side of the tiles, pixels.")] = 256,
     workers: Workers = None,
     json_file: Json = None,
 ) -> None:
     """Make a synthetic world and build shards of it."""
-    from data_shards.job import Job
+    from data_shards.job import BuildJob
     from data_shards.world.source import WorldSource
 
     try:
@@ -72,12 +74,12 @@ def world(
     except ValueError as error:
         raise InputError(str(error)) from None
     options = BuildOptions(samples_per_shard=WORLD_SAMPLES_PER_SHARD)
-    Job(workers=workers).run(source, out, options, json_file)
+    BuildJob(workers=workers).run(source, out, options, json_file)
 
 
 @app.command()
 def build(
-    layout: Annotated[Layout, typer.Argument(help="Layout of the raw data.")],
+    layout: Annotated[RawLayout, typer.Argument(help="RawLayout of the raw data.")],
     root: Annotated[Path, typer.Option(help="Folder of the raw data.")],
     out: Out,
     samples_per_shard: Annotated[int, typer.Option(min=1, help="Source rows of a shard.")] = 1000,
@@ -97,7 +99,8 @@ def build(
         int, typer.Option(min=1, max=100, help="JPEG quality of re-encoded images.")
     ] = 90,
     filter: Annotated[
-        Literal["area", "lanczos"], typer.Option(help="What resizes images: sharper or faster.")
+        Literal["area", "lanczos"],
+        typer.Option(help="Filter that resizes images: sharper or faster."),
     ] = "lanczos",
     chroma: Annotated[
         Literal["4:2:0", "4:4:4"], typer.Option(help="Colour of re-encoded images: half or full.")
@@ -158,9 +161,9 @@ def build(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Build shards from raw data, or go on with a build that was interrupted."""
+    """Build shards from raw data, or resume an interrupted build."""
     from data_shards.base.exporter import Endpoint, Tls
-    from data_shards.job import Job
+    from data_shards.job import BuildJob
 
     options = BuildOptions(
         samples_per_shard=samples_per_shard,
@@ -180,7 +183,7 @@ def build(
     tls = None if metrics_tls is None else Tls.parse(metrics_tls)
     if tls is not None:
         tls.check()
-    job = Job(
+    job = BuildJob(
         workers=workers,
         max_rejected=max_rejected,
         ray_address=address,
@@ -190,7 +193,7 @@ def build(
         metrics=Endpoint(0, metrics_address, tls),
     )
     require_local(root, "--root")
-    if same_place(location(out), root):
+    if same_location(location(out), root):
         raise InputError(f"--out {out} is the folder of the raw data: name another folder.")
     job.run(_source(layout, root, exclude, area), out, options, json_file)
 
@@ -259,26 +262,26 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def _source(
-    layout: Layout, root: Path, exclude: Path | None, area: Literal["same", "cross"] | None
+    layout: RawLayout, root: Path, exclude: Path | None, area: Literal["same", "cross"] | None
 ) -> Source:
-    if area is not None and layout is not Layout.VIGOR:
+    if area is not None and layout is not RawLayout.VIGOR:
         raise InputError(f"--area is for vigor: {layout.value} has no areas.")
-    if exclude is not None and layout is Layout.FOLDER:
+    if exclude is not None and layout is RawLayout.FOLDER:
         raise InputError("--exclude is not for folder: leave the rows out of its tables instead.")
     match layout:
-        case Layout.CVUSA:
+        case RawLayout.CVUSA:
             from data_shards.sources.cvusa import CvusaSource
 
             return CvusaSource(root, exclude)
-        case Layout.CVACT:
+        case RawLayout.CVACT:
             from data_shards.sources.cvact import CvactSource
 
             return CvactSource(root, exclude)
-        case Layout.VIGOR:
+        case RawLayout.VIGOR:
             from data_shards.sources.vigor import VigorSource
 
             return VigorSource(root, area or "same", exclude)
-        case Layout.FOLDER:
+        case RawLayout.FOLDER:
             from data_shards.sources.folder import FolderSource
 
             return FolderSource(root)

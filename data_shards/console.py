@@ -1,4 +1,4 @@
-"""What a shard job shows: a bar while it works (stderr), tables when it is done (stdout)."""
+"""Terminal output of a shard job: a progress bar (stderr) and tables at the end (stdout)."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -21,8 +21,8 @@ from rich.text import Text
 from data_shards.base.errors import InputError
 from data_shards.base.names import printable
 from data_shards.base.terminal import Terminal, title_column
-from data_shards.build.executor import Advance
-from data_shards.build.progress import Watcher, Work
+from data_shards.build.executor import AdvanceCallback
+from data_shards.build.progress import BuildCallback, Work
 from data_shards.format.manifest import Manifest
 from data_shards.inspect.stats import SplitStats
 from data_shards.inspect.verify import Verification
@@ -53,7 +53,7 @@ def _rate(task: Task) -> float:
     return done / task.elapsed if task.elapsed else 0.0
 
 
-class Bar(Watcher):
+class BuildProgressBar(BuildCallback):
     """A bar with rate and time left, on stderr, while it is open.
 
     Args:
@@ -87,9 +87,9 @@ class Bar(Watcher):
 
 
 @contextmanager
-def progress_bar(title: str, samples: int) -> Iterator[Advance]:
+def progress_bar(title: str, samples: int) -> Iterator[AdvanceCallback]:
     """A bar of a job that starts from nothing; yields what moves it on."""
-    with Bar(title) as bar:
+    with BuildProgressBar(title) as bar:
         bar.begin(Work(0, 0, samples, 0))
         yield bar.advance
 
@@ -113,7 +113,7 @@ def show_build(manifest: Manifest, out: str) -> None:
 
 
 def show_run(figures: dict[str, Any]) -> None:
-    """The table of what one run of a job wrote: `Tally.figures`."""
+    """The table of what one run of a job wrote: `RunTotals.figures`."""
     table = Table(title="This run")
     rejected = ", ".join(f"{n} {reason}" for reason, n in figures["rejected"].items())
     row = {
@@ -131,7 +131,7 @@ def show_run(figures: dict[str, Any]) -> None:
 
 
 def show_left(task: str, left: int, out: str) -> None:
-    """What remains of a data set when a task of a job array is done."""
+    """Show what remains of a data set when a task of a job array is done."""
     what_to_do = (
         f"{left} shards of {out} are left to other tasks; when all are done,"
         if left

@@ -11,17 +11,17 @@ from data_shards.build.dataset import build_share, finish, stop_signals
 from data_shards.build.executor import Executor, run_tasks
 from data_shards.build.job_array import WHOLE, ArrayTask
 from data_shards.build.metrics import ShardMetrics
-from data_shards.build.progress import Tally, Watcher
+from data_shards.build.progress import BuildCallback, RunTotals
 from data_shards.build.ray_executor import RayExecutor
-from data_shards.console import Bar, show_build, show_left, show_run, write_json
+from data_shards.console import BuildProgressBar, show_build, show_left, show_run, write_json
 from data_shards.format.plan import BuildOptions
 from data_shards.format.sample import JSON
 from data_shards.sources.source import Source
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """How a build runs; nothing of it changes a byte of the shards.
+class BuildJob:
+    """Execution options of a build; none of them changes the shards.
 
     Args:
         workers: shards written at once; None is as many as there are cores.
@@ -44,8 +44,12 @@ class Job:
     def run(self, source: Source, out: str, options: BuildOptions, json_file: Path | None) -> None:
         """Build, show the tables and write them as JSON."""
         executor: Executor = RayExecutor(self.ray_address) if self.on_ray else run_tasks
-        tally = Tally()
-        with stop_signals(), self._metrics(out) as metrics, Bar(f"build {source.name}") as bar:
+        tally = RunTotals()
+        with (
+            stop_signals(),
+            self._metrics(out) as metrics,
+            BuildProgressBar(f"build {source.name}") as bar,
+        ):
             left = build_share(
                 source,
                 out,
@@ -68,10 +72,10 @@ class Job:
         write_json(json_file, shown | {"run": figures})
 
     @contextmanager
-    def _metrics(self, out: str) -> Iterator[Watcher]:
-        """The job's metrics, served while the block runs, or nobody's."""
+    def _metrics(self, out: str) -> Iterator[BuildCallback]:
+        """The job's metrics, served while the block runs, or metrics that are discarded."""
         if self.metrics_targets is None:
-            yield Watcher()
+            yield BuildCallback()
             return
         run, rank = Path(out).resolve().name, self.task.index if self.task else 0
         metrics = ShardMetrics(run, rank)

@@ -19,10 +19,10 @@ from launcher.hosts.hostfile import count, most_slots, read_hosts
 
 if TYPE_CHECKING:
     from launcher.metrics import LauncherMetrics
-    from launcher.run.job import Job
+    from launcher.run.job import TrainJob
 
 ASKED = b"asked to stop\n"
-"""What a user's stop file says; that of a pod or a job that has to leave is empty."""
+"""Content of a user's stop file; that of a pod or a job that has to stop is empty."""
 
 app = typer.Typer(
     name="launch",
@@ -47,7 +47,7 @@ Env = Annotated[
     list[str] | None, typer.Option("--env", metavar="NAME", help="Variable to pass to all ranks.")
 ]
 Address = Annotated[
-    str | None, typer.Option("--master-addr", help="Where ranks meet, if not at the first host's.")
+    str | None, typer.Option("--master-addr", help="Rendezvous address, if not the first host's.")
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")]
 
@@ -67,7 +67,10 @@ def up(
         int, typer.Option(min=0, help="Restarts in a row that bring no new checkpoint.")
     ] = 3,
     wait_seconds: Annotated[
-        float, typer.Option(min=0, help="Before the first restart; doubles while in vain.")
+        float,
+        typer.Option(
+            min=0, help="Wait before the first restart; doubles while restarts make no progress."
+        ),
     ] = 10.0,
     stall_seconds: Annotated[
         float, typer.Option(min=1, help="Without a step, an evaluation, a checkpoint: it hangs.")
@@ -77,10 +80,16 @@ def up(
     """Start a run on the hosts of a hostfile, and start it again until it is done."""
     from data_shards.base.names import is_variable
     from launcher.metrics import LauncherMetrics
-    from launcher.run.command import ClusterPlan, check_address, cluster_command
+    from launcher.run.command import ClusterLaunch, check_address, cluster_command
     from launcher.run.console import Voice
     from launcher.run.job import open_job
-    from launcher.run.supervisor import ENVIRONMENT, MODULE, Options, Supervisor, check_tools
+    from launcher.run.supervisor import (
+        ENVIRONMENT,
+        MODULE,
+        Supervisor,
+        SupervisorOptions,
+        check_tools,
+    )
     from launcher.run.variables import passed_variables, read_deepspeed_env
 
     hosts = read_hosts(hostfile, include, exclude)
@@ -92,7 +101,7 @@ def up(
     job = open_job(
         *(config, deepspeed_config, resume, overrides or []), count(hosts), most_slots(hosts)
     )
-    shown = ClusterPlan(
+    shown = ClusterLaunch(
         module=MODULE,
         arguments=job.arguments(),
         hostfile=hostfile.absolute(),
@@ -103,7 +112,7 @@ def up(
     )
     command = cluster_command(shown)  # refuses what no host would receive as it is
     if dry_run:
-        say_unchecked(job.check_what_is_here())
+        say_unchecked(job.check_local_inputs())
         say_unchecked(f"not checked here: --env {name} is not set in this shell" for name in unset)
         print(shlex.join(command))
         return
@@ -115,7 +124,7 @@ def up(
     deepspeed_env = read_deepspeed_env()
     job.folder.create()
     metrics = LauncherMetrics(job.config.run.name)
-    options = Options(
+    options = SupervisorOptions(
         hostfile=hostfile.absolute(),
         hosts=hosts,
         address=master_addr,
@@ -145,7 +154,7 @@ def check(
     from launcher.run.command import check_address
     from launcher.run.console import show_preflight
     from launcher.run.job import open_job
-    from launcher.run.preflight import examine
+    from launcher.run.preflight import run_preflight
     from launcher.run.supervisor import check_tools
     from launcher.run.variables import passed_variables
 
@@ -158,7 +167,7 @@ def check(
     job.check()
     check_tools()
     job.folder.create()
-    seen = examine(job, hosts, variables, master_addr)
+    seen = run_preflight(job, hosts, variables, master_addr)
     show_preflight(seen, hosts)
     if json_file is not None:
         content = {
@@ -176,15 +185,16 @@ def stop(config: ConfigOption, overrides: Overrides = None) -> None:
     """Ask a run to stop: all ranks finish their step and save."""
     from smdt.stages import config as configuration
     from smdt.training.checkpoints.run_folder import RunFolder
-    from smdt.training.ranks.tenure import living_holder
+    from smdt.training.ranks.lease_holder import active_holder
 
     folder = RunFolder(configuration.load(config, overrides or []).run.out)
     if not folder.root.is_dir():
         raise UserError(
-            f"There is no run folder {folder.root} here; stop it where the run has its folder."
+            f"The run folder {folder.root} does not exist here; stop the "
+            "run on the host that has it."
         )
     running = (folder.read_state() or {}).get("status") == "running"
-    if not running and living_holder(folder.lease) is None:
+    if not running and active_holder(folder.lease) is None:
         raise UserError(f"The run in {folder.root} does not run.")
     write_atomic(folder.stop, ASKED)
     print(f"Asked the run in {folder.root} to stop; its launcher says when it has saved.")
@@ -240,7 +250,8 @@ def slurm(
     overrides: Overrides = None,
     deepspeed_config: DeepSpeedOption = None,
     option: Annotated[
-        list[str] | None, typer.Option(help="Of sbatch, as --option=--partition=gpu; repeatable.")
+        list[str] | None,
+        typer.Option(help="Option of sbatch, as --option=--partition=gpu; repeatable."),
     ] = None,
     max_restarts: Restarts = 3,
     notice_seconds: Notice = 300,
@@ -251,16 +262,16 @@ def slurm(
     and run folder may be where only they see them.
     """
     from launcher.run.job import open_job
-    from launcher.schedulers.render import Allocation, slurm_script
+    from launcher.schedulers.render import SchedulerJob, slurm_script
 
     ranks = nodes * ranks_per_node
     job = open_job(config, deepspeed_config, "auto", overrides or [], ranks, ranks_per_node)
-    unchecked = job.check_what_is_here()
+    unchecked = job.check_local_inputs()
     try:
         job.folder.create()  # Slurm opens its log there before anything runs
     except InputError as error:
         unchecked.append(f"not made here: {error}")
-    allocation = Allocation(
+    allocation = SchedulerJob(
         name=job.config.run.name,
         run=str(job.folder.root.absolute()),
         folder=str(Path.cwd()),
@@ -286,8 +297,10 @@ def k8s(
     out: ScriptOut,
     overrides: Overrides = None,
     deepspeed_config: DeepSpeedOption = None,
-    mount: Annotated[str, typer.Option(help="Where pods see the claim.")] = "/data",
-    folder: Annotated[str, typer.Option(help="Where ranks start, in the image.")] = "/opt/smdt",
+    mount: Annotated[str, typer.Option(help="Mount path of the claim in the pods.")] = "/data",
+    folder: Annotated[
+        str, typer.Option(help="Working directory of the ranks in the image.")
+    ] = "/opt/smdt",
     python: Annotated[str, typer.Option(help="Interpreter in the image.")] = "python",
     max_restarts: Restarts = 3,
     notice_seconds: Notice = 300,
@@ -298,11 +311,11 @@ def k8s(
     folder may be where only the pods see them.
     """
     from launcher.run.job import open_job
-    from launcher.schedulers.render import Allocation, jobset
+    from launcher.schedulers.render import SchedulerJob, jobset
 
     ranks = nodes * ranks_per_node
     job = open_job(config, deepspeed_config, "auto", overrides or [], ranks, ranks_per_node)
-    allocation = Allocation(
+    allocation = SchedulerJob(
         name=job.config.run.name,
         run=str(job.folder.root),
         folder=folder,
@@ -321,12 +334,12 @@ def k8s(
 
 
 def say_unchecked(sentences: Iterable[str]) -> None:
-    """Say what a command has not looked at, one line each, on stderr."""
+    """Print what a command has not checked, one line each, on stderr."""
     for sentence in sentences:
         print(sentence, file=sys.stderr)
 
 
-def exporter(job: "Job", metrics: "LauncherMetrics") -> AbstractContextManager[object]:
+def exporter(job: "TrainJob", metrics: "LauncherMetrics") -> AbstractContextManager[object]:
     """Return the launcher's metrics endpoint, one port below the ranks'."""
     return job.config.telemetry.serve(
         metrics.registry,

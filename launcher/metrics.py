@@ -18,7 +18,7 @@ HOST_STATES = ("used", "idle", "left_out")
 
 
 class LauncherMetrics:
-    """The metrics of one launcher, in a registry of its own."""
+    """The metrics of one launcher, in a separate registry."""
 
     def __init__(self, run: str, host: str | None = None) -> None:
         self.registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""What a scheduler's job script does when its ranks have ended: `python -m launcher.requeue RUN`.
+"""Restart decision of a job script after its ranks end: `python -m launcher.requeue RUN`.
 
 `state.json` decides, if it is of the attempt that the environment names. Exit code 0: the run is
 done, or stopped as it was asked to; 75: start it again; 1: it is over.
@@ -12,14 +12,14 @@ from typing import Annotated
 import typer
 
 from data_shards.base.errors import EXIT_STOPPED, run
-from launcher.run.causes import Evidence, cause, what_next
+from launcher.run.causes import AttemptOutcome, describe_failure, next_action
 from launcher.run.restarts import Restarts
 from smdt.training.checkpoints import checkpoint
 from smdt.training.checkpoints.run_folder import RunFolder, write_json
-from smdt.training.ranks.lease import ATTEMPT
+from smdt.training.ranks.lease import ATTEMPT_VARIABLE
 
 FILE = "restarts.json"
-"""Of the run folder: what was counted up to the last end, and in which job of Slurm."""
+"""File of the run folder with the restart counts and the Slurm job."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -36,30 +36,34 @@ def requeue(
     ] = False,
 ) -> int:
     """Say whether a run should start again."""
-    state = RunFolder(folder).read_state_of(os.environ.get(ATTEMPT))
-    evidence = Evidence(state)
-    verdict = what_next(evidence, asked_to_stop=asked_to_stop)
+    state = RunFolder(folder).read_state_of(os.environ.get(ATTEMPT_VARIABLE))
+    evidence = AttemptOutcome(state)
+    verdict = next_action(evidence, asked_to_stop=asked_to_stop)
     if verdict == "done":
         print(f"The run in {folder} is done.")
         return 0
     if asked_to_stop:
-        print(f"The run in {folder} was asked to stop: {_how_it_stopped(evidence)}.")
+        print(f"The run in {folder} was stopped on request: {_how_it_stopped(evidence)}.")
         return 0
     again = verdict == "again"
     if again and (state is None or state["status"] != "preempted"):
         again = max_restarts is not None and _count(folder, max_restarts)
-    why = cause(evidence) if state and state["status"] != "running" else "its ranks were ended"
+    why = (
+        describe_failure(evidence)
+        if state and state["status"] != "running"
+        else "its ranks were ended"
+    )
     print(f"The run in {folder} {'starts again' if again else 'is over'}: {why}.")
     return EXIT_STOPPED if again else 1
 
 
-def _how_it_stopped(evidence: Evidence) -> str:
+def _how_it_stopped(evidence: AttemptOutcome) -> str:
     state = evidence.state or {"status": "running"}
     match state["status"]:
         case "preempted":
             return f"all ranks saved after step {state['step']}"
         case "failed":
-            return f"it failed: {cause(evidence)}"
+            return f"it failed: {describe_failure(evidence)}"
     return "its ranks ended before they saved"
 
 
@@ -75,7 +79,7 @@ def _count(folder: Path, max_restarts: int) -> bool:
 
 
 def _counted(file: Path, job: str | None) -> dict[str, int]:
-    """Return what earlier starts of this job came to; a job that is submitted anew has none.
+    """Return the outcomes of earlier starts of this job; a newly submitted job has none.
 
     Slurm counts the restarts of a job, and a submission has a number of its own.
     """

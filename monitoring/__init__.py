@@ -1,1 +1,1 @@
-"""What operators see: rules and dashboards, written to `configs/monitoring`."""
+"""AlertRule rules and dashboards, written to `configs/monitoring`."""

@@ -18,7 +18,7 @@ def now() -> list[Panel]:
     firing = 'count(ALERTS{alertname=~"Smdt.*", alertstate="firing"}) or vector(0)'
     silent = 'count(up{job="smdt"} == 0) or vector(0)'
     return [
-        numbers("Alerts", "short", Query(firing, ""), about="What to do: docs/runbook.md"),
+        numbers("Alerts", "short", Query(firing, ""), about="See docs/runbook.md"),
         numbers("Ranks that train", "short", Query("count(smdt_step)", "")),
         numbers("Endpoints that do not answer", "short", Query(silent, "")),
         numbers("Samples a second", "short", Query("sum(smdt:samples:rate)", "")),
@@ -68,20 +68,22 @@ def use() -> list[Panel]:
             "Model FLOPs utilization",
             "percentunit",
             Query("avg by (run, stage) (smdt_model_flops_utilization)", RUN),
-            about="Where the device's peak is known: docs/metrics.md",
+            about="For devices with a known peak: docs/metrics.md",
         ),
         lines("Memory of the fullest device", "bytes", Query(memory, RUN + " {{kind}}")),
         lines(
             "Waiting for data",
             "percentunit",
             Query("max by (run, stage) (smdt:data_wait:ratio)", RUN),
-            about="Of the rank that waits most, share of a step.",
+            about="Wait of the rank that waits most, share of a step.",
         ),
         lines(
             "Waiting for the slowest rank",
             "percentunit",
             Query("max by (run, stage) (smdt:straggler_lag:ratio)", RUN),
-            about="How much longer the others are in collectives, share of a step; the run's own "
-            "dashboard names the rank.",
+            about=(
+                "Additional time of the other ranks in collectives, share of a step; "
+                "the run's own dashboard names the rank."
+            ),
         ),
     ]

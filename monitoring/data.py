@@ -51,7 +51,7 @@ def reading() -> list[Panel]:
                 f" / sum by (stage) (rate(smdt_samples_total{{{HERE}}}[{WINDOW}]))",
                 "{{stage}}",
             ),
-            about="Parts of a sample, and stand-ins; more while reading runs ahead.",
+            about="Parts of a sample, and replacements; more while samples are prefetched.",
         ),
         lines("Epoch", "short", Query(f"max by (stage) (smdt_epoch{{{HERE}}})", "{{stage}}")),
     ]

@@ -13,7 +13,7 @@ from monitoring.data import data
 from monitoring.rules import RUNBOOK, as_yaml
 from monitoring.shards import shards
 from monitoring.stage import stage
-from monitoring.times import Times
+from monitoring.times import RuleDurations
 from smdt.config_file import CONFIGS
 
 FOLDER = CONFIGS / "monitoring"
@@ -28,12 +28,12 @@ def contents(runbook: str = RUNBOOK) -> Mapping[str, str]:
     """Return the text of every generated file, by its path in the folder (pure)."""
     dashboards = {"cluster": cluster(), "run": stage(), "data": data(), "shards": shards()}
     return {
-        RULES: rules_text(Times(), runbook),
+        RULES: rules_text(RuleDurations(), runbook),
         **{f"{DASHBOARDS}/{name}.json": _json(made) for name, made in dashboards.items()},
     }
 
 
-def rules_text(times: Times, runbook: str = RUNBOOK) -> str:
+def rules_text(times: RuleDurations, runbook: str = RUNBOOK) -> str:
     """Return the rule file."""
     return HEADER + yaml.dump(as_yaml(times, runbook), Dumper=_Dumper, sort_keys=False, width=1000)
 
@@ -52,7 +52,7 @@ def _json(made: Dashboard) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes expressions of several lines as they are."""
+    """Writes expressions of several lines without reformatting."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

@@ -26,7 +26,7 @@ Variable = Builder[dashboard_models.VariableModel]
 
 @dataclass(frozen=True)
 class Query:
-    """What a panel asks Prometheus.
+    """A query of a panel to Prometheus.
 
     Attributes:
         expr: in PromQL, with Grafana's variables.

@@ -6,7 +6,7 @@ starts again may have another port.
 
 from dataclasses import dataclass
 
-from monitoring.times import Times, duration
+from monitoring.times import RuleDurations, duration
 
 RANK = "run, stage, rank, host"
 RUN = "run, stage"
@@ -34,8 +34,8 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Alert:
-    """Something that a person should know of.
+class AlertRule:
+    """An alert: a condition, how long it must hold, and the message.
 
     Attributes:
         name: of the alert; the runbook has a section of that name.
@@ -52,7 +52,7 @@ class Alert:
     summary: str
 
 
-def recordings(times: Times) -> list[Recording]:
+def recordings(times: RuleDurations) -> list[Recording]:
     """Return the figures that alerts and dashboards share."""
     window = duration(times.rate)
 
@@ -77,8 +77,8 @@ def recordings(times: Times) -> list[Recording]:
     ]
 
 
-def alerts(times: Times) -> list[Alert]:
-    """Return what people are told of."""
+def alerts(times: RuleDurations) -> list[AlertRule]:
+    """Return the alert rules."""
     recent, forgotten = duration(times.recent), duration(times.forgotten)
     nonfinite, restarts = "smdt_nonfinite_steps_total", "smdt_launcher_restarts_total"
 
@@ -91,7 +91,7 @@ def alerts(times: Times) -> list[Alert]:
         return f"{grouped}\n/ {matching}(sum by ({RUN}) ({increase(whole)}) > 0)"
 
     return [
-        Alert(
+        AlertRule(
             "SmdtRunStalled",
             f"time() - max by ({RUN})"
             f" (last_over_time(smdt_last_step_timestamp_seconds[{forgotten}]))"
@@ -101,7 +101,7 @@ def alerts(times: Times) -> list[Alert]:
             "critical",
             "{{ $labels.run }} has made no step for {{ humanizeDuration $value }}",
         ),
-        Alert(
+        AlertRule(
             "SmdtLossNotFinite",
             # Not an increase: a run that never had a finite loss is read once.
             f"max by ({RUN}) (\n"
@@ -113,14 +113,14 @@ def alerts(times: Times) -> list[Alert]:
             "critical",
             "{{ $labels.run }}: the loss or gradient of a step was NaN or infinite",
         ),
-        Alert(
+        AlertRule(
             "SmdtInputStarving",
             f"max by ({RUN}) (smdt:data_wait:ratio) > {STARVING:g}",
             times.lasting,
             "warning",
             "{{ $labels.run }}: a rank waits {{ humanizePercentage $value }} of its time for data",
         ),
-        Alert(
+        AlertRule(
             "SmdtStragglingRank",
             f"smdt:straggler_lag:ratio > {LAG:g}",
             times.lasting,
@@ -128,7 +128,7 @@ def alerts(times: Times) -> list[Alert]:
             "{{ $labels.run }}: the others wait {{ humanizePercentage $value }} of a step for "
             "rank {{ $labels.rank }} on {{ $labels.host }}",
         ),
-        Alert(
+        AlertRule(
             "SmdtSkippedSteps",
             share("smdt_skipped_steps_total", "smdt_steps_total", ", engine") + f" > {SKIPPED:g}",
             times.lasting,
@@ -136,14 +136,14 @@ def alerts(times: Times) -> list[Alert]:
             "{{ $labels.run }}: {{ $labels.engine }} skips {{ humanizePercentage $value }} of its "
             "steps",
         ),
-        Alert(
+        AlertRule(
             "SmdtQuarantineRate",
             share("smdt_quarantined_samples_total", "smdt_samples_total") + f" > {QUARANTINED:g}",
             times.silence,
             "warning",
             "{{ $labels.run }}: {{ humanizePercentage $value }} of the samples are damaged",
         ),
-        Alert(
+        AlertRule(
             "SmdtStaleCheckpoint",
             f"time() - max by ({RUN}) (smdt_checkpoint_last_success_timestamp_seconds)"
             f" > {times.unsaved:g}",
@@ -151,14 +151,14 @@ def alerts(times: Times) -> list[Alert]:
             "warning",
             "{{ $labels.run }} would lose {{ humanizeDuration $value }} of training",
         ),
-        Alert(
+        AlertRule(
             "SmdtEndpointDown",
             'up{job="smdt"} == 0',
             times.silence,
             "warning",
             "{{ $labels.run }}: rank {{ $labels.rank }} on {{ $labels.host }} does not answer",
         ),
-        Alert(
+        AlertRule(
             "SmdtRunRestarting",
             # Counted exactly: an increase is extrapolated, which makes two restarts more than two.
             f"sum by ({RUN}) (changes({restarts}[{recent}]) - resets({restarts}[{recent}]))"
@@ -170,7 +170,7 @@ def alerts(times: Times) -> list[Alert]:
     ]
 
 
-def as_yaml(times: Times, runbook: str = RUNBOOK) -> dict[str, object]:
+def as_yaml(times: RuleDurations, runbook: str = RUNBOOK) -> dict[str, object]:
     """Return the content of a rule file of Prometheus.
 
     Args:
@@ -178,7 +178,7 @@ def as_yaml(times: Times, runbook: str = RUNBOOK) -> dict[str, object]:
         runbook: page that the alerts' links lead into.
     """
 
-    def rule(each: Recording | Alert) -> dict[str, object]:
+    def rule(each: Recording | AlertRule) -> dict[str, object]:
         if isinstance(each, Recording):
             return {"record": each.record, "expr": each.expr}
         annotations = {"summary": each.summary, "runbook_url": f"{runbook}#{each.name.lower()}"}
@@ -190,5 +190,5 @@ def as_yaml(times: Times, runbook: str = RUNBOOK) -> dict[str, object]:
             **{"labels": labels, "annotations": annotations},
         }
 
-    rules: list[Recording | Alert] = [*recordings(times), *alerts(times)]
+    rules: list[Recording | AlertRule] = [*recordings(times), *alerts(times)]
     return {"groups": [{"name": "smdt", "rules": [rule(each) for each in rules]}]}

@@ -40,7 +40,7 @@ def jobs() -> list[Panel]:
             "Part that is done",
             "percentunit",
             Query(f"sort({done} / {planned})", TASK),
-            about="The task that is furthest behind comes first.",
+            about="The slowest task comes first.",
         ),
         lines("Samples a second", "short", Query(samples, TASK)),
         lines(

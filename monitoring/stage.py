@@ -52,14 +52,16 @@ def now() -> list[Panel]:
 
 
 def ranks() -> list[Panel]:
-    """Return what tells the ranks apart."""
+    """Return the panels by rank."""
     return [
         ranking(
             "Straggler: how much longer the others wait",
             "percentunit",
             Query(f"sort_desc(smdt:straggler_lag:ratio{{{HERE}}})", BY_RANK),
-            about="Share of a step. The rank on top holds the others up; below zero it waits for "
-            "somebody itself. Around zero everywhere: there is none.",
+            about=(
+                "Share of a step. The top rank delays the others; below zero, a rank "
+                "waits for another one. Around zero everywhere: no rank is slow."
+            ),
         ),
         ranking(
             "Own work in a step",
@@ -139,13 +141,13 @@ def learning() -> list[Panel]:
             "Recall on the held-out split",
             "percentunit",
             Query(f"max by (protocol, k) (smdt_recall{{{HERE}}})", "{{protocol}} R@{{k}}"),
-            about="Of the retrieval stage.",
+            about="Only the retrieval stage has it.",
         ),
         lines(
             "Image quality on the held-out split",
             "none",
             Query(f"max by (metric) (smdt_image_quality{{{HERE}}})", "{{metric}}"),
-            about="Of the alignment and segmentation stages.",
+            about="Only the alignment and segmentation stages have it.",
         ),
         lines(
             "Learning rate",

@@ -1,10 +1,10 @@
-"""How long things last before somebody is told, in one place."""
+"""Durations of the alert rules, in one place."""
 
 from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True)
-class Times:
+class RuleDurations:
     """Durations of the rules, in seconds.
 
     Attributes:
@@ -25,8 +25,8 @@ class Times:
     unsaved: float = 2 * 60 * 60
     forgotten: float = 24 * 60 * 60
 
-    def shortened(self, factor: float) -> "Times":
-        """Return the same proportions, so much faster: for tests, which cannot wait for hours."""
+    def scaled(self, factor: float) -> "RuleDurations":
+        """Return the same durations divided by a factor, for tests that cannot wait hours."""
         return replace(
             self, **{each.name: getattr(self, each.name) / factor for each in fields(self)}
         )

@@ -1,4 +1,4 @@
-"""A configuration file with the overrides of a command line, as values and as they were typed.
+"""Configuration files with command-line overrides, as values and as typed text.
 
 YAML decides what an unquoted value is before anything knows what it is for: `001` is 1, `1e3` is
 1000.0, `on` is true, `2026-11-30` a date. So every value is kept with its text too, and where the
@@ -22,13 +22,13 @@ from data_shards.base.atomic import unpublished_folder, write_atomic
 from data_shards.base.errors import InputError
 
 WANTS_TEXT = frozenset({"string_type", "path_type", "literal_error"})
-"""What pydantic says of a value that should have been a string."""
+"""Message of pydantic for a value that should be a string."""
 
 MISSING = "???"
-"""What OmegaConf takes for a value that is not there."""
+"""Text that OmegaConf reads as a missing value."""
 
 _AMBIGUOUS = re.compile(r"[-+]?0[0-7_]+|[^.]*:.*")
-"""What YAML 1.1 takes for an octal or a sexagesimal number: 010 for 8, 1:30 for 90."""
+"""Text that YAML 1.1 reads as an octal or sexagesimal number: 010 is 8, 1:30 is 90."""
 
 CONFIGS = Path(__file__).parent / "configs"
 """What the package brings: a folder of recipes for each data set, `deepspeed`, `monitoring`."""
@@ -95,7 +95,7 @@ class Document:
     overrides: Mapping[str, str]
 
     def validated(self, schema: type[_Model]) -> _Model:
-        """Return the configuration; where the schema wants a string it gets the text.
+        """Return the configuration; string fields of the schema get the typed text.
 
         Raises:
             ValidationError: it is none.
@@ -151,7 +151,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
     except OSError as error:
         raise InputError(f"configuration {path}: {unreadable(path, error)}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"configuration {path}: it is no text in UTF-8") from error
+        raise InputError(f"configuration {path}: it is not UTF-8 text") from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise InputError(f"configuration {path}: {_first_line(error)}") from error
     if not OmegaConf.is_dict(merged):
@@ -186,7 +186,7 @@ def not_packaged(name: str | Path) -> str:
 
 
 def escaped(value: Any) -> Any:  # noqa: ANN401 (any JSON value)
-    """Return a value whose strings are read as they are, with `${` in them escaped."""
+    """Return a value with literal strings: `${` in them is escaped."""
     if isinstance(value, dict):
         return {key: escaped(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -223,14 +223,14 @@ def _nested(key: str, value: object) -> Any:  # noqa: ANN401 (OmegaConf's)
 
 
 def _typed(value: object, text: str) -> object:
-    """Return an override's value with strings for all scalars, as they were typed."""
+    """Return an override's value with all scalars as typed text."""
     if isinstance(value, dict | list):
         return yaml.load(text, yaml.BaseLoader)  # noqa: S506 (makes only strings)
     return value if isinstance(value, str) else text
 
 
 def _unambiguous(value: Any, typed: Any) -> Any:  # noqa: ANN401 (any YAML value)
-    """Return a value with the text of every string, and of numbers that a person reads otherwise.
+    """Return a value with the typed text of strings and of numbers that YAML reads otherwise.
 
     A string that another value stands in holds that value as it was typed.
     """

@@ -15,39 +15,37 @@ import typer
 
 from data_shards.base.atomic import write_atomic
 from data_shards.base.errors import EXIT_STOPPED, run
-from smdt.data.loader import TrainLoader
-from smdt.data.split import Split
 from smdt.stages import config as configuration
 from smdt.stages.base_config import Config
-from smdt.stages.continued import check_shapes, examine, place_of, plan_of
 from smdt.stages.initial import initialise
-from smdt.stages.registry import make_stage, training_views
-from smdt.stages.retrieval.aligned import pinned
+from smdt.stages.registry import make_stage
+from smdt.stages.resume_checks import check_resume, check_shapes, make_plan, resume_data_state
+from smdt.stages.retrieval.aligned import pin_alignment_weights
+from smdt.stages.setup import ideal_seconds_of, open_engines, open_loader, require_data
 from smdt.stages.weights import match_norms
 from smdt.telemetry.console import Display, ProgressBar
 from smdt.telemetry.memory import memory_readers
 from smdt.telemetry.metrics import TrainingMetrics
-from smdt.telemetry.tensorboard import Events, TensorBoard
+from smdt.telemetry.tensorboard import EventWriter, TensorBoard
 from smdt.training.checkpoints import checkpoint
 from smdt.training.checkpoints.checkpoint import Progress
-from smdt.training.checkpoints.environment import environment, hosts_of_ranks, run_info
 from smdt.training.checkpoints.failure import recorded
-from smdt.training.checkpoints.resume import Origin, find_origin
+from smdt.training.checkpoints.resume import ResumePoint, find_resume_point
+from smdt.training.checkpoints.run_environment import environment, hosts_of_ranks, run_info
 from smdt.training.checkpoints.run_folder import RunFolder, write_json
-from smdt.training.deepspeed.collectives import Collectives
-from smdt.training.deepspeed.engine import Engine, init_distributed
-from smdt.training.deepspeed.settings import deepspeed_settings, zero_stage
-from smdt.training.loop.control import Control
-from smdt.training.loop.stage import Stage, StepContext
-from smdt.training.loop.step_watch import StepWatch
+from smdt.training.deepspeed.collectives import CollectiveTimer
+from smdt.training.deepspeed.engine import init_distributed
+from smdt.training.deepspeed.settings import zero_stage
+from smdt.training.loop.stage import StepContext
+from smdt.training.loop.step_recorder import StepRecorder
+from smdt.training.loop.step_status import StepStatusReducer
 from smdt.training.loop.trainer import Trainer
-from smdt.training.loop.utilization import ideal_step_seconds
-from smdt.training.ranks.lease import ATTEMPT, FILE
-from smdt.training.ranks.place import find_place
-from smdt.training.ranks.processor import keep_freed_memory, share_cores
-from smdt.training.ranks.rendezvous import Meeting
-from smdt.training.ranks.stopping import StopRequest, die_with_parent
-from smdt.training.ranks.tenure import Tenure
+from smdt.training.ranks.cpu import keep_freed_memory, set_thread_count
+from smdt.training.ranks.environment import rank_and_world_size
+from smdt.training.ranks.lease import ATTEMPT_VARIABLE, LEASE_VARIABLE
+from smdt.training.ranks.lease_holder import LeaseHolder
+from smdt.training.ranks.rendezvous import Rendezvous
+from smdt.training.ranks.stopping import StopRequest, exit_with_parent
 
 _log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -68,8 +66,8 @@ def train(
 ) -> int:
     """Train one stage on this rank; `deepspeed` starts one such process for each rank."""
     del local_rank  # DeepSpeed's launcher says it in the environment as well
-    die_with_parent()
-    _, world_size = find_place()
+    exit_with_parent()
+    _, world_size = rank_and_world_size()
     run_config = configuration.load(config, overrides or [])
     settings = configuration.load_deepspeed(deepspeed_config)
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -99,45 +97,47 @@ def train_rank(
     """
     stop = StopRequest(folder.stop)
     stop.listen()
-    share_cores()
+    set_thread_count()
     keep_freed_memory()
-    rank, world_size = find_place()
+    rank, world_size = rank_and_world_size()
     log_to(folder.logs / f"rank-{rank:05d}.log")
 
     with ExitStack() as held:
 
         def decide() -> str:
-            held.enter_context(tenure(folder))  # refused, this process writes nothing
+            held.enter_context(hold_lease(folder))  # refused, this process writes nothing
             with recorded(folder, rank=rank):
-                return decide_origin(config, user_settings, folder, resume, world_size).to_json()
+                return decide_resume_point(
+                    config, user_settings, folder, resume, world_size
+                ).to_json()
 
         with recorded(folder, rank=rank, heard=True):
-            meeting = Meeting(config.run.timeout_seconds)
-            origin = Origin.from_json(meeting.decided(decide))
+            rendezvous = Rendezvous(config.run.timeout_seconds)
+            origin = ResumePoint.from_json(rendezvous.run_on_rank_zero(decide))
         with recorded(folder, rank=rank):
             return train_from(origin, config, user_settings, folder, stop)
 
 
-def tenure(folder: RunFolder) -> AbstractContextManager[object]:
+def hold_lease(folder: RunFolder) -> AbstractContextManager[object]:
     """Hold the run's lease where no launcher does; refuses a folder that another run writes."""
-    if FILE in os.environ:
+    if LEASE_VARIABLE in os.environ:
         return nullcontext()
 
     def leave() -> None:
         _log.error("another process has taken over the run of %s", folder.root)
         os._exit(1)
 
-    return Tenure(folder.lease, leave)
+    return LeaseHolder(folder.lease, leave)
 
 
-def decide_origin(
+def decide_resume_point(
     config: Config,
     user_settings: Mapping[str, Any],
     folder: RunFolder,
     resume: str,
     world_size: int,
-) -> Origin:
-    """Decide what the run goes on from; rank 0 alone calls it, before a process group is made.
+) -> ResumePoint:
+    """Decide what the run resumes from; rank 0 alone calls it, before a process group is made.
 
     Raises:
         UserError: there is none to be had, or the run cannot go on from it as it is asked to.
@@ -146,25 +146,25 @@ def decide_origin(
     def examine_it(found: Path) -> bool:
         metrics = TrainingMetrics(config.run.name, config.stage, 0)
         loader = open_loader(config, folder, metrics, 0, world_size, torch.device("cpu"))
-        changes = examine(config, user_settings, found, loader, folder, world_size)
+        changes = check_resume(config, user_settings, found, loader, folder, world_size)
         for line in changes.lines:
             _log.info("%s", line)
-            if FILE not in os.environ:  # else the launcher has said it
+            if LEASE_VARIABLE not in os.environ:  # else the launcher has said it
                 typer.echo(line, err=True)
         return changes.best_holds
 
-    return find_origin(folder, resume, zero_stage(user_settings), world_size, examine_it)
+    return find_resume_point(folder, resume, zero_stage(user_settings), world_size, examine_it)
 
 
 def train_from(
-    origin: Origin,
+    origin: ResumePoint,
     config: Config,
     user_settings: Mapping[str, Any],
     folder: RunFolder,
     stop: StopRequest,
 ) -> tuple[Progress, int]:
-    """Do what `train_rank` does, once all ranks know what to start from."""
-    collectives = Collectives()
+    """Train a rank; all ranks have agreed on the checkpoint."""
+    collectives = CollectiveTimer()
     collectives.watch()
     device = init_distributed(config.run.timeout_seconds)
     progress, total = run_stage(config, user_settings, folder, origin, device, stop, collectives)
@@ -181,15 +181,15 @@ def run_stage(
     config: Config,
     user_settings: Mapping[str, Any],
     folder: RunFolder,
-    origin: Origin,
+    origin: ResumePoint,
     device: torch.device,
     stop: StopRequest,
-    collectives: Collectives,
+    collectives: CollectiveTimer,
 ) -> tuple[Progress, int]:
     """Do what `train_rank` does, in a process group that is there."""
     config.telemetry.check()
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    config = pinned(config, origin.checkpoint)
+    config = pin_alignment_weights(config, origin.checkpoint)
 
     metrics = TrainingMetrics(config.run.name, config.stage, rank)
     torch.manual_seed(config.run.seed)
@@ -210,13 +210,13 @@ def run_stage(
     if origin.checkpoint is not None:
         progress = origin.progress(world_size)
         origin.load(engines)
-    progress = replace(progress, data=place_of(loader, progress.data, folder.neighbours))
-    plan = plan_of(config, loader, progress)
+    progress = replace(progress, data=resume_data_state(loader, progress.data, folder.neighbours))
+    plan = make_plan(config, loader, progress)
     total = plan.total
     hosts = hosts_of_ranks()
     display = ProgressBar(total, config.run.name) if rank == 0 else Display()
     wants_events = rank == 0 and config.telemetry.tensorboard
-    events = TensorBoard(folder.tensorboard, progress.step) if wants_events else Events()
+    events = TensorBoard(folder.tensorboard, progress.step) if wants_events else EventWriter()
     trainer = Trainer(
         config,
         stage,
@@ -224,9 +224,9 @@ def run_stage(
         loader,
         context=context,
         folder=folder,
-        control=Control(),
+        control=StepStatusReducer(),
         stop=stop,
-        watch=StepWatch(
+        recorder=StepRecorder(
             engines,
             collectives,
             metrics,
@@ -260,17 +260,6 @@ def run_stage(
     return progress, total
 
 
-def ideal_seconds_of(config: Config, stage: Stage, context: StepContext) -> float | None:
-    """Return how long a step would take at the device's peak; None where that is unknown."""
-    samples = config.batch.global_batch / context.world_size
-    return ideal_step_seconds(
-        lambda: samples * stage.flops_per_sample(),
-        context.device,
-        config.precision,
-        config.telemetry.device_tflops,
-    )
-
-
 def describe_run(
     config: Config,
     metrics: TrainingMetrics,
@@ -285,76 +274,6 @@ def describe_run(
     metrics.run_info(run_info(device, config.precision, zero, config.batch.global_batch))
 
 
-def open_engines(
-    config: Config,
-    user_settings: Mapping[str, Any],
-    stage: Stage,
-    world_size: int,
-    *,
-    universal: bool = False,
-) -> dict[str, Engine]:
-    """Put the stage's modules under DeepSpeed; every rank calls it.
-
-    Args:
-        config: the run.
-        user_settings: DeepSpeed's own configuration.
-        stage: whose modules they are.
-        world_size: ranks of the run.
-        universal: whether they will load states in the form for any number of ranks.
-
-    Raises:
-        InputError: the DeepSpeed file contradicts the YAML.
-    """
-    settings = deepspeed_settings(
-        user_settings,
-        global_batch=config.batch.global_batch,
-        world_size=world_size,
-        precision=config.precision,
-        gradient_clipping=config.optimizer.gradient_clipping,
-    )
-    return {
-        name: Engine(name, module, config.optimizer, settings, universal=universal)
-        for name, module in stage.modules().items()
-    }
-
-
-def require_data(stage: Stage, config: Config, split: Split) -> None:
-    """Check that a stage can learn from a split, and that its evaluations will find their data.
-
-    Raises:
-        UserError: it can't, or they won't.
-    """
-    stage.require(split)
-    stage.require_shards(config.evaluation_data)
-
-
-def open_loader(
-    config: Config,
-    folder: RunFolder,
-    metrics: TrainingMetrics,
-    rank: int,
-    world_size: int,
-    device: torch.device,
-) -> TrainLoader:
-    """Return a rank's loader; nothing is read before its stream is asked for a batch.
-
-    Raises:
-        UserError: the shards, the split or the global batch do not fit.
-    """
-    return TrainLoader(
-        Split.open(config.data.shards, config.data.split, config.data.cache),
-        config.data,
-        views=training_views(config),
-        global_batch=config.batch.global_batch,
-        seed=config.run.seed,
-        rank=rank,
-        world_size=world_size,
-        device=device,
-        quarantine=folder.quarantine,
-        metrics=metrics,
-    )
-
-
 def log_to(file: Path) -> None:
     """Send this rank's log to its file."""
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -366,7 +285,7 @@ def log_to(file: Path) -> None:
 def records(
     config: Config, user_settings: Mapping[str, Any], hosts: Sequence[str], device: torch.device
 ) -> dict[str, str]:
-    """Return what each checkpoint says of how it was made, by the names of its files."""
+    """Return the records of a new checkpoint, by file name."""
     return {
         checkpoint.CONFIG: config.to_yaml(),
         checkpoint.DEEPSPEED: json.dumps(user_settings, indent=2) + "\n",
@@ -377,8 +296,10 @@ def records(
 def open_run(
     folder: RunFolder, config: Config, step: int, hosts: Sequence[str], device: torch.device
 ) -> None:
-    """Write what the run folder says of a run that starts or goes on at `step`."""
-    if ATTEMPT not in os.environ:  # else the launcher has done it, before anybody could ask
+    """Write the run folder's records when a run starts or resumes at `step`."""
+    if (
+        ATTEMPT_VARIABLE not in os.environ
+    ):  # else the launcher has done it, before anybody could ask
         folder.stop.unlink(missing_ok=True)
     folder.rewind_metrics(step)
     write_atomic(folder.config, config.to_yaml().encode())

@@ -27,7 +27,7 @@ from data_shards.format.plan import BuildOptions, BuildPlan
 from data_shards.format.sample import IMAGES, PART_FILES, PARTS, Meta
 from data_shards.world.source import WorldSource
 from smdt.inference import gallery
-from smdt.telemetry.metrics import DAMAGE
+from smdt.telemetry.metrics import DAMAGE_REASONS
 from tests.formats_page import calls, keys, names_of, section, tables, words
 
 
@@ -205,7 +205,7 @@ def test_rejected_and_duplicates(data_set):
     }
     images, sources, models = ({*words(row[1])} for row in tables("manifest.json")[1])
     assert images | sources == raised
-    assert models == {*DAMAGE}
+    assert models == {*DAMAGE_REASONS}
     same = {view: np.ones((2, 2), np.uint64) for view in ("ground", "aerial")}
     (line, *_) = count_and_list(data_set, {"val": same})[1].splitlines()
     assert list(json.loads(line)) == keys("duplicates.jsonl")

@@ -25,18 +25,18 @@ from smdt.data.quarantine import QuarantineLine
 from smdt.data.split import Split
 from smdt.inference import embed, gallery
 from smdt.inference.export import export_model
-from smdt.models.towers.weights import Fit
+from smdt.models.towers.weights import LoadReport
 from smdt.stages import config as configuration
 from smdt.stages.alignment import stage as alignment
 from smdt.stages.retrieval import stage as retrieval
 from smdt.stages.segmentation import stage as segmentation
-from smdt.telemetry.metrics import DAMAGE
+from smdt.telemetry.metrics import DAMAGE_REASONS
 from smdt.training.checkpoints import checkpoint
 from smdt.training.checkpoints.checkpoint import Progress
-from smdt.training.checkpoints.environment import environment
+from smdt.training.checkpoints.run_environment import environment
 from smdt.training.checkpoints.run_folder import Event, RunFolder, Status
-from smdt.training.loop.step_watch import StepRecord
-from smdt.training.ranks.lease import Holder
+from smdt.training.loop.step_recorder import StepRecord
+from smdt.training.ranks.lease import LeaseRecord
 from tests.checkpoints import save_untrained
 from tests.formats_page import SOURCES, calls, keys, names_of, section, tables, words
 
@@ -80,7 +80,7 @@ def test_lines_of_metrics_and_quarantine():
     assert keys("metrics.jsonl") == step
     assert keys("quarantine.jsonl") == names_of(QuarantineLine)
     (reason,) = (row for row in tables("quarantine.jsonl")[0] if row[0] == "`reason`")
-    assert words(reason[1]) == [*DAMAGE]
+    assert words(reason[1]) == [*DAMAGE_REASONS]
 
 
 def test_evaluation_environment_and_lease():
@@ -96,8 +96,8 @@ def test_evaluation_environment_and_lease():
         stage = module.__name__.split(".")[2]
         assert {key.value for key in details.keys} == shown[stage], stage
     assert keys("environment.json") == [*environment(["host"], "cpu")]
-    assert keys("init.json") == names_of(Fit)
-    assert keys("Lease and stop") == names_of(Holder)
+    assert keys("init.json") == names_of(LoadReport)
+    assert keys("Lease and stop") == names_of(LeaseRecord)
 
 
 def test_files_of_a_checkpoint():
@@ -144,7 +144,7 @@ def test_a_neighbour_table(tmp_path):
 
 def test_a_gallery(data_set, tmp_path):
     split = Split.open(str(data_set), "train")
-    gallery.Description("c", "0" * 64, "s", "train", "1" * 64).claim(tmp_path)
+    gallery.GalleryManifest("c", "0" * 64, "s", "train", "1" * 64).claim(tmp_path)
     gallery.write_gallery(tmp_path, torch.eye(3), gallery.places_of(split, np.arange(3)))
     whole = [gallery.DESCRIPTION, gallery.PLACES, gallery.DESCRIPTORS]
     assert keys("Gallery") == [*whole, f"{embed.PARTS}/"]

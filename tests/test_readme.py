@@ -60,20 +60,20 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class CheckedElsewhere:
     """A command that another check runs."""
 
     where: str
 
 
 CVUSA = "smdt train --config cvusa/retrieval --deepspeed_config zero2"
-WALK: dict[str, Run | Elsewhere] = {
-    "apt-get install git make g++ python3-dev python3-venv": Elsewhere(
+WALK: dict[str, Run | CheckedElsewhere] = {
+    "apt-get install git make g++ python3-dev python3-venv": CheckedElsewhere(
         "tests/test_fresh_machine.py"
     ),
-    "make demo": Elsewhere("tests/smdt/cli/test_demo.py, with --quick"),
-    "make test": Elsewhere(".ci/run"),
-    "smdt demo": Elsewhere("tests/smdt/cli/test_demo.py, with --quick"),
+    "make demo": CheckedElsewhere("tests/smdt/cli/test_demo.py, with --quick"),
+    "make test": CheckedElsewhere(".ci/run"),
+    "smdt demo": CheckedElsewhere("tests/smdt/cli/test_demo.py, with --quick"),
     "smdt shards world --out data/world --train 2000 --val 400 --ground-size 64x256 "
     "--aerial-size 192": Run([("2000", "200"), ("400", "50")]),
     "smdt train --config world/photos --deepspeed_config zero2 --ranks 2 "
@@ -122,7 +122,7 @@ WALK: dict[str, Run | Elsewhere] = {
     "smdt embed runs/cvusa-retrieval --shards data/cvusa --out gallery": Run(),
     "smdt locate photo.jpg --gallery gallery --fov 90 --geojson places.json": Run(),
     "smdt export runs/cvusa-retrieval --out model": Run(),
-    "smdt locate demo/photo.png --gallery demo/gallery --fov 180": Elsewhere(
+    "smdt locate demo/photo.png --gallery demo/gallery --fov 180": CheckedElsewhere(
         "tests/smdt/cli/test_demo.py, whose demo ends with it"
     ),
 }
@@ -144,7 +144,7 @@ def test_the_walk_has_every_command_in_the_readmes_order():
     assert readme_commands() == list(WALK)
 
 
-class Walker:
+class ReadmeRunner:
     """Types commands in a folder."""
 
     def __init__(self, folder: Path, on: dict[str, Host]) -> None:
@@ -208,7 +208,7 @@ def folder(tmp_path) -> Path:
 
 
 @contextmanager
-def training_on(walker: Walker, folder: Path) -> Iterator[None]:
+def training_on(walker: ReadmeRunner, folder: Path) -> Iterator[None]:
     """Keep a training going while it is watched."""
     training = walker.start(f"{WITHOUT_ITS_LAST_LINE} 'schedule.length=200 epochs'")
     try:
@@ -236,9 +236,9 @@ def test_the_readme_from_top_to_bottom(folder, tmp_path_factory, s3_proxy, monke
     printed = {}
     names = ("node-0", "node-1")
     with bed(tmp_path_factory.mktemp("hosts"), names) as cluster, two_nodes() as ray:
-        walker = Walker(folder, {"hosts": cluster.hosts[0], "ray": ray[0].host})
+        walker = ReadmeRunner(folder, {"hosts": cluster.hosts[0], "ray": ray[0].host})
         for command, how in WALK.items():
-            if isinstance(how, Elsewhere):
+            if isinstance(how, CheckedElsewhere):
                 continue
             typed = command
             for theirs, ours in data.items():
@@ -256,7 +256,7 @@ def test_the_readme_from_top_to_bottom(folder, tmp_path_factory, s3_proxy, monke
 
     assert tars(folder / "data/array") == tars(folder / "data/cvusa") == tars(folder / "data/ray")
     assert "smdt_steps_total" in printed["curl localhost:9400/metrics"]
-    assert checkpoint.damage(max(run.checkpoints.glob("step-*"))) == ""
+    assert checkpoint.integrity_error(max(run.checkpoints.glob("step-*"))) == ""
     for made in ("sheet.png", "recall.json", "places.json", "model/weights.safetensors"):
         assert (folder / made).stat().st_size > 0
     for report in ("world-photos", "cvusa-retrieval"):

@@ -1,1 +1,1 @@
-"""What only a machine with GPUs can show: `make gpu-check`."""
+"""Checks that need a machine with GPUs: `make gpu-check`."""

@@ -36,7 +36,7 @@ def check(
     shards: Annotated[
         Path | None, typer.Option(help="Data set with class maps; else a world is made.")
     ] = None,
-    page: Annotated[Path, typer.Option(help="Whose last section is replaced.")] = ROOT
+    page: Annotated[Path, typer.Option(help="Page whose last section is replaced.")] = ROOT
     / "docs"
     / "gpu.md",
     work: Annotated[
@@ -54,7 +54,7 @@ def check(
         folder.mkdir(parents=True, exist_ok=True)
         results = examine(folder, shards)
     write_atomic(page, with_results(page.read_text(), results).encode())
-    print(f"The results stand in {page}.")
+    print(f"The results are in {page}.")
     failed = [f"{check.file}: {name}" for check in results.checks for name in check.failed]
     failed += [f"training {case}" for case, found in results.training if found is None]
     if failed:
@@ -82,7 +82,7 @@ def examine(folder: Path, shards: Path | None) -> Results:
 
 
 def measured(case: Case, data: Path, runs: Path, gpus: int, name: str) -> Figures | None:
-    """Measure a case; one that fails, for want of memory for example, does not keep the others."""
+    """Measure a case; if it fails, for lack of memory for example, the others still run."""
     try:
         return measure(case, data, runs, gpus, name)
     except UserError as error:
@@ -91,7 +91,7 @@ def measured(case: Case, data: Path, runs: Path, gpus: int, name: str) -> Figure
 
 
 def make_world(folder: Path) -> Path:
-    """Make a world, or go on with one that is there.
+    """Make a world, or resume one that is there.
 
     Raises:
         UserError: it could not be made.

@@ -1,4 +1,4 @@
-"""How many images of a data set DALI decodes in a second, on the CPU and on the GPU."""
+"""How many images a second DALI decodes, on the CPU and on the GPU."""
 
 import os
 from collections.abc import Sequence

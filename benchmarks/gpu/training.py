@@ -1,4 +1,4 @@
-"""How fast the stages train on the GPUs: `smdt train` on each case, and what its steps measured."""
+"""Throughput of the stages on GPUs: `smdt train` on each case, and what its steps measured."""
 
 import shutil
 import statistics
@@ -30,7 +30,7 @@ PAPER_TOWERS = (
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained, and how.
+    """A stage and its settings.
 
     Attributes:
         name: in the table.
@@ -85,7 +85,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Figures:
-    """What the measured steps of a case say.
+    """Results of the measured steps of a case.
 
     Attributes:
         samples_per_second: over all GPUs.

@@ -21,7 +21,7 @@ BUFFER_BYTES = 1 << 20
 LEFTOVER = re.compile(
     r"\.(?:tar|idx|parquet|arrow|jsonl?|safetensors|smdt)\.(?P<writer>[0-9a-f]+)\.tmp"
 )
-"""How the name of an unfinished file or folder of ours ends."""
+"""Suffix of our unfinished files and folders."""
 
 OTHER_HOST_SECONDS = 900.0
 """An unfinished file of another host that changed later than this is being written: some cluster
@@ -41,7 +41,7 @@ def atomic_file(path: Location) -> AbstractContextManager[BinaryIO]:
 
 @contextmanager
 def _renamed_file(path: Path) -> Iterator[BinaryIO]:
-    """A local file, written under another name until it is whole.
+    """A local file, written under a temporary name until it is complete.
 
     It is written beside `path` under a name that no other process uses, locked, flushed, synced
     and renamed; the rename is synced too.
@@ -66,7 +66,7 @@ def _renamed_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def unpublished_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path` to fill and rename; it is removed when the block ends.
+    """An empty folder next to `path` to fill and rename; it is removed when the block ends.
 
     Folders that killed processes left for the same `path` are removed before.
     """
@@ -112,7 +112,7 @@ def is_at(file: IO[bytes], path: Path) -> bool:
 
 
 def remove_leftovers(root: Location) -> None:
-    """Delete what killed processes left half written in a folder of ours and the folders in it.
+    """Delete the unfinished files that killed processes left in one of our folders, recursively.
 
     What another process is writing stays, and so do files of other names. A store has no leftovers.
 
@@ -129,7 +129,7 @@ def remove_leftovers(root: Location) -> None:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a name is one that an unfinished file of ours has."""
+    """Whether a name is that of one of our unfinished files."""
     found = LEFTOVER.search(name)
     return found is not None and found.end() == len(name)
 
@@ -156,7 +156,7 @@ def _remove_if_orphaned(path: Path) -> None:
 
 
 def _is_free(descriptor: int, idle_seconds: float) -> bool:
-    """Whether no process holds a file; where there are no locks, it is one that nothing changes."""
+    """Whether no process holds a file; without file locks: whether it no longer changes."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Errors that a person reads, and the one place where commands turn them into exit codes."""
+"""Errors for the user, and the one place where commands turn them into exit codes."""
 
 import atexit
 import gc
@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 from data_shards.base.names import printable
 
 EXIT_STOPPED = 75
-"""Stopped on request after saving; start the same command again to go on."""
+"""Stopped on request after saving; start the same command again to resume."""
 
 
 class UserError(Exception):
@@ -46,7 +46,7 @@ class DataInputError(DataError, InputError):
 
 
 class Stopped(UserError):  # noqa: N818  (an outcome, not a failure)
-    """The work stopped because it was asked to, with everything saved that was finished."""
+    """The work stopped on request; everything that was finished is saved."""
 
     exit_code: ClassVar[int] = EXIT_STOPPED
 

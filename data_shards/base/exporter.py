@@ -18,12 +18,12 @@ from prometheus_client.registry import Collector
 
 from data_shards.base.errors import InputError, Stopped, UserError
 
-LAST_WORDS_SECONDS = 30.0
-"""How long a process that fails stays for one more scrape; `prometheus.yml` scrapes twice in it."""
+FINAL_SCRAPE_SECONDS = 30.0
+"""Seconds that a failed process waits for one more scrape; `prometheus.yml` scrapes twice in it."""
 ANSWER_SECONDS = 0.2
-"""How long an answer takes from the last figure to the network, at most."""
+"""Longest time from the last figure to the network."""
 
-EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 (recognised, not bound)
+WILDCARD_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 (recognised, not bound)
 
 without_creation_times: Callable[[], None] = disable_created_metrics
 """When a counter was made says nothing, and doubles the series."""
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files in PEM form that make an endpoint speak HTTPS.
+    """PEM files for HTTPS of an endpoint.
 
     Attributes:
         certificate: of this server, with what is between it and its authority.
@@ -70,7 +70,7 @@ class Tls:
         """
         for file in (self.certificate, self.key, self.client_ca):
             if file is not None and not file.is_file():
-                raise InputError(f"TLS of the metrics: there is no file {file}")
+                raise InputError(f"TLS of the metrics: file not found: {file}")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
         def refuse() -> NoReturn:  # else OpenSSL asks a terminal for the pass phrase, and waits
@@ -93,7 +93,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where metrics are served.
+    """Address and TLS of the metrics endpoint.
 
     Attributes:
         port: to bind, 0 for any.
@@ -201,7 +201,7 @@ class Exporter:
         traceback: TracebackType | None,
     ) -> None:
         if isinstance(error, UserError) and not isinstance(error, Stopped):
-            self._scrapes.wait_for_another(LAST_WORDS_SECONDS)
+            self._scrapes.wait_for_another(FINAL_SCRAPE_SECONDS)
         self._target.unlink(missing_ok=True)
         self._close()
 
@@ -212,14 +212,14 @@ class Exporter:
 
 
 class _Scrapes(Collector):
-    """Knows who has read the registry; collected last, since it was registered last."""
+    """Counts scrapes of the registry; it is collected last, as it is registered last."""
 
     def __init__(self) -> None:
         self._count = 0
         self._another = Condition()
 
     def collect(self) -> Iterator[Metric]:
-        """Count a scrape; there is nothing to tell."""
+        """Count a scrape; yields no metric."""
         with self._another:
             self._count += 1
             self._another.notify_all()
@@ -246,6 +246,6 @@ def _is_no_address_of_ours(error: OSError) -> bool:
 
 def _reachable(address: str) -> str:
     """Return under what others find an endpoint that was bound to `address`."""
-    if address in EVERYWHERE:
+    if address in WILDCARD_ADDRESSES:
         return socket.gethostname()
     return f"[{address}]" if ":" in address else address

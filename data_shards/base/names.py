@@ -12,7 +12,7 @@ import unicodedata
 KUBERNETES_LONGEST = 63
 """Characters of a DNS-1035 label, which names a JobSet, its jobs, pods and services."""
 FILE_LONGEST = 200
-"""Bytes of a file name; file systems take 255, and suffixes come behind it."""
+"""Longest file name in bytes; file systems allow 255, and suffixes are appended."""
 SLURM_LONGEST = 100
 """Characters of a job's name; Slurm has no limit, its tables have columns."""
 
@@ -58,14 +58,14 @@ def label_value(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text in one line that a terminal shows as it is, with what it would obey escaped."""
+    """Return a text in one line that is safe to print: control characters are escaped."""
     return "".join(
         ascii(char)[1:-1] if _is_unprintable(char) or char in _DIRECTIONS else char for char in text
     )
 
 
 def is_variable(name: str) -> bool:
-    """Whether a POSIX shell takes this for the name of a variable."""
+    """Whether a text is a valid shell variable name."""
     return _VARIABLE.fullmatch(name) is not None
 
 
@@ -87,7 +87,7 @@ def is_address(name: str) -> bool:
 
 
 def unprintable(text: str) -> str:
-    """Return the first character that ends a line, controls a terminal or is no character.
+    """Return the first line break, control character or surrogate.
 
     Returns:
         The character, empty if `text` has none.

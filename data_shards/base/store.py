@@ -1,4 +1,4 @@
-"""Where a data set stands: a local folder, or a URL of a store that fsspec opens.
+"""Storage of a data set: a local folder, or a URL of a store that fsspec opens.
 
 A local path is used as it is. A store is asked again, with growing waits, while it does not answer.
 Credentials come from the environment or fsspec's configuration and never stand in a location, so a
@@ -25,13 +25,13 @@ from data_shards.base.errors import InputError, StoreError
 Location: TypeAlias = Path | UPath
 
 GIVE_UP_SECONDS = 60.0
-"""How long a store may stay away: an attempt that fails later than this is the last."""
+"""Seconds of retries: an attempt that fails later than this is the last."""
 
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 10.0
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors of the local disk during a download, which waiting does not mend."""
+"""Errors of the local disk during a download that a retry does not fix."""
 
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """Errors of a name that leads to no file."""
@@ -56,7 +56,7 @@ _log = logging.getLogger(__name__)
 
 
 def location(root: str | Path | UPath) -> Location:
-    """The location that a person names: a path, or a URL.
+    """Parse a location: a path, or a URL.
 
     A path is taken as it is. In a `file:` URL, `%20` is a space; in a store's address every
     character stands for itself, as in the store's own tools.
@@ -139,7 +139,7 @@ def require_local(path: Path, what: str) -> None:
         raise InputError(f"{what} {path} is a URL: it has to be a local path.")
 
 
-def same_place(one: Location, other: Location) -> bool:
+def same_location(one: Location, other: Location) -> bool:
     """Whether two locations are one file or folder, however they are spelled."""
     if isinstance(one, Path) and isinstance(other, Path):
         try:
@@ -151,9 +151,7 @@ def same_place(one: Location, other: Location) -> bool:
     return one.fs == other.fs and one.path.strip("/") == other.path.strip("/")
 
 
-def persistently(
-    action: Callable[[], _Result], where: Location, pause: Pause = time.sleep
-) -> _Result:
+def retry(action: Callable[[], _Result], where: Location, pause: Pause = time.sleep) -> _Result:
     """Repeat what asks a store until it succeeds or the store has been away for too long.
 
     Raises:
@@ -207,7 +205,7 @@ def exists(file: Location) -> bool:
 
 
 def state_of(path: Path) -> os.stat_result | None:
-    """What the file system says of a local file; None: there is none, or a link to none.
+    """Return the stat of a local file; None if it does not exist or is a broken link.
 
     Raises:
         InputError: the file system does not say.
@@ -227,11 +225,11 @@ def size(file: UPath) -> int:
         FileNotFoundError: there is no such file.
         StoreError: the store stays away.
     """
-    return int(persistently(lambda: file.fs.info(file.path)["size"], file))
+    return int(retry(lambda: file.fs.info(file.path)["size"], file))
 
 
 def sizes(folder: Location) -> dict[str, int]:
-    """Bytes of the files in a folder by name; empty if there is no such folder.
+    """Return the sizes of the files in a folder by name; empty if the folder does not exist.
 
     A file that vanishes meanwhile and a link to nothing are left out.
 
@@ -244,7 +242,7 @@ def sizes(folder: Location) -> dict[str, int]:
         files = {name: state for name, state in states.items() if state}
         return {n: state.st_size for n, state in files.items() if stat.S_ISREG(state.st_mode)}
     try:
-        listed = persistently(lambda: folder.fs.ls(folder.path, detail=True), folder)
+        listed = retry(lambda: folder.fs.ls(folder.path, detail=True), folder)
     except FileNotFoundError:
         return {}
     stored = [each for each in listed if each["type"] == "file"]
@@ -252,7 +250,7 @@ def sizes(folder: Location) -> dict[str, int]:
 
 
 def names(folder: Path) -> list[str]:
-    """The names in a local folder, sorted; none if there is no such folder.
+    """Return the names in a local folder, sorted; empty if the folder does not exist.
 
     Raises:
         InputError: the folder can't be read: that is not the same as an empty one.
@@ -275,7 +273,7 @@ def read_bytes(file: Location, offset: int = 0, length: int | None = None) -> by
     if not isinstance(file, Path):
         # A range of an empty file is an error; the whole of it is not.
         piece = {} if length is None else {"start": offset, "end": offset + length}
-        data: bytes = persistently(lambda: file.fs.cat_file(file.path, **piece), file)
+        data: bytes = retry(lambda: file.fs.cat_file(file.path, **piece), file)
         return data
     with file.open("rb") as opened:
         opened.seek(offset)
@@ -296,7 +294,7 @@ def download(file: UPath, to: Path, pause: Pause = time.sleep) -> None:
         if there is not None and here != there:
             raise ConnectionError(f"{here} of {there} bytes came")
 
-    persistently(copy, file, pause)
+    retry(copy, file, pause)
 
 
 @contextmanager
@@ -329,6 +327,6 @@ def uploaded_file(file: UPath) -> Iterator[BinaryIO]:
         with spool.open("wb") as opened:
             yield opened
         try:
-            persistently(lambda: file.fs.put_file(str(spool), file.path), file)
+            retry(lambda: file.fs.put_file(str(spool), file.path), file)
         except FileNotFoundError:
-            raise InputError(f"{file} can't be written: there is no such bucket.") from None
+            raise InputError(f"{file} can't be written: the bucket does not exist.") from None

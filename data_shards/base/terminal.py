@@ -1,4 +1,4 @@
-"""What a terminal shows: every text as it is, whatever characters a user's names hold.
+"""Terminal output that prints any user text literally.
 
 File names, keys and exception texts are no markup, no emoji codes and no control sequences. All
 output of rich goes through `Terminal`; styled text is a `rich.text.Text`.
@@ -12,7 +12,7 @@ from data_shards.base.names import printable
 
 
 class Terminal(Console):
-    """A console that shows strings as they are.
+    """A console that prints strings literally.
 
     Args:
         stderr: whether it writes to stderr instead of stdout.
@@ -28,5 +28,5 @@ class Terminal(Console):
 
 
 def title_column() -> TextColumn:
-    """Return the column of a progress bar that shows `printable` titles as they are."""
+    """Return the column of a progress bar that prints `printable` titles literally."""
     return TextColumn("{task.description}", markup=False)

@@ -1,4 +1,4 @@
-"""Text files that people write: lists, tables, hostfiles."""
+"""Parsing of text files that users write: lists, tables, hostfiles."""
 
 import codecs
 import csv

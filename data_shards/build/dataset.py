@@ -13,7 +13,7 @@ from data_shards.base.store import Location, exists, location
 from data_shards.build.executor import Executor, run_tasks
 from data_shards.build.finalize import finalize, write_rejected
 from data_shards.build.job_array import WHOLE, ArrayTask
-from data_shards.build.progress import Watcher, Work
+from data_shards.build.progress import BuildCallback, Work
 from data_shards.build.writer import SLOW_IMPORTS, prepare, write_shard
 from data_shards.format import layout
 from data_shards.format.aspect import RESIZE_LIMIT, RESIZE_TOLERANCE, stretch_of
@@ -32,7 +32,7 @@ from data_shards.format.sample import RejectedSample
 from data_shards.sources.source import Source
 
 FIRST_ROWS = 10
-"""Rows of a split that are looked at until one can be used, before a build."""
+"""Rows of a split that are tried before a build until one can be used."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,9 +45,9 @@ def build(
     workers: int | None = None,
     max_rejected: int | None = None,
     executor: Executor = run_tasks,
-    watchers: Sequence[Watcher] = (),
+    watchers: Sequence[BuildCallback] = (),
 ) -> Manifest:
-    """Build a data set, or go on with one that was interrupted.
+    """Build a data set, or resume an interrupted build.
 
     The files are byte-identical whatever the number of workers, the executor, and whenever it was
     killed.
@@ -87,7 +87,7 @@ def build_share(
     workers: int | None = None,
     max_rejected: int | None = None,
     executor: Executor = run_tasks,
-    watchers: Sequence[Watcher] = (),
+    watchers: Sequence[BuildCallback] = (),
 ) -> int:
     """Write the shards of one task of a job array; `finalize` makes a data set of all.
 
@@ -152,7 +152,7 @@ def _write_missing(
     workers: int | None,
     max_rejected: int | None,
     executor: Executor,
-    watchers: Sequence[Watcher],
+    watchers: Sequence[BuildCallback],
 ) -> None:
     rejected_by_task = {task: _finished(root, task) for task in _all_tasks(plan)}
     ours = share.share(_all_tasks(plan))
@@ -220,7 +220,7 @@ def _all_tasks(plan: BuildPlan) -> list[ShardTask]:
 
 
 def _finished(root: Location, task: ShardTask) -> int | None:
-    """How many samples a finished shard rejected; None if it is still to be written."""
+    """Return how many samples a finished shard rejected; None if the shard is not written yet."""
     part = layout.part_path(root, task.split, task.shard)
     if not exists(part):
         return None
@@ -243,7 +243,7 @@ def _check_rejected(
 
 
 def _check_arrived(root: Location, plan: BuildPlan, written: list[ShardTask]) -> None:
-    """What an executor's processes wrote is here, too."""
+    """Check that what an executor's processes wrote is visible on this machine."""
     missing = missing_shards(root, plan)
     for task in written:
         if task.shard in missing.get(task.split, ()):
@@ -253,8 +253,8 @@ def _check_arrived(root: Location, plan: BuildPlan, written: list[ShardTask]) ->
             )
 
 
-class _StopCheck(Watcher):
-    """Ends a job that was asked to stop at a moment when Python drops exceptions."""
+class _StopCheck(BuildCallback):
+    """Ends a job on request from a callback: Python may drop a signal handler's exception."""
 
     def __init__(self, check: Callable[[], None]) -> None:
         self._check = check
@@ -274,7 +274,7 @@ def _stoppable(root: Location, plan: BuildPlan) -> Iterator[Callable[[], None]]:
         finished = sum(_finished(root, task) is not None for task in tasks)
         raise Stopped(
             f"Stopped with {finished} of {len(tasks)} shards finished in {root}: "
-            "start the same command again to go on."
+            "start the same command again to resume."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Who runs the tasks of a job: the seam, and this machine's processes behind it."""
+"""Executors that run the tasks of a job: the interface, and a pool of processes on this machine."""
 
 import multiprocessing
 import os
@@ -15,13 +15,13 @@ from data_shards.base.errors import ShardError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Advance: TypeAlias = Callable[[int], None]
+AdvanceCallback: TypeAlias = Callable[[int], None]
 
 REFRESH_SECONDS = 0.2
 
 
 class Executor(Protocol):
-    """Runs `function(task, advance)` for every task; results come as they are done.
+    """Runs `function(task, advance)` for every task; results come in order of completion.
 
     `run_tasks` is one, for this machine; `RayExecutor` another. What a task writes may not depend
     on which of them runs it, nor on how often: a task that was lost may run again.
@@ -29,10 +29,10 @@ class Executor(Protocol):
 
     def __call__(
         self,
-        function: Callable[[Task, Advance], Result],
+        function: Callable[[Task, AdvanceCallback], Result],
         tasks: Sequence[Task],
         workers: int | None,
-        advance: Advance,
+        advance: AdvanceCallback,
         preload: Sequence[str] = (),
     ) -> Generator[Result, None, None]:
         """As `run_tasks`; `workers` is how many tasks run at once, None as many as can."""
@@ -40,17 +40,17 @@ class Executor(Protocol):
 
 
 def no_progress(samples: int) -> None:
-    """Report to nobody."""
+    """Ignore progress."""
 
 
 def run_tasks(
-    function: Callable[[Task, Advance], Result],
+    function: Callable[[Task, AdvanceCallback], Result],
     tasks: Sequence[Task],
     workers: int | None,
-    advance: Advance,
+    advance: AdvanceCallback,
     preload: Sequence[str] = (),
 ) -> Generator[Result, None, None]:
-    """Run `function(task, advance)` for every task; results come as they are done, in any order.
+    """Run `function(task, advance)` for every task; results come in order of completion.
 
     Closing the iterator, or an exception in the caller, ends the workers at once; so does the
     death of this process.
@@ -72,10 +72,10 @@ def run_tasks(
 
 
 def _run_in_processes(
-    function: Callable[[Task, Advance], Result],
+    function: Callable[[Task, AdvanceCallback], Result],
     tasks: Sequence[Task],
     workers: int,
-    advance: Advance,
+    advance: AdvanceCallback,
     preload: Sequence[str],
 ) -> Generator[Result, None, None]:
     # Workers are forked from a server process that has no threads and nothing but the preload.

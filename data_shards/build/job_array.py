@@ -26,7 +26,7 @@ class ArrayTask:
 
 
 WHOLE = ArrayTask(0, 1)
-"""The task of a build that shares with nobody."""
+"""The task of a build without a job array."""
 
 
 def parse_task(text: str, environment: Mapping[str, str]) -> ArrayTask:
@@ -77,11 +77,11 @@ def _number(environment: Mapping[str, str], name: str) -> int:
             f"--task auto needs the variable {name}{also}: set it, or give --task K/N."
         )
     if re.fullmatch(r"\d+", value) is None:
-        raise InputError(f"The variable {name} is {value!r}, which is no number.")
+        raise InputError(f"The variable {name} is {value!r}, which is not a number.")
     return int(value)
 
 
 def _task(index: int, count: int, where: str) -> ArrayTask:
     if index >= count:
-        raise InputError(f"{where}: there is no task {index} of {count}, they count from 0.")
+        raise InputError(f"{where}: task {index} is out of range: {count} tasks, counted from 0.")
     return ArrayTask(index, count)

@@ -10,15 +10,15 @@ import socket
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from data_shards.base.names import label_value
-from data_shards.build.progress import Watcher, Work
+from data_shards.build.progress import BuildCallback, Work
 from data_shards.format.index import ShardSummary
 
 LABELS = ("run", "stage", "rank", "host")
 STAGE = "shards"
 
 
-class ShardMetrics(Watcher):
-    """The metrics of one shard job, in a registry of its own."""
+class ShardMetrics(BuildCallback):
+    """The metrics of one shard job, in a separate registry."""
 
     def __init__(self, run: str, rank: int, host: str | None = None) -> None:
         self.registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""How a job goes: what a build tells those who watch it, and the figures of one run of it."""
+"""Progress of a build: callbacks, and the totals of one run."""
 
 from collections import Counter
 from time import perf_counter
@@ -9,7 +9,7 @@ from data_shards.format.sample import JSON
 
 
 class Work(NamedTuple):
-    """What a job has to do when it starts: shards and source rows, and how many are done."""
+    """Shards and source rows of a job at its start, and how many are done."""
 
     shards: int
     shards_done: int
@@ -17,8 +17,8 @@ class Work(NamedTuple):
     rows_done: int
 
 
-class Watcher:
-    """Is told how a job goes; this one, of a job that nobody watches, does nothing."""
+class BuildCallback:
+    """Callbacks on the progress of a build; this one ignores them."""
 
     def begin(self, work: Work) -> None:
         """The job starts."""
@@ -30,15 +30,15 @@ class Watcher:
         """A shard is written."""
 
 
-class Tally(Watcher):
-    """What one run of a job wrote, without what was finished before it started."""
+class RunTotals(BuildCallback):
+    """What one run of a job wrote, without what was finished before."""
 
     def __init__(self) -> None:
         self._start = perf_counter()
         self.shards = 0
         self.samples = 0
         self.bytes = 0
-        """Of the tars."""
+        """Bytes of the tars."""
         self.rejected: Counter[str] = Counter()
         """Rows by reason."""
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from data_shards.base.errors import InputError, ShardError, UserError
 from data_shards.base.packages import require_package
-from data_shards.build.executor import REFRESH_SECONDS, Advance
+from data_shards.build.executor import REFRESH_SECONDS, AdvanceCallback
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -25,7 +25,8 @@ ANSWER_SECONDS = 20
 """Ray itself tries for minutes to reach a cluster that is not there."""
 
 RETRIES = 5
-"""Of a task whose node or process is lost; without a limit an image that crashes one goes on."""
+"""Retries of a task whose node or process is lost: an image that crashes its process ends the
+build."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,10 +50,10 @@ class RayExecutor:
 
     def __call__(
         self,
-        function: Callable[[Task, Advance], Result],
+        function: Callable[[Task, AdvanceCallback], Result],
         tasks: Sequence[Task],
         workers: int | None,
-        advance: Advance,
+        advance: AdvanceCallback,
         preload: Sequence[str] = (),  # noqa: ARG002  (Ray keeps its workers, and what they imported)
     ) -> Generator[Result, None, None]:
         """Run `function(task, advance)` for every task, `workers` at once at most.
@@ -67,10 +68,10 @@ class RayExecutor:
 
 
 def _run(
-    function: Callable[[Task, Advance], Result],
+    function: Callable[[Task, AdvanceCallback], Result],
     tasks: Sequence[Task],
     at_once: int,
-    advance: Advance,
+    advance: AdvanceCallback,
 ) -> Generator[Result, None, None]:
     import ray
 
@@ -101,7 +102,7 @@ def _run(
 
 
 def _work(
-    function: Callable[[Task, Advance], Result], task: Task, folder: str
+    function: Callable[[Task, AdvanceCallback], Result], task: Task, folder: str
 ) -> tuple[Result, int, str]:
     """On a node: the result, the number of samples, the node's id.
 

@@ -1,4 +1,4 @@
-"""A data set made from another one: the same samples, with one part of each made anew."""
+"""Rewriting a data set: the same samples, with one part of each replaced."""
 
 from collections.abc import Iterable, Mapping
 
@@ -45,7 +45,7 @@ def restored(
     sizes: Mapping[str, tuple[int, int]],
     digests: Mapping[str, bytes] | None,
 ) -> PreparedSample:
-    """A sample as it was when its shard was written, without histograms.
+    """Return a sample as its shard holds it, without histograms.
 
     Args:
         key: the sample's.
@@ -72,7 +72,7 @@ def row_of(key: str) -> int:
 
 
 def count_pixels(photographs: Iterable[tuple[str, bytes]]) -> dict[str, PixelSums]:
-    """What photographs add up to, by view, from (view, bytes) each."""
+    """Sum the pixels of photographs by view, from (view, bytes) each."""
     histograms: dict[str, np.ndarray] = {}
     for view, data in photographs:
         histograms[view] = histograms.get(view, 0) + grid_histogram(decode_photo(view, data))

@@ -110,7 +110,7 @@ def write_samples(
 
 
 def prepare(key: str, sample: Sample, options: BuildOptions) -> PreparedSample:
-    """Decode and, where asked, cut and resize a sample's images.
+    """Decode a sample's images, and crop and resize them if configured.
 
     Raises:
         RejectedSample: one of them can't be used.

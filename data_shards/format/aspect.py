@@ -1,4 +1,4 @@
-"""Shapes of panoramas, compared with what is said of them.
+"""Aspect ratios of panoramas, compared with their declared elevations.
 
 A panorama of 360 degrees has as many pixels a degree of elevation as a degree of azimuth, unless it
 was resized in one direction. Published data sets resize by up to 1.4, and VIGOR by 2.
@@ -16,7 +16,7 @@ RESIZE_LIMIT = 4.0
 
 
 def elevation_warning(table: pa.Table, elevation: tuple[float, float] | None = None) -> str:
-    """A sentence on panoramas whose shape contradicts their elevations; empty if there are none.
+    """Return a warning if panoramas' shapes contradict their elevations, or an empty text.
 
     Args:
         table: rows of an index.
@@ -43,7 +43,7 @@ def elevation_warning(table: pa.Table, elevation: tuple[float, float] | None = N
 
 
 def stretch_of(size: tuple[int, int], before: tuple[int, int]) -> float:
-    """How many times resizing stretches one direction more than the other, at least 1.
+    """Return how many times resizing stretches one direction more than the other, at least 1.
 
     Args:
         size: height and width after it.

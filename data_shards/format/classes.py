@@ -16,7 +16,7 @@ CLASS_NAMES: dict[int, str] = {
 }
 
 CLASS_COUNT = 6
-"""Classes besides void; their ids are 0 to 5."""
+"""Classes without void; their ids are 0 to 5."""
 
 CLASS_COLOURS: dict[int, tuple[int, int, int]] = {
     SKY: (70, 130, 180),

@@ -17,7 +17,7 @@ Digests = Mapping[str, Mapping[str, np.ndarray]]
 
 
 class DuplicateCount(BaseModel):
-    """How many samples of a split have a photograph that others have too, pixel by pixel."""
+    """Number of samples of a split whose photograph other samples have too, pixel by pixel."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,7 +43,7 @@ class Groups(NamedTuple):
 
 
 def find_groups(digests: list[np.ndarray]) -> Groups:
-    """Group equal digests: one uint64 [N, 2] a split; 0 is no photograph."""
+    """Group equal digests: one uint64 [N, 2] a split; a digest of 0 means no photograph."""
     lengths = [len(each) for each in digests]
     words = np.concatenate(digests)
     place = np.flatnonzero(words.any(axis=1))  # over all splits
@@ -63,7 +63,7 @@ def find_groups(digests: list[np.ndarray]) -> Groups:
 
 
 def count(groups: Groups, splits: int) -> list[DuplicateCount]:
-    """What the groups mean for each of the splits."""
+    """Count duplicates by split."""
     pairs = np.unique(np.stack([groups.group, groups.split], axis=1), axis=0)
     splits_of_group = np.bincount(pairs[:, 0])
     shared = splits_of_group[groups.group] > 1

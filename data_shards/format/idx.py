@@ -25,7 +25,7 @@ class Member(NamedTuple):
 
 
 def place_members(start: int, key: str, sizes: dict[str, int]) -> tuple[list[Member], int]:
-    """Where a sample's parts come to stand when it is appended to a tar.
+    """Return the offsets of a sample's parts when it is appended to a tar.
 
     Args:
         start: the tar's length so far, whole blocks.

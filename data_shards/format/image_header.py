@@ -1,4 +1,4 @@
-"""What is known of an image before it is decoded."""
+"""Image properties that are known before decoding."""
 
 import io
 import struct
@@ -37,13 +37,13 @@ UPRIGHT, TURNED = 1, range(2, 9)
 EXIF = (b"Exif\0\0", b"eXIf", b"Raw profile type exif")
 """A file with an EXIF block has one of these somewhere."""
 XMP = ("xmp", "XML:com.adobe.xmp")
-"""Where Pillow keeps XMP, whose orientation only Pillow minds."""
+"""Key under which Pillow keeps XMP; only Pillow reads its orientation."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Header(NamedTuple):
-    """What the first bytes of an image say."""
+    """Fields of an image header."""
 
     file_type: FileType
     mode: str
@@ -132,9 +132,7 @@ def _png_header(name: str, data: bytes) -> Header:
     except Exception as error:  # Pillow raises whatever the broken bytes lead it to
         raise damaged(name, error) from None
     if getattr(image, "default_image", False):  # decoders differ in which picture they show
-        raise RejectedSample(
-            "unsupported_mode", f"{name} has an animation beside its picture; save one picture."
-        )
+        raise RejectedSample("unsupported_mode", f"{name} has an animation; save a single picture.")
     return Header("png", image.mode, depth)
 
 

@@ -33,7 +33,7 @@ FILTERS = {"area": Image.Resampling.BOX, "lanczos": Image.Resampling.LANCZOS}
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How an image that changes its size becomes a JPEG.
+    """Resize and JPEG options of an image.
 
     Args:
         filter: what resizes it.
@@ -198,18 +198,18 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 def encoder_name(encoding: Encoding) -> str:
-    """What makes the bytes of a resized image, for the manifest."""
+    """Return the encoding parameters of a resized image, for the manifest."""
     return f"{jpeg_library()}, {encoding.filter}, quality {encoding.quality}, {encoding.chroma}"
 
 
 def jpeg_library() -> str:
-    """What `encode_jpeg` depends on besides its arguments."""
+    """Return what `encode_jpeg` depends on in addition to its arguments."""
     turbo = features.version("libjpeg_turbo")
     return f"Pillow {PIL.__version__}, libjpeg-turbo {turbo}"
 
 
 def _open_upright(name: str, data: bytes) -> Header:
-    """Read the header and reject what could be taken for several pictures."""
+    """Read the header; reject images that an EXIF orientation turns."""
     header, orientation = read_header(name, data)
     if orientation != UPRIGHT:
         raise RejectedSample(

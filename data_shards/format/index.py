@@ -49,7 +49,7 @@ number is NaN, an absent tile -1. Degrees, metres, bytes, pixels."""
 
 VIEWS = ("ground", "aerial")
 DIGESTS = {view: f"{view}_digest" for view in VIEWS}
-"""Columns that only the parts have: whoever trains never maps them."""
+"""Columns that only the index parts have; training never maps them."""
 
 NO_DIGEST = bytes(DIGEST_BYTES)
 DIGEST_TYPE = pa.binary(DIGEST_BYTES)
@@ -64,7 +64,7 @@ MERGED_SCHEMA = SCHEMA.append(PLACE)
 
 
 class PartEntry(NamedTuple):
-    """Where a part is in its tar: bytes, bytes, CRC32C; if an image, its size and its digest."""
+    """Offset, size and CRC32C of a part in its tar; for an image also its shape and digest."""
 
     offset: int
     size: int
@@ -78,7 +78,7 @@ NO_PART = PartEntry(ABSENT, 0, 0)
 
 
 def _in_utf8(text: str) -> str:
-    """A text with the bytes escaped that are no UTF-8 in names of files."""
+    """A text with the bytes escaped that are not valid UTF-8 in file names."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -94,7 +94,7 @@ class Rejection(BaseModel):
 
 
 class ShardSummary(BaseModel):
-    """What an index part says of its shard as a whole."""
+    """Metadata of an index part about its whole shard."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -170,7 +170,7 @@ def read_part(path: Location) -> pa.Table:
 
 
 def read_digests(path: Location) -> dict[str, np.ndarray] | None:
-    """uint64 [N, 2] by the names of `VIEWS`: the digests of a part's pixels, 0 where there is none.
+    """uint64 [N, 2] by the names of `VIEWS`: digests of a part's pixels, 0 if it is missing.
 
     None: the part is older than the digests.
 
@@ -254,7 +254,7 @@ def _number(value: float | None) -> float:
 
 
 def _source(path: Location) -> Path | pa.BufferReader:
-    """What Arrow reads a part from."""
+    """Return what Arrow reads a part from: a path, or a buffer."""
     return path if isinstance(path, Path) else pa.BufferReader(read_bytes(path))
 
 

@@ -1,4 +1,4 @@
-"""Where the files of a data set stand below its root, a folder or a URL."""
+"""Paths of the files of a data set below its root, a folder or a URL."""
 
 import re
 

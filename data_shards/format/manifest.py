@@ -1,4 +1,4 @@
-"""What a finished data set says of itself: `manifest.json`."""
+"""The manifest of a finished data set: `manifest.json`."""
 
 import hashlib
 from pathlib import Path
@@ -45,11 +45,11 @@ class ShardEntry(_Strict):
     """Its number in the split, as in its file names and the index."""
     samples: Count
     bytes: Count
-    """Of the tar."""
+    """Size of the tar."""
     sha256: Sha256
-    """Of the tar."""
+    """Hash of the tar."""
     index_sha256: Sha256
-    """Of the index part."""
+    """Hash of the index part."""
 
 
 class SplitEntry(_Strict):
@@ -57,10 +57,10 @@ class SplitEntry(_Strict):
 
     kind: Kind
     rows: Count
-    """Of the source, before rejection."""
+    """Rows of the source, before rejection."""
     samples: Count
     bytes: Count
-    """Of all its tars."""
+    """Size of all tars of the split."""
     rejected: dict[str, Count]
     """Rows that are not in the shards, by reason."""
     views: dict[str, ViewStatistics]
@@ -68,7 +68,7 @@ class SplitEntry(_Strict):
     duplicates: dict[str, DuplicateCount] | None = None
     """By view; None: its shards are older than the count."""
     table_sha256: Sha256
-    """Of the merged index."""
+    """Hash of the merged index."""
     shards: list[ShardEntry]
 
 
@@ -79,12 +79,12 @@ class Manifest(_Strict):
     name: str
     """The data set: `cvusa`, `folder`, `world`."""
     seed: int | None
-    """Of the build's order of rows; a generated data set's own seed is in `source`."""
+    """Seed of the build's row order; a generated data set's own seed is in `source`."""
     source: dict[str, JSON]
-    """What the source says its samples depend on."""
+    """SupervisorOptions of the source that its samples depend on."""
     options: BuildOptions
     encoder: str | None
-    """What re-encoded the images; None: they have their original bytes."""
+    """Encoding of re-encoded images; None: they have their original bytes."""
     made: dict[str, dict[str, JSON]] = {}
     """By part, the model that made it from the other parts."""
     classes: dict[int, str] = CLASS_NAMES

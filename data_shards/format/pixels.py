@@ -1,4 +1,4 @@
-"""What is computed from pixels: mean and deviation of a view, a digest to find copies by."""
+"""Pixel statistics: mean and deviation of a view, and a digest that finds copies."""
 
 import hashlib
 import math
@@ -98,7 +98,7 @@ def pixel_digest(pixels: np.ndarray) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _grid_positions(length: int) -> np.ndarray:
-    """Where the grid's points are along a side: the pixels that Pillow's nearest filter takes."""
+    """Return the sampled pixels along a side, as Pillow's nearest filter chooses them."""
     line = Image.fromarray(np.arange(length, dtype=np.int32)[None])
     points = max(1, length // GRID_STEP)
     positions: np.ndarray = np.asarray(line.resize((points, 1), Image.Resampling.NEAREST))[0]

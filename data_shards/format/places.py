@@ -1,9 +1,9 @@
-"""Which samples show the same place: no training batch may hold two of them."""
+"""Samples that show the same place: a training batch may hold at most one of them."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.format.globe import canonical_longitude
+from data_shards.format.geodesy import canonical_longitude
 
 Ids = NDArray[np.int64]
 

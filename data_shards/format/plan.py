@@ -1,4 +1,4 @@
-"""What a folder is being built from: written first, so that a resumed build can't mix two."""
+"""The plan of a build, written before its shards, so that a resumed build cannot mix two plans."""
 
 import re
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
 class BuildOptions(BaseModel):
-    """What decides the bytes of the shards, besides the source."""
+    """Build options that decide the bytes of the shards, in addition to the source."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,7 +32,7 @@ class BuildOptions(BaseModel):
     quality: int = Field(default=90, ge=1, le=100)
     """JPEG quality of re-encoded images."""
     filter: Filter = "lanczos"
-    """What resizes re-encoded images; class maps take the nearest pixel."""
+    """Filter that resizes re-encoded images; class maps take the nearest pixel."""
     chroma: Chroma = "4:2:0"
     """Resolution of the colour in re-encoded images: halved or full."""
     seed: int | None = None
@@ -41,7 +41,7 @@ class BuildOptions(BaseModel):
 
     @property
     def encoding(self) -> Encoding:
-        """Of the images that change."""
+        """JPEG options of the images that change."""
         return Encoding(self.filter, self.quality, self.chroma)
 
 
@@ -80,7 +80,7 @@ class BuildPlan(BaseModel):
 
     @classmethod
     def load(cls, root: Location) -> "BuildPlan":
-        """The plan that a folder was begun with.
+        """Return the plan of the build in a folder.
 
         Raises:
             InputError: no build was begun in the folder.
@@ -90,14 +90,14 @@ class BuildPlan(BaseModel):
         try:
             return cls.model_validate_json(read_bytes(path))
         except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"No build was begun in {root}: there is no {layout.PLAN}.") from None
+            raise InputError(f"{root} holds no build: {layout.PLAN} is missing.") from None
         except OSError as error:
             raise InputError(f"{path} can't be read: {error.strerror}.") from None
         except ValidationError:
             raise ShardError(f"{path} is damaged; delete {root} and build it again.") from None
 
     def claim(self, root: Location) -> None:
-        """Begin or go on with this build in `root`, making the folders.
+        """Start or resume this build in `root`, making the folders.
 
         Raises:
             InputError: the folder can't be made, belongs to another build, or has shards and does
@@ -127,12 +127,12 @@ class BuildPlan(BaseModel):
         begun = BuildPlan.load(root)
         if begun.made_from is not None and begun.made_from != self.made_from:
             raise InputError(
-                f"{root} was begun with samples of another data set, or of this one before it was "
-                "built anew: name another --out."
+                f"{root} was made from another data set, or from an older build of this one: "
+                "name another --out."
             )
         if begun != self.model_copy(update={"made_from": begun.made_from}):
             raise InputError(
-                f"{root} was begun with {_difference(begun, self)}: "
+                f"{root} was started with {_difference(begun, self)}: "
                 "use the same options, or another --out."
             )
 

@@ -23,12 +23,12 @@ PART_FILES = frozenset(
 """Names that `Sample.parts` may use; `meta.json` is made from `Sample.meta`."""
 
 MAX_SEMI_POSITIVES = 3
-"""Of a sample, in the index."""
+"""Largest number of semi-positives of a sample in the index."""
 
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What is known of a sample besides its pixels; None is unknown.
+    """Metadata of a sample; None is unknown.
 
     Args:
         source_id: the data set's own name of the sample.
@@ -59,7 +59,7 @@ class Meta:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Meta":
-        """What `to_json` wrote, now or in an older version.
+        """Parse what `to_json` of this or an older version wrote.
 
         Raises:
             ValueError: it was something else.
@@ -101,7 +101,7 @@ class Sample:
 
 
 class RejectedSample(Exception):  # noqa: N818  (an outcome that is counted, not a failure)
-    """A sample that can't be used. It is listed and counted; the build goes on.
+    """A sample that can't be used. It is listed and counted; the build continues.
 
     Args:
         reason: a short snake_case token: the label of a metric.

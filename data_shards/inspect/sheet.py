@@ -1,4 +1,4 @@
-"""A contact sheet: pairs of a data set as a person would look at them."""
+"""A contact sheet: pairs of a data set as pictures."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ INK = (40, 40, 40)
 
 
 def contact_sheet(root: str | Location, pairs_per_split: int = 6) -> Image.Image:
-    """Samples spread evenly over each split: the tile, beside it panorama over class map.
+    """Samples spread evenly over each split: the tile, and next to it panorama over class map.
 
     Raises:
         InputError: `root` is no finished data set.

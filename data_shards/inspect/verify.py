@@ -1,4 +1,4 @@
-"""Recompute everything that a data set says of itself, and name what is damaged."""
+"""Verification of a data set: recompute what its manifest and index declare, and list damage."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,19 +11,19 @@ import numpy as np
 
 from data_shards.base.errors import InputError, ShardError
 from data_shards.base.store import Location, download, location, sizes
-from data_shards.build.executor import Advance, no_progress, run_tasks
+from data_shards.build.executor import AdvanceCallback, no_progress, run_tasks
 from data_shards.format import layout
 from data_shards.format.duplicates import count_and_list
 from data_shards.format.index import VIEWS, read_table
 from data_shards.format.manifest import Manifest, SplitEntry, load
 from data_shards.format.pixels import PixelSums
 from data_shards.inspect.verify_manifest import check_bytes, check_list, check_manifest
-from data_shards.inspect.verify_shard import Damage, ShardToCheck, check_shard, wrong_bytes
+from data_shards.inspect.verify_shard import Damage, ShardToCheck, check_sha256, check_shard
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was looked at, and what was wrong; no damage is a whole data set."""
+    """Result of a verification; the data set is intact if `damage` is empty."""
 
     shards: int
     samples: int
@@ -31,7 +31,7 @@ class Verification:
 
 
 def verify(
-    root: str | Location, *, workers: int | None = None, progress: Advance | None = None
+    root: str | Location, *, workers: int | None = None, progress: AdvanceCallback | None = None
 ) -> Verification:
     """Check every byte, index and count of a data set.
 
@@ -92,7 +92,7 @@ def _local_table(root: Location, split: str, folder: Path) -> Path:
 def _check_table(split: str, entry: SplitEntry, table: Path) -> Iterator[Damage]:
     """The merged index, which is read only if it has the hash that the manifest gives."""
     name = f"{split}/{table.name}"
-    damage = wrong_bytes(name, table, entry.table_sha256, "The merged index", " Finalize again.")
+    damage = check_sha256(name, table, entry.table_sha256, "The merged index", " Finalize again.")
     if damage is not None:
         yield damage
         return

@@ -16,7 +16,7 @@ from data_shards.inspect.verify_shard import Damage, unreadable
 
 
 def check_manifest(root: Location, manifest: Manifest) -> Iterator[Damage]:
-    """What the manifest says of the build; the shards of the data set are whole.
+    """Check the manifest's fields on the build; the shards of the data set are intact.
 
     Copies of data sets may come without the build's plan: then its share is not checked.
     """

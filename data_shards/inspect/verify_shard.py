@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from data_shards.base.errors import InputError, ShardError
 from data_shards.base.store import Location, local_copy, read_bytes
-from data_shards.build.executor import Advance
+from data_shards.build.executor import AdvanceCallback
 from data_shards.build.finalize import sha256
 from data_shards.format import layout
 from data_shards.format.idx import Member, idx_text
@@ -50,15 +50,15 @@ class Damage(NamedTuple):
 
 
 class ShardCheck(NamedTuple):
-    """What was wrong, and what a view's decoded photographs add up to."""
+    """Damage of a shard, and the pixel sums of each view."""
 
     damages: list[Damage]
     pixels: dict[str, PixelSums]
     digests: dict[str, np.ndarray]
 
 
-class _Looked(NamedTuple):
-    """What the decoded photographs of a shard add up to, by view."""
+class _PixelTotals(NamedTuple):
+    """Pixel sums of the decoded photographs of a shard, by view."""
 
     histograms: dict[str, np.ndarray]
     digests: dict[str, list[bytes]]
@@ -81,10 +81,10 @@ class ShardToCheck(NamedTuple):
 
 
 def check_shard(
-    root: Location, task: ShardToCheck, advance: Advance
+    root: Location, task: ShardToCheck, advance: AdvanceCallback
 ) -> tuple[ShardToCheck, ShardCheck]:
     """Check a shard against its indexes and the manifest; `advance` is called for each sample."""
-    looked = _Looked({}, {view: [] for view in VIEWS})
+    looked = _PixelTotals({}, {view: [] for view in VIEWS})
     rows, damages = _read_rows(root, task)
     stored = layout.tar_path(root, task.split, task.entry.shard)
     name = f"{task.split}/{stored.name}"
@@ -93,7 +93,7 @@ def check_shard(
             found = [] if rows is None else [*_check_samples(tar, name, rows, looked, advance)]
             if rows is not None:
                 found += _check_members(root, tar, task, rows)
-            damage = wrong_bytes(name, tar, task.entry.sha256, "The tar", "")
+            damage = check_sha256(name, tar, task.entry.sha256, "The tar", "")
             if damage is not None and not found:
                 found = [damage]
             damages += found
@@ -106,7 +106,7 @@ def check_shard(
     return task, ShardCheck(damages, pixels, digests)
 
 
-def wrong_bytes(name: str, path: Location, expected: str, what: str, remedy: str) -> Damage | None:
+def check_sha256(name: str, path: Location, expected: str, what: str, remedy: str) -> Damage | None:
     """The damage of a file that is not there, can't be read or has another SHA-256.
 
     Args:
@@ -126,7 +126,7 @@ def wrong_bytes(name: str, path: Location, expected: str, what: str, remedy: str
 
 
 def unreadable(name: str, what: str, error: OSError, remedy: str = "") -> Damage:
-    """The damage of a file that the file system does not give; arguments as `wrong_bytes`."""
+    """The damage of a file that the file system does not give; arguments as `check_sha256`."""
     if isinstance(error, FileNotFoundError):
         return Damage(name, "", "", "missing", f"{what} is missing.{remedy}")
     return Damage(name, "", "", "truncated", f"{what} can't be read: {error.strerror}.{remedy}")
@@ -155,7 +155,7 @@ def _read_rows(
     merged = None
     if task.table is not None:
         merged = read_table(task.table).slice(task.first_row, task.entry.samples)
-    damage = wrong_bytes(name, path, task.entry.index_sha256, "The index part", "")
+    damage = check_sha256(name, path, task.entry.index_sha256, "The index part", "")
     if damage is None:
         try:
             part = read_part(path)
@@ -189,8 +189,8 @@ def _check_samples(
     tar: Path,
     name: str,
     rows: list[dict[str, Any]],
-    looked: _Looked,
-    advance: Advance,
+    looked: _PixelTotals,
+    advance: AdvanceCallback,
 ) -> Iterator[Damage]:
     """Bytes, checksum and decodability of every part; what is in photographs is added to
     `looked`."""
@@ -221,7 +221,7 @@ def _check_samples(
 
 
 def _check_image(
-    name: str, row: dict[str, Any], part: str, data: bytes, looked: _Looked
+    name: str, row: dict[str, Any], part: str, data: bytes, looked: _PixelTotals
 ) -> Iterator[Damage]:
     image = f"{row['key']}.{part}"
     try:
@@ -242,13 +242,13 @@ def _check_image(
 def _check_members(
     root: Location, tar: Path, task: ShardToCheck, rows: list[dict[str, Any]]
 ) -> Iterator[Damage]:
-    """The tar as any reader walks it, against the index and the `.idx`."""
+    """Check the tar, read sequentially, against the index and the `.idx`."""
     name = f"{task.split}/{tar.name}"
     try:
         with tarfile.open(tar, "r:") as archive:
             members = [_member(info) for info in archive]
     except (tarfile.TarError, EOFError, OSError, ValueError, ArithmeticError, MemoryError) as error:
-        yield Damage(name, "", "", "truncated", f"The tar can't be walked to its end: {error}.")
+        yield Damage(name, "", "", "truncated", f"The tar can't be read to its end: {error}.")
         return
     indexed = {
         (row["key"], part, row[f"{part}_offset"], row[f"{part}_size"])

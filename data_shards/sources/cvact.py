@@ -25,7 +25,7 @@ FOLDERS = {
     "val": ("ANU_data_small",),
     "test": ("ANU_data_test", "ANU_data_small"),
 }
-"""Where the images of a split are looked for, in order."""
+"""Folders that may hold the images of a split, in order of preference."""
 
 GROUND = "streetview/{}_grdView.jpg"
 AERIAL = "satview_polish/{}_satView_polish.jpg"
@@ -36,7 +36,7 @@ EXTENT_M = 144.0
 
 
 class CvactSource:
-    """CVACT as it is distributed; `test` is the data set's own large test set (CVACT_test).
+    """The distributed CVACT; `test` is its large test set (CVACT_test).
 
     A split without rows in the table is left out.
 
@@ -127,7 +127,7 @@ def _read_table(path: Path) -> tuple[list[str], np.ndarray, dict[str, np.ndarray
         indexes = {split: _rows(table[part][field]) for split, (part, field) in INDEXES.items()}
     except FileNotFoundError:
         raise InputError(
-            f"There is no {path}: is --root the folder of CVACT with {TABLE} and ANU_data_small?"
+            f"{path} does not exist: is --root the folder of CVACT with {TABLE} and ANU_data_small?"
         ) from None
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}.") from None

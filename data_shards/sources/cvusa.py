@@ -36,7 +36,7 @@ class _Row(NamedTuple):
 
 
 class CvusaSource:
-    """CVUSA as it is distributed; annotations and `split_locations` are used where they are.
+    """The distributed CVUSA; annotations and `split_locations` are used where present.
 
     Args:
         root: folder with `splits`, `bingmap` and `streetview`.
@@ -162,7 +162,7 @@ def _location(path: Path, line: int, fields: Sequence[str]) -> tuple[float, floa
 
 
 def _read_annotation(root: Path, relative: str) -> bytes | None:
-    """A class map in our ids; None where there is no file, as in most copies."""
+    """Return a class map in our ids; None if the file is missing, as in most copies."""
     try:
         data = read_inside(root, relative)
     except RejectedSample as rejection:

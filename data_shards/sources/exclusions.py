@@ -10,14 +10,14 @@ from data_shards.base.errors import InputError
 from data_shards.base.text import lines_of, read_bytes, to_utf8
 
 ENTRY = re.compile(r"""\s#.*|"([^"]*)"|'([^']*)'|([^\s;"']+)""")
-"""A comment, what stands in quotes, or what stands between separators that are in no name."""
+"""A comment, a quoted text, or a run of characters without separators."""
 
 NAMED = 3
 """Entries that an error names."""
 
 
 class Exclusions(NamedTuple):
-    """What a list leaves out.
+    """The samples that a list excludes.
 
     Attributes:
         names: as the data set's `canonical` spells them.

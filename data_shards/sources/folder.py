@@ -1,4 +1,4 @@
-"""A folder of anyone's pairs: one CSV or parquet table a split, image files beside it."""
+"""A folder of your own pairs: one CSV or parquet table a split, with the image files next to it."""
 
 import sys
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a source of raw data is: rows that any worker can turn into samples."""
+"""The interface of raw data: rows that any worker can turn into samples."""
 
 import hashlib
 import stat
@@ -50,7 +50,7 @@ class Source(Protocol):
         ...
 
     def options(self) -> dict[str, JSON]:
-        """What the samples depend on besides the code: equal options, equal samples."""
+        """Return the options that decide the samples: equal options, equal samples."""
         ...
 
 
@@ -80,7 +80,7 @@ def read_inside(root: Path, relative: str) -> bytes:
 
 
 def file_hash(path: str | Path | None) -> str | None:
-    """SHA-256 of a list that chooses samples, hexadecimal; None where there is none."""
+    """Return the SHA-256 of a list that chooses samples, hexadecimal; None without a list."""
     if path is None or not Path(path).exists():
         return None
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -29,7 +29,7 @@ FINITE_OR_INF = f"^({NUMBER.pattern}|[+-]?(inf|infinity))$"
 
 @dataclass(frozen=True)
 class Table:
-    """A table with the columns that were asked for, where the file has them.
+    """A table with the requested columns that the file has.
 
     Attributes:
         path: of the file.
@@ -43,7 +43,7 @@ class Table:
     _lines: np.ndarray | None = None
 
     def where(self, row: int) -> str:
-        """The place of a row as a person finds it; rows count from 0 here, from 1 there.
+        """Return the position of a row as an editor shows it; rows count from 0 here, from 1 there.
 
         Without the folder: a rejection is part of the shards, which are the same wherever it lies.
         """
@@ -53,7 +53,7 @@ class Table:
 
 
 def find_tables(root: Path) -> dict[str, Path]:
-    """The tables of a folder by their names without the suffix; hidden files are none.
+    """Return the tables of a folder by name without suffix; hidden files are skipped.
 
     Raises:
         InputError: no folder, no table, or two of one name.
@@ -178,7 +178,7 @@ def _not_csv(
 
 
 def _read_parquet(path: Path, data: bytes) -> tuple[list[str], Sequence[pa.ChunkedArray], set[str]]:
-    """Names and cells of the columns, and which of them pandas takes for an index."""
+    """Return names and cells of the columns, and which of them pandas reads as an index."""
     try:
         table = pq.read_table(pa.BufferReader(data), partitioning=None)
     except (OSError, pa.ArrowException, ValueError) as error:

@@ -24,8 +24,8 @@ TILE_LIST = "satellite_list"
 PANORAMA = re.compile(r".+,(-?\d+\.?\d*),(-?\d+\.?\d*),\.jpg")
 TILE = re.compile(r"satellite_(-?\d+\.?\d*)_(-?\d+\.?\d*)\.png")
 FIELDS = 13
-"""Of a line: a panorama, then four times a tile and its offset from the panorama in pixels: rows,
-columns. Offsets follow from the coordinates in the names, so they are not kept."""
+"""Fields of a line: a panorama, then four times a tile and its offset from the panorama in pixels:
+rows, columns. Offsets follow from the coordinates in the names, so they are not kept."""
 TILE_FIELDS = (1, 4, 7, 10)
 
 ELEVATION_DEG = (-90.0, 90.0)
@@ -49,7 +49,7 @@ class _Panorama(NamedTuple):
 
 
 class VigorSource:
-    """VIGOR as it is distributed; the corrected lists of `splits__corrected` where they are.
+    """The distributed VIGOR; the corrected lists of `splits__corrected` are used where present.
 
     `train` are pairs of a panorama and its positive tile, `test` is queries, `aerial` is the
     gallery: every tile of the four cities once, in the order of the lists.

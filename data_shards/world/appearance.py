@@ -26,7 +26,7 @@ _SEASONS = np.array(
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """How far apart two views may be (standard deviations, unless it says otherwise)."""
+    """Differences between the two views (standard deviations, unless noted)."""
 
     season: float
     """0 to 1: how far each view's season may stray from summer."""
@@ -51,7 +51,7 @@ GAPS: dict[str, Gap] = {
 
 @dataclass(frozen=True, slots=True)
 class Sensor:
-    """What a camera does to the light."""
+    """Photometric effects of a camera."""
 
     gain: Floats  # [3] white balance and exposure
     gamma: float

@@ -33,7 +33,7 @@ _CROWN_STRIDE = 3
 
 
 class Layer(IntEnum):
-    """What kind of thing a ray ends at."""
+    """Kind of surface that a ray hits."""
 
     SKY = 0
     SKYLINE = 1
@@ -44,18 +44,18 @@ class Layer(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """Where a panorama is taken: metres east and north of the terrain's middle, and up."""
+    """Position of a panorama: metres east and north of the terrain's middle, and height."""
 
     x: float = 0.0
     y: float = 0.0
     height_m: float = 2.0
     heading_deg: float = 0.0
-    """Of the centre column, clockwise from north."""
+    """Heading of the centre column, clockwise from north."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What each pixel sees, [R, C] each: layer, distance (m), raster cell (flat), height (m)."""
+    """Hit of each pixel, [R, C] each: layer, distance (m), raster cell (flat), height (m)."""
 
     layer: Bytes
     distance: Floats
@@ -134,7 +134,7 @@ def _skyline(terrain: Terrain, azimuth: Floats) -> Floats:
 
 
 def _rows_below(elevation: Floats, angle: Floats) -> Ints:
-    """Return the first row that looks at `angle` or lower (R if none)."""
+    """Return the first row whose elevation is `angle` or lower (R if none)."""
     step = (elevation[0] - elevation[-1]) / np.float32(len(elevation) - 1)
     first = np.ceil((elevation[0] - angle) / step - 1e-4)
     rows: Ints = np.clip(first, 0, len(elevation)).astype(np.int32)

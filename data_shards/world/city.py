@@ -1,4 +1,4 @@
-"""What makes one synthetic city differ from another: its streets, houses, plants and colours."""
+"""Properties in which synthetic cities differ: streets, houses, plants and colours."""
 
 from dataclasses import dataclass, replace
 
@@ -43,7 +43,7 @@ class City:
 
     latitude: float
     zone: int
-    """UTM zone; the city lies on its central meridian."""
+    """UTM zone, on whose central meridian the city is."""
     block_m: float
     street_half_width_m: float
     yellow_centre_line: bool
@@ -67,7 +67,7 @@ class City:
         return 6.0 * self.zone - 183.0
 
 
-def found(seed: int, number: int) -> City:
+def make_city(seed: int, number: int) -> City:
     """Return city `number` of the world `seed`: a pure function of both."""
     rng = np.random.default_rng([seed, 0xC17, number])
     green = rng.uniform(0.0, 1.0)

@@ -1,4 +1,4 @@
-"""How a city lays out one of its neighbourhoods: fields, streets, houses, trees, parking."""
+"""Layout of one neighbourhood of a city: fields, streets, houses, trees, parking."""
 
 from dataclasses import dataclass
 
@@ -25,10 +25,10 @@ from data_shards.world.terrain import (
 )
 
 Parking = list[tuple[float, float, float]]
-"""Where a car can stand: x, y in metres and its direction in radians from east."""
+"""Pose of a car: x, y in metres and its direction in radians from east."""
 
 _CLEAR_M = 4.5
-"""Nothing stands nearer to the camera than this."""
+"""Minimum distance of objects from the camera."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def _land(angle_rad: float, rural: bool, rng: np.random.Generator) -> Terrain:
 def _streets(
     city: City, angle_rad: float, urban: bool, rural: bool, rng: np.random.Generator
 ) -> list[Street]:
-    """Return the street that the camera stands on, first, and those that meet it."""
+    """Return the camera's street first, and then those that meet it."""
     half_width = city.street_half_width_m * (1.5 if urban else 1.0)
     sidewalk = 0.0 if rural else city.sidewalk_m * (1.6 if urban else 1.0)
     line = Material.YELLOW_LINE if city.yellow_centre_line else Material.WHITE_LINE
@@ -276,7 +276,7 @@ def _plant(
 
 
 def _parking(streets: list[Street], rural: bool, rng: np.random.Generator) -> Parking:
-    """Return where cars can stand or drive, on both sides of the streets."""
+    """Return poses of parked and moving cars, on both sides of the streets."""
     spots: Parking = []
     for street in streets:
         if street.surface != Material.ASPHALT:

@@ -11,7 +11,7 @@ from data_shards.format.sample import JSON, Meta, Sample
 from data_shards.sources.source import SplitPlan
 from data_shards.world.appearance import DIFFICULTIES, Appearance, Difficulty, draw, expose
 from data_shards.world.camera import ELEVATION_DEG, Pose, View, azimuths, cast, class_map
-from data_shards.world.city import City, district, found
+from data_shards.world.city import City, district, make_city
 from data_shards.world.neighbourhood import Neighbourhood, lay_out
 from data_shards.world.shading import paint_aerial, paint_ground
 from data_shards.world.terrain import Bytes, Floats, Terrain, put_car
@@ -80,7 +80,7 @@ class WorldSource:
         return {"train": SplitPlan("pairs", self.train), "val": SplitPlan("pairs", self.val)}
 
     def options(self) -> dict[str, JSON]:
-        """What the samples depend on."""
+        """Return the options that the samples depend on."""
         return {
             "seed": self.seed,
             "train": self.train,
@@ -97,7 +97,7 @@ class WorldSource:
         layout_rng, gap_rng, car_rng, pixel_rng = (
             np.random.default_rng([self.seed, number, place, purpose]) for purpose in range(4)
         )
-        city = district(found(self.seed, number), layout_rng)
+        city = district(make_city(self.seed, number), layout_rng)
         neighbourhood = lay_out(city, layout_rng)
         appearance = draw(self.difficulty, gap_rng)
         before, after = _traffic(neighbourhood, appearance.moved, car_rng)

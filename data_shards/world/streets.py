@@ -38,7 +38,7 @@ class Street:
         return along, left
 
     def point(self, along: float, left: float) -> tuple[float, float, float]:
-        """Return x, y of a point beside the street and the street's direction there, radians."""
+        """Return x, y of a point next to the street and the street's direction there, radians."""
         across = left + self.offset + self.bend / 2 * along**2
         cos, sin = float(np.cos(self.angle)), float(np.sin(self.angle))
         x, y = along * cos - across * sin, along * sin + across * cos
@@ -46,7 +46,7 @@ class Street:
 
 
 def pave(terrain: Terrain, streets: list[Street]) -> None:
-    """Paint streets, their sidewalks, crossings and lines; they are taken for building."""
+    """Paint streets, their sidewalks, crossings and lines; nothing is built on them."""
     placed = [(street, *street.coordinates(EAST, NORTH)) for street in streets]
     carriageways = []
     for street, along, left in placed:

@@ -23,11 +23,11 @@ CELL_M = 0.25
 HALF_M = CELLS * CELL_M / 2
 _CENTRES = ((np.arange(CELLS) + 0.5) * CELL_M - HALF_M).astype(np.float32)
 EAST, NORTH = _CENTRES[None, :], -_CENTRES[:, None]
-"""Of the cells' centres, [1, N] and [N, 1], metres."""
+"""Coordinates of the cells' centres, [1, N] and [N, 1], metres."""
 
 
 class Material(IntEnum):
-    """What the ground is made of."""
+    """Material of the ground."""
 
     GRASS = 0
     MEADOW = 1
@@ -76,7 +76,7 @@ CROWN = np.dtype(
 
 @dataclass(slots=True)
 class Terrain:
-    """Rasters of one neighbourhood and tables of what stands on it (entry 0 of each is nothing)."""
+    """Rasters of one neighbourhood and tables of its objects (entry 0 of each is nothing)."""
 
     material: Bytes  # [N, N]
     tone: Floats  # [N, N] brightness of the ground, about 1
@@ -147,7 +147,7 @@ class Terrain:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """An upright box, maybe with a gable: where it stands and what it looks like."""
+    """An upright box, optionally with a gable: position and appearance."""
 
     x: float
     y: float

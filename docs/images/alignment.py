@@ -25,7 +25,7 @@ LOWER = ("", "true segmentation S", "true ground image I")
 
 
 def main(run: Path, shards: str, pairs: int) -> None:
-    """Draw the figure beside this file."""
+    """Draw the figure into this folder."""
     config, stage = load_stage(run)
     assert isinstance(stage, AlignmentStage)
     split = Split.open(shards, config.evaluation.split)

@@ -18,12 +18,12 @@ SECONDS = 75.0
 """How far the curves go back."""
 STEP_SECONDS = 0.5
 ROW_PIXELS = 32
-"""Of a unit of Grafana's heights."""
+"""Pixels of a unit of Grafana's heights."""
 STYLE = Path(__file__).with_suffix(".css")
 
 
 def dashboard_page(path: Path, prometheus: Prometheus, variables: Mapping[str, str]) -> str:
-    """Return a dashboard as HTML, asked now.
+    """Return a dashboard as HTML, with current values.
 
     Args:
         path: its JSON.

@@ -37,7 +37,7 @@ COLOURS = 64
 
 @contextmanager
 def running(*words: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that goes on while the block runs."""
+    """Run a command while the block runs."""
     command = [sys.executable, "-m", *map(str, words)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         try:
@@ -48,7 +48,7 @@ def running(*words: object) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def training(stage: str, ranks: int, folder: Path, *overrides: str) -> Iterator[Path]:
-    """A run that goes on while the block runs; yields its configuration."""
+    """Run a training while the block runs; yields its configuration."""
     config = folder / f"{stage}.yaml"
     config.write_text((ROOT / "configs" / "world" / f"{stage}.yaml").read_text())
     settings = [f"data.shards={folder / 'world'}", f"run.out={folder / stage}", *overrides]

@@ -13,14 +13,14 @@ import torch
 from PIL import Image, ImageDraw
 
 from data_shards.world.source import WorldSource
-from smdt.geometry.mapping import GeometryConfig, Mapping, PanoramaMapping
+from smdt.geometry.mapping import GeometryConfig, PanoramaProjection, Projection
 
 HEIGHT, WIDTH, GAP, CAPTION = 128, 512, 8, 16
 ROWS = 4
 
 
 def main(row: int) -> None:
-    """Draw the figure beside this file."""
+    """Draw the figure into this folder."""
     world = WorldSource(seed=0, train=row + 1, val=0, difficulty="easy", aerial_size=750)
     sample = world.sample("train", row)
     ground, aerial = (
@@ -29,8 +29,8 @@ def main(row: int) -> None:
     tile = [torch.from_numpy(np.array(aerial))]
     extent_m, elevation_deg = np.array([sample.meta.extent_m]), np.array([sample.meta.elevation])
     pictures = {"ground panorama": ground}
-    for mapping in get_args(Mapping):
-        module = PanoramaMapping(GeometryConfig(mapping=mapping), HEIGHT, WIDTH)
+    for mapping in get_args(Projection):
+        module = PanoramaProjection(GeometryConfig(mapping=mapping), HEIGHT, WIDTH)
         panorama = module(tile, extent_m, elevation_deg)[0]
         pixels = panorama.round().byte().permute(1, 2, 0).numpy()
         pictures[mapping] = Image.fromarray(pixels)

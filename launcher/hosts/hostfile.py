@@ -27,12 +27,12 @@ def read_hosts(path: Path, include: str = "", exclude: str = "") -> dict[str, tu
     data = read_bytes(path, "is --hostfile right?")
     if data.startswith(BYTE_ORDER_MARKS):
         raise InputError(
-            f"hostfile {path}: it begins with a byte order mark, which DeepSpeed takes for a part "
-            "of the first name; save it as UTF-8 without one"
+            f"hostfile {path}: it begins with a byte order mark, which DeepSpeed reads as a "
+            "part of the first name; save it as UTF-8 without one"
         )
     text = to_utf8(path, data).decode()
     try:
-        return filtered(parse(text), include, exclude)
+        return apply_filter(parse(text), include, exclude)
     except ValueError as error:
         raise InputError(f"hostfile {path}: {error}") from None
 
@@ -53,18 +53,18 @@ def parse(text: str) -> dict[str, tuple[int, ...]]:
         name = match[1]
         if not is_host(name):  # it means more to ssh, to pdsh's lists or to DeepSpeed's filters
             raise ValueError(
-                f"line {number}: {name!r} is no host name; put users, ports and addresses into "
+                f"line {number}: {name!r} is not a host name; put users, ports and addresses into "
                 "~/.ssh/config and write the name here"
             )
         if name.lower() in map(str.lower, hosts):  # names of hosts have no case
-            raise ValueError(f"line {number}: {name} stands there twice; add its slots up")
+            raise ValueError(f"line {number}: {name} is listed twice; add its slots up")
         hosts[name] = tuple(range(int(match[2])))
     if not hosts:
         raise ValueError("it names no host; write a line NAME slots=N for each")
     return hosts
 
 
-def filtered(
+def apply_filter(
     hosts: Mapping[str, tuple[int, ...]], include: str = "", exclude: str = ""
 ) -> dict[str, tuple[int, ...]]:
     """Return what DeepSpeed's `--include` or `--exclude` leaves, in the hostfile's order.

@@ -1,4 +1,4 @@
-"""What a host says of itself before a launch."""
+"""Facts of a host before a launch."""
 
 import hashlib
 import os
@@ -17,14 +17,14 @@ from data_shards.base.atomic import write_atomic
 from data_shards.base.errors import UserError
 from data_shards.base.packages import installed_version
 from data_shards.format.manifest import manifest_hash
-from smdt.training.ranks.place import free_port
+from smdt.training.ranks.environment import free_port
 
 PACKAGES = ("torch", "deepspeed", "nvidia-dali-cuda130", "numpy", "webdataset")
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a launch asks every host.
+class ProbeRequest:
+    """The request of a launch to every host.
 
     Attributes:
         files: the run's YAML and DeepSpeed's JSON.
@@ -45,7 +45,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a host answers; an `_error` is empty where all is well.
+    """The answer of a host; an `_error` is empty if the check passed.
 
     Attributes:
         versions: of Python and the packages, by name.
@@ -83,7 +83,7 @@ def token_file(run_folder: Path, token: str) -> Path:
     return run_folder / f"preflight-{token}"
 
 
-def probe(question: Question) -> Facts:
+def probe(question: ProbeRequest) -> Facts:
     """Look at this host."""
     os.environ.update(question.environment)
     files, files_error = _hash_of(map(Path, question.files))
@@ -107,7 +107,7 @@ def probe(question: Question) -> Facts:
 
 
 def code_hash() -> str:
-    """Return a hash over the source of our packages, as they are imported here."""
+    """Return a hash over the source of our packages, as imported here."""
     digest = hashlib.sha256()
     for package in (data_shards, launcher, smdt):
         root = Path(package.__path__[0])

@@ -1,4 +1,4 @@
-"""What a host does for the launcher: `python -m launcher.hosts.remote VERB`, JSON in, JSON out.
+"""The launcher's commands on a host: `python -m launcher.hosts.remote VERB`, JSON in, JSON out.
 
 The first line is the host's clock, said before anything slow; the last is the answer.
 """
@@ -14,9 +14,9 @@ JSON = dict[str, Any]
 
 
 def _probe(question: JSON) -> JSON:
-    from launcher.hosts.probe import Question, probe
+    from launcher.hosts.probe import ProbeRequest, probe
 
-    return asdict(probe(Question(**question)))
+    return asdict(probe(ProbeRequest(**question)))
 
 
 def _sweep(question: JSON) -> JSON:
@@ -26,18 +26,18 @@ def _sweep(question: JSON) -> JSON:
 
 
 def _listen(question: JSON) -> JSON:
-    from launcher.hosts.rendezvous import listen
+    from launcher.hosts.rendezvous import serve_token
 
     try:
-        return {"calls": listen(**question), "error": ""}
+        return {"calls": serve_token(**question), "error": ""}
     except OSError as error:
         return {"calls": 0, "error": error.strerror}
 
 
 def _call(question: JSON) -> JSON:
-    from launcher.hosts.rendezvous import call
+    from launcher.hosts.rendezvous import check_reachable
 
-    return {"error": call(**question)}
+    return {"error": check_reachable(**question)}
 
 
 VERBS: Mapping[str, Callable[[JSON], JSON]] = {

@@ -5,11 +5,11 @@ import time
 from contextlib import closing
 
 CALL_SECONDS = 10.0
-"""How long a host calls; the one that listens may start later."""
+"""Seconds that a host tries to connect; the server may start later."""
 
 
-def listen(port: int, token: str, calls: int, seconds: float) -> int:
-    """Say `token` to everybody who calls.
+def serve_token(port: int, token: str, calls: int, seconds: float) -> int:
+    """Send `token` to every client.
 
     Args:
         port: TCP port on every address.
@@ -38,8 +38,8 @@ def listen(port: int, token: str, calls: int, seconds: float) -> int:
     return calls
 
 
-def call(address: str, port: int, token: str, seconds: float = CALL_SECONDS) -> str:
-    """Call until somebody says `token`; return why nobody did, empty if all is well."""
+def check_reachable(address: str, port: int, token: str, seconds: float = CALL_SECONDS) -> str:
+    """Connect until a peer sends `token`; return the reason on failure, empty on success."""
     end = time.monotonic() + seconds
     while True:
         left = max(0.1, end - time.monotonic())

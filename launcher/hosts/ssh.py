@@ -19,19 +19,19 @@ SSH_OPTIONS = (
     *("-o", "BatchMode=yes", "-o", "ConnectTimeout=10"),
     *("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"),
 )
-"""Nobody is asked for a password, and a link that is cut ends a session within 30 s."""
+"""ssh options: never ask for a password, and end a session 30 s after its link is cut."""
 
 AT_ONCE = 64
 """Sessions that are open together."""
 REST_SECONDS = 1.0
 """How long the rest of an answer may take once ssh has ended."""
 LAST_BYTES = 4096
-"""Of what ssh says on stderr: its last line is why there is no answer."""
+"""Bytes of ssh's stderr that are read; its last line is the reason of a failure."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a host answered.
+class HostResponse:
+    """The response of a host.
 
     Attributes:
         content: the answer, empty if there is none.
@@ -44,9 +44,9 @@ class Answer:
     skew_seconds: float | None = None
 
 
-def ask_all(
+def call_hosts(
     questions: Mapping[str, tuple[str, Mapping[str, Any]]], seconds: float
-) -> dict[str, Answer]:
+) -> dict[str, HostResponse]:
     """Ask each host its question.
 
     Args:
@@ -60,13 +60,13 @@ def ask_all(
         return {}
     with ThreadPoolExecutor(min(AT_ONCE, len(questions))) as pool:
         pending = {
-            host: pool.submit(ask, host, verb, question, seconds)
+            host: pool.submit(call_host, host, verb, question, seconds)
             for host, (verb, question) in questions.items()
         }
         return {host: answer.result() for host, answer in pending.items()}
 
 
-def ask(host: str, verb: str, question: Mapping[str, Any], seconds: float) -> Answer:
+def call_host(host: str, verb: str, question: Mapping[str, Any], seconds: float) -> HostResponse:
     """Ask one host, in our folder and with our interpreter, which must be there too."""
     program = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.quote(sys.executable)}"
     command = ["ssh", *SSH_OPTIONS, host, f"{program} -m launcher.hosts.remote {verb}"]
@@ -81,7 +81,7 @@ def ask(host: str, verb: str, question: Mapping[str, Any], seconds: float) -> An
             stderr=errors,
             start_new_session=True,  # a terminal's interrupt is for the launcher to deal with
         )
-        heard = _Heard(process)
+        heard = _ResponseReader(process)
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -91,14 +91,14 @@ def ask(host: str, verb: str, question: Mapping[str, Any], seconds: float) -> An
         heard.close()
         said = _last_line(errors)
     if heard.answer is not None and code == 0:
-        return Answer(heard.answer, skew_seconds=heard.skew_seconds)
+        return HostResponse(heard.answer, skew_seconds=heard.skew_seconds)
     if code is None:
-        return Answer({}, f"no answer within {seconds:g} s", heard.skew_seconds)
-    return Answer({}, said or f"ssh ended with {code}", heard.skew_seconds)
+        return HostResponse({}, f"no answer within {seconds:g} s", heard.skew_seconds)
+    return HostResponse({}, said or f"ssh ended with {code}", heard.skew_seconds)
 
 
-class _Heard:
-    """What a host prints: its clock, compared when it comes, and its answer; greetings are not it.
+class _ResponseReader:
+    """The output of a host: its clock, compared on arrival, and its answer; greetings are skipped.
 
     Attributes:
         skew_seconds: how far its clock is ahead, None while it said nothing.
@@ -129,12 +129,12 @@ class _Heard:
                     self.answer = content
 
     def close(self) -> None:
-        """Wait for the rest of it; a process that ssh left behind may keep the pipe open."""
+        """Wait for the remaining output; a background process of ssh may keep the pipe open."""
         self._thread.join(REST_SECONDS)
 
 
 def _last_line(file: IO[bytes]) -> str:
-    """Return the last line of a file that is not blank, empty if there is none."""
+    """Return the last line of a file that is not blank, empty if all are."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))
     lines = file.read().decode(errors="replace").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

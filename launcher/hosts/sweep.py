@@ -1,4 +1,4 @@
-"""End every process of a run on this host: what an attempt left behind is no orphan."""
+"""End every process of a run on this host, so that an attempt leaves no orphans."""
 
 import os
 import signal
@@ -6,15 +6,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from smdt.training.ranks.lease import FILE
+from smdt.training.ranks.lease import LEASE_VARIABLE
 
 SECONDS = 10.0
 """How long the kernel may take to end a process."""
 
 
 @dataclass(frozen=True)
-class Swept:
-    """What a sweep found.
+class SweepResult:
+    """Result of a sweep.
 
     Attributes:
         killed: processes that had to be killed.
@@ -25,13 +25,13 @@ class Swept:
     left: list[int]
 
 
-def sweep(lease: str, seconds: float = SECONDS) -> Swept:
+def sweep(lease: str, seconds: float = SECONDS) -> SweepResult:
     """Kill the processes whose environment names this lease, stopped ones too, and wait for it."""
     killed: set[int] = set()
     end = time.monotonic() + seconds
     while found := processes(lease):
         if time.monotonic() > end:
-            return Swept(len(killed), found)
+            return SweepResult(len(killed), found)
         for pid in found:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -39,7 +39,7 @@ def sweep(lease: str, seconds: float = SECONDS) -> Swept:
                 continue
             killed.add(pid)
         time.sleep(0.05)
-    return Swept(len(killed), [])
+    return SweepResult(len(killed), [])
 
 
 def processes(lease: str) -> list[int]:
@@ -47,7 +47,7 @@ def processes(lease: str) -> list[int]:
 
     One that has ended and was not waited for has no environment any more.
     """
-    wanted = f"{FILE}={lease}".encode()
+    wanted = f"{LEASE_VARIABLE}={lease}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from launcher.run.causes import Evidence
+from launcher.run.causes import AttemptOutcome
 from smdt.training.checkpoints import checkpoint
 from smdt.training.checkpoints.run_folder import RunFolder
 
@@ -25,7 +25,7 @@ _PREFIX = re.compile(r"^\S+: ")
 
 
 class Output:
-    """What the ranks print: shown, kept in a file, and searched for sessions that end badly.
+    """Output of the ranks: shown, written to a file, and searched for sessions that failed.
 
     Attributes:
         failures: host and exit code of each, first one first.
@@ -101,7 +101,7 @@ class Attempt:
         Returns:
             How long nothing had moved if that is why it ended, else 0.
         """
-        moved = sign_of_life(self._folder)
+        moved = progress_marker(self._folder)
         since = time.monotonic()
         grace_ends: float | None = None
         while self._process.poll() is None and not abandoned():
@@ -112,7 +112,7 @@ class Attempt:
                 grace_ends = grace_ends or now + GRACE_SECONDS
             if grace_ends is not None and now > grace_ends:
                 return 0.0
-            if (sign := sign_of_life(self._folder)) != moved:
+            if (sign := progress_marker(self._folder)) != moved:
                 moved, since = sign, now
             if now - since > stall_seconds:
                 return now - since
@@ -131,11 +131,11 @@ class Attempt:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def evidence(self, stalled_seconds: float) -> Evidence:
+    def evidence(self, stalled_seconds: float) -> AttemptOutcome:
         """Return what was seen, once all of it has ended."""
         self._output.close()
         code = self._process.returncode
-        return Evidence(
+        return AttemptOutcome(
             state=self.state(),
             failures=tuple(self._output.failures),
             exit_code=None if code is None or code < 0 else code,
@@ -144,7 +144,7 @@ class Attempt:
         )
 
 
-def sign_of_life(folder: RunFolder) -> tuple[object, ...]:
+def progress_marker(folder: RunFolder) -> tuple[object, ...]:
     """Return something that changes whenever a run makes a step, saves, evaluates, or ends."""
     newest = [path.name for path in checkpoint.published(folder.checkpoints)[:1]]
     return (*newest, *(_stamp(file) for file in (folder.metrics, folder.state)))

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Next = Literal["done", "stopped", "again", "over"]
-"""The run is done; it was stopped on request; it should start again; that would be in vain."""
+NextAction = Literal["done", "stopped", "again", "over"]
+"""done: finished; stopped: on request; again: restart; over: a restart would not help."""
 
 LOST_SSH = 255
 """What ssh exits with when its session broke off, or the program died by a signal."""
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What was seen of an attempt.
+class AttemptOutcome:
+    """Exit codes and state of an attempt.
 
     Attributes:
         state: what `state.json` says of this very attempt, None if nothing.
@@ -32,8 +32,8 @@ class Evidence:
     last_line: str = ""
 
 
-def what_next(evidence: Evidence, *, asked_to_stop: bool) -> Next:
-    """Return how a run goes on after an attempt; `state.json` decides, exit codes never do.
+def next_action(evidence: AttemptOutcome, *, asked_to_stop: bool) -> NextAction:
+    """Decide what to do after an attempt, from `state.json` and never from exit codes.
 
     A run that saved and left without being asked, as ranks do that a scheduler signals, goes on.
     """
@@ -48,7 +48,7 @@ def what_next(evidence: Evidence, *, asked_to_stop: bool) -> Next:
     return "stopped" if asked_to_stop else "again"
 
 
-def cause(evidence: Evidence) -> str:
+def describe_failure(evidence: AttemptOutcome) -> str:
     """Return why an attempt ended, in one sentence."""
     state = evidence.state or {"status": "", "reason": ""}
     if evidence.stalled_seconds:

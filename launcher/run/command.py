@@ -1,4 +1,4 @@
-"""From what the user wants to start to the argv and environment of `deepspeed` (pure)."""
+"""Build the argv and environment of `deepspeed` from the launch options (pure)."""
 
 import base64
 import json
@@ -12,8 +12,8 @@ from pathlib import Path
 from data_shards.base.errors import InputError
 from data_shards.base.names import is_address, unprintable
 from launcher.hosts.hostfile import Hosts, include_filter
-from smdt.training.ranks.lease import ATTEMPT, FILE
-from smdt.training.ranks.stopping import LAUNCHER
+from smdt.training.ranks.lease import ATTEMPT_VARIABLE, LEASE_VARIABLE
+from smdt.training.ranks.stopping import LAUNCHER_PID_VARIABLE
 
 RUNNER = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet"]
 """`deepspeed`, of the interpreter that runs us."""
@@ -21,7 +21,7 @@ _UNQUOTED = re.compile(r"[^\w@+=:,./~-]")
 
 
 @dataclass(frozen=True)
-class LocalPlan:
+class LocalLaunch:
     """A module on some ranks of this machine alone.
 
     Attributes:
@@ -44,7 +44,7 @@ class LocalPlan:
 
 
 @dataclass(frozen=True)
-class ClusterPlan:
+class ClusterLaunch:
     """A module on the ranks of some hosts, started over pdsh.
 
     Attributes:
@@ -66,7 +66,7 @@ class ClusterPlan:
     environment: Path
 
 
-def local_command(plan: LocalPlan) -> list[str]:
+def local_command(plan: LocalLaunch) -> list[str]:
     """Return the argv that starts the plan through DeepSpeed's launcher."""
     return [*host_launcher(plan.devices, plan.port), "--module", plan.module, *plan.arguments]
 
@@ -100,7 +100,7 @@ def devices_of(ranks: int, has_gpu: bool, visible: str | None) -> list[str]:
     return named[:ranks]
 
 
-def cluster_command(plan: ClusterPlan) -> list[str]:
+def cluster_command(plan: ClusterLaunch) -> list[str]:
     """Return the argv that starts the plan through DeepSpeed's launcher.
 
     Raises:
@@ -108,12 +108,12 @@ def cluster_command(plan: ClusterPlan) -> list[str]:
     """
     hosts = ["--hostfile", str(plan.hostfile), "--include", include_filter(plan.hosts)]
     # One host too is reached by ssh: it need not be this one. The preflight has reached it.
-    meeting = ["--force_multi", "--no_ssh_check"]
-    meeting += ["--master_addr", plan.address, "--master_port", str(plan.port)]
+    rendezvous = ["--force_multi", "--no_ssh_check"]
+    rendezvous += ["--master_addr", plan.address, "--master_port", str(plan.port)]
     script = ["--venv_script", _pdsh_word(shlex.quote(str(plan.environment)))]
     _refuse_unprintable("the run folder", str(plan.environment.parent))
     arguments = [remote_argument(argument) for argument in plan.arguments]
-    return [*RUNNER, *hosts, *meeting, *script, "--module", plan.module, *arguments]
+    return [*RUNNER, *hosts, *rendezvous, *script, "--module", plan.module, *arguments]
 
 
 def remote_argument(argument: str) -> str:
@@ -151,13 +151,13 @@ def check_working_folder(folder: Path, interpreter: str) -> None:
 
 
 def check_address(address: str | None) -> None:
-    """Check where ranks are to meet; it stands in the hosts' command lines.
+    """Check the rendezvous address, which becomes a part of the hosts' command lines.
 
     Raises:
         InputError: it is neither the name nor the IP address of a host.
     """
     if address is not None and not is_address(address):
-        raise InputError(f"--master-addr {address!r} is no host name or IP address")
+        raise InputError(f"--master-addr {address!r} is not a host name or IP address")
 
 
 def _pdsh_word(word: str) -> str:
@@ -199,7 +199,7 @@ def check_gpus(ranks: int, gpus: int) -> None:
     """
     if 0 < gpus < ranks:
         raise InputError(
-            f"--ranks {ranks}: a rank takes a GPU for itself and this machine has {gpus}; set "
+            f"--ranks {ranks}: each rank needs a GPU and this machine has {gpus}; set "
             f"--ranks {gpus}, or CUDA_VISIBLE_DEVICES= (to nothing) to use the CPU alone"
         )
 
@@ -210,13 +210,16 @@ def local_attempt(launcher_pid: int) -> str:
 
 
 def local_environment(
-    plan: LocalPlan, inherited: Mapping[str, str], launcher_pid: int
+    plan: LocalLaunch, inherited: Mapping[str, str], launcher_pid: int
 ) -> dict[str, str]:
     """Return the environment of that argv: each rank gets its part of the cores."""
     ours = {"OMP_NUM_THREADS": str(max(1, plan.cores // len(plan.devices)))}
     if not plan.has_gpu:
         ours["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed warns, in every process, that it found none
-    attempt = {LAUNCHER: str(launcher_pid), ATTEMPT: local_attempt(launcher_pid)}
+    attempt = {
+        LAUNCHER_PID_VARIABLE: str(launcher_pid),
+        ATTEMPT_VARIABLE: local_attempt(launcher_pid),
+    }
     if plan.lease is not None:
-        attempt[FILE] = str(plan.lease)
+        attempt[LEASE_VARIABLE] = str(plan.lease)
     return {**ours, **inherited, **attempt}

@@ -1,4 +1,4 @@
-"""What the launcher shows: a line for each thing that happens, a table of a look at the hosts."""
+"""Terminal output of the launcher: one line for each event, and the table of a preflight."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from rich.text import Text
 from data_shards.base.names import printable
 from data_shards.base.terminal import Terminal
 from launcher.hosts.hostfile import Hosts
-from launcher.run.preflight import Preflight
+from launcher.run.preflight import PreflightReport
 
 
 class Voice:
@@ -34,9 +34,9 @@ class Voice:
             file.write(line)
 
 
-def show_preflight(seen: Preflight, hosts: Hosts) -> None:
+def show_preflight(seen: PreflightReport, hosts: Hosts) -> None:
     """Print one table: a line for each host that is fine, one for each thing that is not."""
-    table = Table("host", "", "found", "what to do", title="Preflight")
+    table = Table("host", "", "found", "what to do", title="PreflightReport")
     for host, slots in hosts.items():
         findings = [finding for finding in seen.findings if finding.host == host]
         if not findings:

@@ -1,4 +1,4 @@
-"""What is to be trained: a run's configuration and inputs, checked before any rank starts."""
+"""The training job of a launch: configuration and inputs, checked before any rank starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from smdt.data.loader import TrainLoader
 from smdt.data.pipeline import require_dali
 from smdt.stages import config as configuration
 from smdt.stages.base_config import Config
-from smdt.stages.continued import check_shapes, examine
 from smdt.stages.registry import make_stage
-from smdt.stages.retrieval.aligned import pinned
+from smdt.stages.resume_checks import check_resume, check_shapes
+from smdt.stages.retrieval.aligned import pin_alignment_weights
+from smdt.stages.setup import open_loader, require_data
 from smdt.telemetry.metrics import TrainingMetrics
-from smdt.train import open_loader, require_data
 from smdt.training.checkpoints.resume import find_checkpoint
 from smdt.training.checkpoints.run_folder import RunFolder
 from smdt.training.deepspeed.settings import require_deepspeed
@@ -24,7 +24,7 @@ from smdt.training.loop.stage import Stage
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainJob:
     """A run that can start.
 
     Attributes:
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def inputs(self) -> dict[str, str]:
-        """What the ranks will open beside the configuration: folders, files, URLs by their key."""
+        """Return the folders, files and URLs that the ranks will open, by configuration key."""
         tls, alignment = self.config.telemetry.tls, getattr(self.config, "alignment", None)
         files = {} if tls is None else tls.model_dump(mode="json")
         found = {"data.shards": self.config.data.shards}
@@ -69,10 +69,10 @@ class Job:
         require_deepspeed()
         require_dali()
         self.config.telemetry.check()
-        config = pinned(self.config)
+        config = pin_alignment_weights(self.config)
         self._check_data(config, make_stage(config))
 
-    def check_what_is_here(self) -> list[str]:
+    def check_local_inputs(self) -> list[str]:
         """Check a run that will start elsewhere: its configuration, and the inputs that are here.
 
         Returns:
@@ -85,7 +85,7 @@ class Job:
         if not any(key.startswith("telemetry.") for key in absent):
             self.config.telemetry.check()
         if not absent.keys() & {"data.shards", "alignment.checkpoint"}:
-            config = pinned(self.config)
+            config = pin_alignment_weights(self.config)
             self._check_data(config, make_stage(config))
         elif getattr(self.config, "aerial", None) != "aligned":  # else a stage needs both
             make_stage(self.config)
@@ -94,7 +94,7 @@ class Job:
         ]
 
     def examine_checkpoint(self) -> tuple[str, ...]:
-        """Look whether the run can go on from its checkpoint, if it has one, as it is asked to.
+        """Check that the run can resume from its checkpoint, if any, with this configuration.
 
         Returns:
             What has changed since, a line each.
@@ -106,9 +106,9 @@ class Job:
         found = find_checkpoint(self.folder, self.resume)
         if found is None:
             return ()
-        config = pinned(self.config, found)
+        config = pin_alignment_weights(self.config, found)
         loader = _loader(config, self.folder, self.ranks)
-        changes = examine(config, settings, found, loader, self.folder, self.ranks)
+        changes = check_resume(config, settings, found, loader, self.folder, self.ranks)
         check_shapes(make_stage(config), found)
         return changes.lines
 
@@ -123,8 +123,8 @@ def open_job(
     overrides: Sequence[str],
     ranks: int,
     ranks_per_host: int,
-) -> Job:
-    """Read a run's configuration; whether its inputs fit is for `Job.check`.
+) -> TrainJob:
+    """Read a run's configuration; whether its inputs fit is for `TrainJob.check`.
 
     Raises:
         InputError: the configuration is wrong.
@@ -133,7 +133,7 @@ def open_job(
     configuration.load_deepspeed(deepspeed_file)
     configuration.check_ranks(config, ranks, ranks_per_host)
     folder = RunFolder(config.run.out)
-    return Job(file, deepspeed_file, resume, tuple(overrides), config, folder, ranks)
+    return TrainJob(file, deepspeed_file, resume, tuple(overrides), config, folder, ranks)
 
 
 def _is_here(path: str) -> bool:

@@ -6,13 +6,13 @@ import subprocess
 from dataclasses import replace
 
 from data_shards.base.errors import Stopped, UserError
-from launcher.run.command import LocalPlan, local_attempt, local_command, local_environment
+from launcher.run.command import LocalLaunch, local_attempt, local_command, local_environment
 from launcher.run.signals import on_stop
 from smdt.training.checkpoints.run_folder import RunFolder
-from smdt.training.ranks.tenure import Tenure
+from smdt.training.ranks.lease_holder import LeaseHolder
 
 
-def run_local(plan: LocalPlan, folder: RunFolder) -> None:
+def run_local(plan: LocalLaunch, folder: RunFolder) -> None:
     """Start the plan and wait for its end.
 
     Interrupt, SIGTERM or SIGUSR1 touches the run's stop file: the ranks finish their step and
@@ -25,23 +25,23 @@ def run_local(plan: LocalPlan, folder: RunFolder) -> None:
         UserError: the run failed, or another process runs it.
     """
     folder.create()
-    with Tenure(folder.lease) as tenure:
+    with LeaseHolder(folder.lease) as holder:
         folder.stop.unlink(missing_ok=True)
-        tenure.begin(local_attempt(os.getpid()))
+        holder.begin(local_attempt(os.getpid()))
         process = _start(replace(plan, lease=folder.lease.absolute()))
         with on_stop(lambda again: _pass_on(process, folder, again)):
             process.wait()
-    if tenure.lost:
+    if holder.lost:
         raise UserError(f"Another launcher has taken over the run in {folder.root}.")
     state = folder.read_state_of(local_attempt(os.getpid())) or {}
     if state.get("status") == "preempted":
-        raise Stopped(f"Stopped at step {state['step']} and saved; start again to go on.")
+        raise Stopped(f"Stopped at step {state['step']} and saved; start again to resume.")
     if state.get("status") != "done":
         reason = state.get("reason") or "a rank ended before its time"
         raise UserError(f"The run in {folder.root} failed: {reason} (see {folder.logs})")
 
 
-def run_ranks(plan: LocalPlan) -> None:
+def run_ranks(plan: LocalLaunch) -> None:
     """Start ranks that keep what they finish, and wait for their end.
 
     Interrupt or SIGTERM ends them at once. Whether all is done is for the caller to find out:
@@ -64,7 +64,7 @@ def run_ranks(plan: LocalPlan) -> None:
         raise KeyboardInterrupt
 
 
-def _start(plan: LocalPlan) -> subprocess.Popen[bytes]:
+def _start(plan: LocalLaunch) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         local_command(plan),
         env=local_environment(plan, os.environ, os.getpid()),

@@ -1,4 +1,4 @@
-"""What must hold on every host before a launch: looked at over ssh, judged here.
+"""Requirements on every host before a launch: read over ssh, compared here.
 
 The launcher's own Python, packages, code, files and data set are the measure of all hosts; their
 accelerators are compared with those that the run began with.
@@ -11,18 +11,18 @@ from dataclasses import asdict, dataclass
 
 from data_shards.base.errors import InputError
 from launcher.hosts.hostfile import Hosts
-from launcher.hosts.probe import Facts, Question, probe, token_file
+from launcher.hosts.probe import Facts, ProbeRequest, probe, token_file
 from launcher.hosts.rendezvous import CALL_SECONDS
-from launcher.hosts.ssh import Answer, ask_all
-from launcher.run.job import Job
+from launcher.hosts.ssh import HostResponse, call_hosts
+from launcher.run.job import TrainJob
 from smdt.config_file import find
 
 PROBE_SECONDS = 120.0
 """After which a host has not answered; importing torch from slow storage takes a minute."""
 CLOCK_SECONDS = 1.0
-"""How far a host's clock may be off."""
+"""Largest clock difference of a host."""
 CPU = "cpu"
-"""What a host without accelerators trains on."""
+"""Device of a host without accelerators."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Preflight:
-    """What a look at all hosts came to.
+class PreflightReport:
+    """Result of the check of all hosts.
 
     Attributes:
         facts: of the hosts that answered.
@@ -62,9 +62,9 @@ class Preflight:
         return {name: slots for name, slots in hosts.items() if name not in bad}
 
 
-def examine(
-    job: Job, hosts: Hosts, environment: Mapping[str, str], address: str | None
-) -> Preflight:
+def run_preflight(
+    job: TrainJob, hosts: Hosts, environment: Mapping[str, str], address: str | None
+) -> PreflightReport:
     """Look at all hosts.
 
     Args:
@@ -88,30 +88,30 @@ def examine(
             host: ("probe", asdict(question) | {"metrics_ports": _metrics_ports(job, len(slots))})
             for host, slots in hosts.items()
         }
-        answers = ask_all(questions, PROBE_SECONDS)
+        answers = call_hosts(questions, PROBE_SECONDS)
         ours = probe(question)
     finally:
         file.unlink(missing_ok=True)
     facts = {host: Facts(**answer.content) for host, answer in answers.items() if answer.content}
-    findings = judge(ours, hosts, answers, facts, job.folder.device())
-    seen = Preflight(facts, findings)
+    findings = compare_hosts(ours, hosts, answers, facts, job.folder.device())
+    seen = PreflightReport(facts, findings)
     passed = seen.passed(hosts)
-    return Preflight(facts, [*findings, *_meet(list(passed), facts, address, token)])
+    return PreflightReport(facts, [*findings, *_meet(list(passed), facts, address, token)])
 
 
-def meeting_address(facts: Facts, address: str | None) -> str:
+def rendezvous_address(facts: Facts, address: str | None) -> str:
     """Return where the ranks meet: as DeepSpeed does, the first address of the first host."""
     return address or (facts.addresses[0] if facts.addresses else facts.own_address)
 
 
-def judge(
+def compare_hosts(
     ours: Facts,
     hosts: Hosts,
-    answers: Mapping[str, Answer],
+    answers: Mapping[str, HostResponse],
     facts: Mapping[str, Facts],
     began_with: str = CPU,
 ) -> list[Finding]:
-    """Compare what the hosts answered with what holds here, and with what the run began with.
+    """Compare the hosts' answers with this machine, and with what the run started with.
 
     Args:
         ours: of this machine.
@@ -220,11 +220,11 @@ def _meet(
         return []
     first, *others = hosts
     port = facts[first].port
-    where = meeting_address(facts[first], address)
+    where = rendezvous_address(facts[first], address)
     listener = {"port": port, "token": token, "calls": len(others), "seconds": 3 * CALL_SECONDS}
     caller = {"address": where, "port": port, "token": token}
     questions = {first: ("listen", listener), **dict.fromkeys(others, ("call", caller))}
-    answers = ask_all(questions, 6 * CALL_SECONDS)
+    answers = call_hosts(questions, 6 * CALL_SECONDS)
     reasons = {host: answer.content.get("error", answer.error) for host, answer in answers.items()}
     fix = f"open the hosts' ports to each other, or give another address of {first}: --master-addr"
     return [
@@ -234,9 +234,9 @@ def _meet(
     ]
 
 
-def _question(job: Job, environment: Mapping[str, str], token: str) -> Question:
+def _question(job: TrainJob, environment: Mapping[str, str], token: str) -> ProbeRequest:
     files = [job.file] if job.deepspeed_file is None else [job.file, job.deepspeed_file]
-    return Question(
+    return ProbeRequest(
         files=[str(find(file)) for file in files],
         shards=job.config.data.shards,
         run_folder=str(job.folder.root.absolute()),
@@ -245,6 +245,6 @@ def _question(job: Job, environment: Mapping[str, str], token: str) -> Question:
     )
 
 
-def _metrics_ports(job: Job, ranks: int) -> list[int]:
+def _metrics_ports(job: TrainJob, ranks: int) -> list[int]:
     base = job.config.telemetry.metrics_port
     return [base + rank for rank in range(ranks)] if base else []

@@ -1,4 +1,4 @@
-"""How often a run may start again, and how long it waits (pure)."""
+"""Restart budget of a run and the waits between restarts (pure)."""
 
 from dataclasses import dataclass, replace
 
@@ -34,6 +34,6 @@ class Restarts:
 
     @property
     def wait_seconds(self) -> float:
-        """How long to wait before the next attempt."""
+        """Return how long to wait before the next attempt."""
         doublings = max(0, self.in_vain - 1)
         return min(LONGEST_WAIT_SECONDS, self.first_wait_seconds * 2.0**doublings)

@@ -1,4 +1,4 @@
-"""What an interrupt, a SIGTERM or a scheduler's SIGUSR1 of a launcher leads to."""
+"""Handling of an interrupt, a SIGTERM or a scheduler's SIGUSR1 in a launcher."""
 
 import signal
 from collections.abc import Callable, Iterator

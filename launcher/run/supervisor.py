@@ -1,4 +1,4 @@
-"""Keep a run alive: start it, watch it, start it again, go on without a lost host."""
+"""Supervise a run: start it, watch it, restart it, continue without a lost host."""
 
 import os
 import secrets
@@ -12,38 +12,38 @@ from pathlib import Path
 from data_shards.base.errors import InputError, Stopped, UserError
 from launcher.hosts.hostfile import Hosts, count, fitting
 from launcher.hosts.probe import Facts
-from launcher.hosts.ssh import SSH_OPTIONS, ask_all
+from launcher.hosts.ssh import SSH_OPTIONS, call_hosts
 from launcher.hosts.sweep import SECONDS as SWEEP_SECONDS
 from launcher.hosts.sweep import sweep
 from launcher.metrics import LauncherMetrics
 from launcher.run.attempt import Attempt
-from launcher.run.causes import Evidence, cause, what_next
+from launcher.run.causes import AttemptOutcome, describe_failure, next_action
 from launcher.run.command import (
-    ClusterPlan,
+    ClusterLaunch,
     check_working_folder,
     cluster_command,
 )
 from launcher.run.console import Voice, show_preflight
-from launcher.run.job import Job
-from launcher.run.preflight import Preflight, examine, meeting_address
+from launcher.run.job import TrainJob
+from launcher.run.preflight import PreflightReport, rendezvous_address, run_preflight
 from launcher.run.restarts import Restarts
 from launcher.run.signals import on_stop
 from launcher.run.variables import environment_script, exported_variables, masked_exports
 from smdt.training.checkpoints import checkpoint
-from smdt.training.ranks.lease import ATTEMPT, FILE
-from smdt.training.ranks.tenure import Tenure
+from smdt.training.ranks.lease import ATTEMPT_VARIABLE, LEASE_VARIABLE
+from smdt.training.ranks.lease_holder import LeaseHolder
 
 MODULE = "smdt.train"
 ENVIRONMENT = "launch-environment.sh"
 """File of the run folder that every host sources while an attempt starts."""
 MASKS = "launch-exports"
-"""File of the run folder that DeepSpeed reads; no value stands in it."""
+"""File of the run folder that DeepSpeed reads; it holds no values."""
 WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Options:
-    """How a run is kept alive.
+class SupervisorOptions:
+    """SupervisorOptions of the supervision.
 
     Attributes:
         hostfile: DeepSpeed's.
@@ -67,7 +67,7 @@ class Options:
 
 
 class Supervisor:
-    """Runs a job on hosts until it is done, stopped, or cannot go on.
+    """Runs a job on hosts until it is done, stopped, or failed for good.
 
     Args:
         job: what to train.
@@ -76,7 +76,9 @@ class Supervisor:
         voice: where it says what happens.
     """
 
-    def __init__(self, job: Job, options: Options, metrics: LauncherMetrics, voice: Voice) -> None:
+    def __init__(
+        self, job: TrainJob, options: SupervisorOptions, metrics: LauncherMetrics, voice: Voice
+    ) -> None:
         self._job = job
         self._options = options
         self._metrics = metrics
@@ -95,32 +97,36 @@ class Supervisor:
             UserError: it failed, or a host is not ready for it.
         """
         folder = self._job.folder
-        with Tenure(self._lease) as tenure, on_stop(self._take_signal):
+        with LeaseHolder(self._lease) as holder, on_stop(self._take_signal):
             folder.stop.unlink(missing_ok=True)
             self._sweep()
             restarts = Restarts(self._options.max_restarts, self._options.wait_seconds, self._step)
-            seen: Preflight | None = self._first_look()
+            seen: PreflightReport | None = self._first_look()
             while True:
-                evidence = self._try(tenure, seen)
+                evidence = self._try(holder, seen)
                 step, asked = self._step, self._asked_to_stop
                 restarts = restarts.after_attempt(step)
-                match what_next(evidence, asked_to_stop=asked):
+                match next_action(evidence, asked_to_stop=asked):
                     case "done":
                         self._voice(f"done; everything is in {folder.root}")
                         return
                     case "stopped":
                         raise Stopped(
                             f"Stopped; the newest checkpoint is of step {step}: "
-                            "start the same command again to go on."
+                            "start the same command again to resume."
                         )
                     case "over":
-                        raise UserError(f"The run in {folder.root} failed: {cause(evidence)}.")
-                if tenure.lost:
+                        raise UserError(
+                            f"The run in {folder.root} failed: {describe_failure(evidence)}."
+                        )
+                if holder.lost:
                     raise UserError(f"Another launcher has taken over the run in {folder.root}.")
-                self._voice(f"the attempt ended: {cause(evidence)}; saved is step {step}")
+                self._voice(
+                    f"the attempt ended: {describe_failure(evidence)}; saved is step {step}"
+                )
                 if restarts.exhausted:
                     raise UserError(
-                        f"The run in {folder.root} failed: {cause(evidence)}; "
+                        f"The run in {folder.root} failed: {describe_failure(evidence)}; "
                         f"{restarts.limit} restarts brought no new checkpoint."
                     )
                 self._wait(restarts.wait_seconds)
@@ -139,17 +145,17 @@ class Supervisor:
 
     def _take_signal(self, again: bool) -> None:
         if not again:
-            self._voice("asked to stop: the ranks finish their step and save")
+            self._voice("stopping: the ranks finish their step and save")
             try:
                 self._job.folder.stop.touch()
                 return
             except OSError as error:
                 self._voice(
-                    f"{self._job.folder.stop}: {error.strerror}; ending the ranks as they are"
+                    f"{self._job.folder.stop}: {error.strerror}; ending the ranks without saving"
                 )
         self._abandoned = True
 
-    def _first_look(self) -> Preflight:
+    def _first_look(self) -> PreflightReport:
         seen = self._look()
         if any(finding.blocking for finding in seen.findings):
             passed = len(seen.passed(self._options.hosts))
@@ -159,14 +165,14 @@ class Supervisor:
             )
         return seen
 
-    def _look(self) -> Preflight:
+    def _look(self) -> PreflightReport:
         options = self._options
-        seen = examine(self._job, options.hosts, options.variables, options.address)
+        seen = run_preflight(self._job, options.hosts, options.variables, options.address)
         if seen.findings:
             show_preflight(seen, options.hosts)
         return seen
 
-    def _try(self, tenure: Tenure, seen: Preflight | None) -> Evidence:
+    def _try(self, holder: LeaseHolder, seen: PreflightReport | None) -> AttemptOutcome:
         """Make one attempt on the hosts that are ready; without a look, look first."""
         try:
             seen = seen or self._look()
@@ -175,45 +181,45 @@ class Supervisor:
             hosts = fitting(passed, batch.global_batch, batch.chunks)
             self._count_hosts(passed, hosts)
             if self._asked_to_stop:
-                return Evidence(None)
+                return AttemptOutcome(None)
             if not hosts:
                 raise InputError("no host is ready")
-            return self._run(tenure, hosts, seen.facts[next(iter(hosts))])
+            return self._run(holder, hosts, seen.facts[next(iter(hosts))])
         except (InputError, OSError) as error:  # storage that is full or away, for the moment
-            return Evidence({"status": "failed", "reason": str(error), "retry": True})
+            return AttemptOutcome({"status": "failed", "reason": str(error), "retry": True})
 
-    def _run(self, tenure: Tenure, hosts: Hosts, first: Facts) -> Evidence:
-        """Start the ranks, wait for their end, and clear up behind them."""
+    def _run(self, holder: LeaseHolder, hosts: Hosts, first: Facts) -> AttemptOutcome:
+        """Start the ranks, wait for their end, and clean up."""
         folder = self._job.folder
         number = 1 + len(list(folder.logs.glob("attempt-*.log")))
         log = folder.logs / f"attempt-{number:04d}.log"
         name = f"{number}-{secrets.token_hex(4)}"
-        plan = ClusterPlan(
+        plan = ClusterLaunch(
             module=MODULE,
             arguments=self._job.arguments(self._resume),
             hostfile=self._options.hostfile,
             hosts=hosts,
-            address=meeting_address(first, self._options.address),
+            address=rendezvous_address(first, self._options.address),
             port=first.port,
             environment=self._script,
         )
         on_cpu = {"DS_ACCELERATOR": "cpu"} if first.device == "cpu" else {}
-        ours = {FILE: str(self._lease), ATTEMPT: name}
+        ours = {LEASE_VARIABLE: str(self._lease), ATTEMPT_VARIABLE: name}
         files = {"PDSH_SSH_ARGS_APPEND": _ssh_options(), "DS_ENV_FILE": str(self._masks)}
         environment = {**os.environ, **on_cpu, **ours, **files}
-        tenure.begin(name)
+        holder.begin(name)
         try:
             self._write_script({**on_cpu, **self._options.variables, **ours})
             self._voice(f"attempt {number}: {count(hosts)} ranks on {', '.join(hosts)}")
             attempt = Attempt(cluster_command(plan), environment, folder, name, log)
             try:
                 stalled_seconds = attempt.watch(
-                    self._options.stall_seconds, lambda: self._abandoned or tenure.lost
+                    self._options.stall_seconds, lambda: self._abandoned or holder.lost
                 )
             finally:
-                tenure.end()
+                holder.end()
                 attempt.kill()
-                if not tenure.lost:  # what runs on the hosts is the other launcher's by now
+                if not holder.lost:  # what runs on the hosts is the other launcher's by now
                     self._sweep()
         finally:
             self._script.unlink(missing_ok=True)
@@ -222,7 +228,7 @@ class Supervisor:
 
     @property
     def _resume(self) -> str:
-        """The user's choice until this launch has a checkpoint of its own."""
+        """Return the user's choice, until this launch has a checkpoint."""
         published = set(checkpoint.published(self._job.folder.checkpoints))
         return "auto" if published - self._before else self._job.resume
 
@@ -249,19 +255,19 @@ class Supervisor:
     def _sweep(self) -> None:
         """End what is left of the run on all hosts and here."""
         question = ("sweep", {"lease": str(self._lease)})
-        answers = ask_all(dict.fromkeys(self._options.hosts, question), 3 * SWEEP_SECONDS)
+        answers = call_hosts(dict.fromkeys(self._options.hosts, question), 3 * SWEEP_SECONDS)
         sweep(str(self._lease))
         for host, answer in answers.items():
             left = answer.content.get("left", [])
             if answer.error:
-                self._voice(f"{host} could not be asked to end what runs there: {answer.error}")
+                self._voice(f"{host} could not end the processes of the run: {answer.error}")
             elif left:
                 self._voice(f"{host} could not end processes {left}: is its storage stuck?")
             elif answer.content["killed"]:
                 self._voice(f"{answer.content['killed']} processes were ended on {host}")
 
     def _wait(self, seconds: float) -> None:
-        """Wait, unless somebody wants the run to stop."""
+        """Wait, unless the run should stop."""
         self._voice(f"next attempt in {seconds:g} s")
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self._asked_to_stop:

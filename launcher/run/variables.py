@@ -65,21 +65,21 @@ def deepspeed_env_lines(text: str, file: Path) -> list[str]:
         if not line.strip():
             continue
         if not equals or not is_variable(name.strip()):
-            raise InputError(f"{file}, line {number}: {name.strip()!r} is no NAME=VALUE")
+            raise InputError(f"{file}, line {number}: {name.strip()!r} is not NAME=VALUE")
         quoted = re.sub(r'(["\\`])', r"\\\1", value.strip())
         lines.append(f'export {name.strip()}="{quoted}"\n')
     return lines
 
 
 def passed_variables(names: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that the user wants on all hosts.
+    """Return the variables that the user passes to all hosts.
 
     Raises:
         InputError: one is not set here, or is no name.
     """
     for name in names:
         if not is_variable(name):
-            raise InputError(f"--env {name!r} is no variable's name; values come from this shell")
+            raise InputError(f"--env {name!r} is not a variable name; values come from this shell")
         if name not in environment:
             raise InputError(f"--env {name}: the variable is not set here; export it first")
     return {name: environment[name] for name in names}

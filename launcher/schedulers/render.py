@@ -18,8 +18,8 @@ _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 
 
 @dataclass(frozen=True)
-class Allocation:
-    """What a scheduler is to start.
+class SchedulerJob:
+    """The job that a scheduler starts.
 
     Attributes:
         name: the run's.
@@ -42,7 +42,7 @@ class Allocation:
     notice_seconds: int
 
 
-def slurm_script(allocation: Allocation, options: Sequence[str]) -> str:
+def slurm_script(allocation: SchedulerJob, options: Sequence[str]) -> str:
     """Return the batch script.
 
     Args:
@@ -54,7 +54,7 @@ def slurm_script(allocation: Allocation, options: Sequence[str]) -> str:
     """
     for option in options:
         if re.fullmatch(r"--[a-z-]+(=\S+)?", option) is None:
-            raise InputError(f"--option {option!r} is none of sbatch; write --name=value")
+            raise InputError(f"--option {option!r} is not an option of sbatch; write --name=value")
     if "\\" in allocation.run:
         raise InputError(
             f"the run folder {allocation.run!r} holds a backslash, which Slurm leaves out of the "
@@ -72,7 +72,7 @@ def slurm_script(allocation: Allocation, options: Sequence[str]) -> str:
     )
 
 
-def jobset(allocation: Allocation, *, image: str, python: str, claim: str, mount: str) -> str:
+def jobset(allocation: SchedulerJob, *, image: str, python: str, claim: str, mount: str) -> str:
     """Return the JobSet.
 
     Args:
@@ -87,14 +87,14 @@ def jobset(allocation: Allocation, *, image: str, python: str, claim: str, mount
     """
     for flag, path in [("--mount", mount), ("--folder", allocation.folder)]:
         if not path.startswith("/") or ":" in path or unprintable(path):
-            raise InputError(f"{flag} {path!r} is no absolute path of a pod, such as /data")
+            raise InputError(f"{flag} {path!r} is not an absolute path of a pod, such as /data")
     if _CLAIM.fullmatch(claim) is None or len(claim) > CLAIM_LONGEST:
         raise InputError(
-            f"--claim {claim!r} is no name of Kubernetes: lower-case letters, digits, - and ., as "
+            f"--claim {claim!r} is not a Kubernetes name: lower-case letters, digits, - and ., as "
             "`kubectl get pvc` lists it"
         )
     if _IMAGE.fullmatch(image) is None:
-        raise InputError(f"--image {image!r} is no image; write registry/name:tag")
+        raise InputError(f"--image {image!r} is not an image; write registry/name:tag")
     run = PurePosixPath(allocation.run)
     if not run.is_relative_to(mount) or ".." in run.parts:
         raise InputError(
@@ -126,7 +126,7 @@ def _pod_word(text: str) -> str:
     return shlex.quote(text).replace("$", "$$")
 
 
-def _render(template: str, allocation: Allocation, **values: object) -> str:
+def _render(template: str, allocation: SchedulerJob, **values: object) -> str:
     words = {"run folder": allocation.run, "folder": allocation.folder}
     checked = [*words.items(), *(("argument", word) for word in allocation.arguments)]
     for what, word in checked:

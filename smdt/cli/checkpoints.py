@@ -1,4 +1,4 @@
-"""`smdt checkpoint`: which checkpoints a run has, and whether each is whole.
+"""`smdt checkpoint`: list the checkpoints of a run and verify them.
 
 What imports torch is imported where it is used, as in every command.
 """
@@ -24,8 +24,8 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figur
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What a checkpoint says of itself.
+class CheckpointInfo:
+    """Metadata of a checkpoint.
 
     Attributes:
         path: its folder.
@@ -67,7 +67,9 @@ def verify(trained: Trained, json_file: JsonOption = None) -> None:
     """Recompute every hash; exit 1 if a checkpoint is damaged, and say what of it."""
     from smdt.training.checkpoints import checkpoint
 
-    faults = {str(folder): checkpoint.damage(folder) for folder in find_checkpoints(trained)}
+    faults = {
+        str(folder): checkpoint.integrity_error(folder) for folder in find_checkpoints(trained)
+    }
     for folder, fault in faults.items():
         print(printable(f"{folder}: {fault or 'whole'}"))
     write_json(json_file, faults)
@@ -92,8 +94,8 @@ def find_checkpoints(trained: Path) -> list[Path]:
     return found
 
 
-def describe(folder: Path) -> Saved:
-    """Return what a checkpoint says of itself.
+def describe(folder: Path) -> CheckpointInfo:
+    """Read the metadata of a checkpoint.
 
     Raises:
         InputError: it says nothing that can be read.
@@ -108,9 +110,9 @@ def describe(folder: Path) -> Saved:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"checkpoint {folder}: {checkpoint.PROGRESS} or {checkpoint.FILES} cannot be read; "
-            "smdt checkpoint verify tells what is damaged"
+            "smdt checkpoint verify lists what is damaged"
         ) from error
-    return Saved(
+    return CheckpointInfo(
         path=str(folder),
         saved=f"{saved:%Y-%m-%d %H:%M:%S}",
         step=progress.step,

@@ -22,22 +22,22 @@ from smdt.data.pipeline import require_dali
 from smdt.data.reader import Reader
 from smdt.data.split import Split
 from smdt.evaluation.outcomes import score_text
-from smdt.geometry.photo import cut_photo
+from smdt.geometry.photo import crop_photo
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.training.deepspeed.settings import require_deepspeed
-from smdt.training.ranks.processor import emulates_bf16
+from smdt.training.ranks.cpu import emulates_bf16
 
 PHOTO = "photo.png"
 FOV_DEG, AZIMUTH_DEG = 180.0, 120.0
 """What the photo shows of a panorama: how wide, and around which direction from its middle."""
 TURNS = 12
-"""At which the gallery has its places."""
+"""Headings at which the gallery embeds each place."""
 WORLD = ("--seed", "0", "--difficulty", "normal", "--ground-size", "64x256", "--aerial-size", "192")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a demo makes and trains, and how long each of its commands takes.
+    """Sizes of a demo, and the time of each of its commands.
 
     Attributes:
         train: pairs of the training cities.
@@ -76,7 +76,7 @@ QUICK = Budget(
 
 @dataclass(frozen=True)
 class Machine:
-    """What trainings are given on a machine.
+    """Resources of the trainings on a machine.
 
     Attributes:
         ranks: of each training.
@@ -135,7 +135,7 @@ def run_demo(out: Path, *, quick: bool, full: bool) -> None:
     console.print(f"It took {_minutes(time.monotonic() - start)}.")
     if not full:
         options = f"{' --quick' if quick else ''} --full"
-        console.print(f"`smdt demo{options}` goes on with the paper's stages.")
+        console.print(f"`smdt demo{options}` continues with the paper's stages.")
 
 
 def retrieval_commands(
@@ -235,10 +235,10 @@ def write_photo(shards: Path, file: Path) -> str:
 
 
 def unseen_photo(split: Split, sample_id: int, azimuth_deg: float, fov_deg: float) -> Tensor:
-    """Cut a photo out of a sample's panorama: uint8 [h, w, 3]. See `cut_photo`."""
+    """Cut a photo out of a sample's panorama: uint8 [h, w, 3]. See `crop_photo`."""
     reader = Reader(split, TrainingMetrics("", "", 0), Event())
     panorama = torch.from_numpy(decode_photo("ground", reader.read(sample_id, "ground")))
-    return cut_photo(panorama, azimuth_deg, fov_deg)
+    return crop_photo(panorama, azimuth_deg, fov_deg)
 
 
 def _train(
@@ -270,11 +270,11 @@ def _smdt(console: Terminal, command: Sequence[str]) -> None:
     with on_stop(stop):
         exit_code = process.wait()
     if stopped:
-        raise Stopped("The demo was stopped: start it again to go on.")
+        raise Stopped("The demo was stopped: start it again to resume.")
     if exit_code != 0:
         raise UserError(
-            f"`smdt {command[0]}` ended with exit code {exit_code} and says why above; "
-            "to begin anew, name another folder: smdt demo --out"
+            f"`smdt {command[0]}` ended with exit code {exit_code} and printed the reason "
+            "above; to start over, name another folder: smdt demo --out"
         )
 
 

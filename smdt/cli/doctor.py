@@ -1,4 +1,4 @@
-"""What this machine has, what it lacks, and what to do about it."""
+"""Checks of this machine: what is there, what is missing, and how to fix it."""
 
 import ctypes
 import json
@@ -24,12 +24,12 @@ PACKAGES = ("torch", "webdataset", "pyarrow", "timm")
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (looked at, not written to)
 ENOUGH_SHARED_BYTES = 2**30
-"""Ranks of one machine exchange gradients through it; a container gets 64 MB unless told."""
+"""Shared memory for gradients between ranks of one machine; containers get 64 MB by default."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
         subject: what.
@@ -59,7 +59,7 @@ def findings() -> list[Finding]:
     ]
 
 
-def examine(json_file: Path | None) -> None:
+def run_doctor(json_file: Path | None) -> None:
     """Print all findings as a table.
 
     Raises:
@@ -79,7 +79,7 @@ def examine(json_file: Path | None) -> None:
         raise UserError(f"Missing: {', '.join(missing)}; the table says what to do.")
 
 
-def driver_cure(supported: int, built_for: str) -> str:
+def driver_fix(supported: int, built_for: str) -> str:
     """Return what to do about an NVIDIA driver, empty if it fits (pure).
 
     Args:
@@ -92,7 +92,7 @@ def driver_cure(supported: int, built_for: str) -> str:
     return f"install a driver for CUDA {built_for} or newer: PyTorch here is built for that"
 
 
-def capability_cure(capability: tuple[int, int], architectures: list[str]) -> str:
+def capability_fix(capability: tuple[int, int], architectures: list[str]) -> str:
     """Return what to do about a GPU, empty if PyTorch has kernels for it (pure).
 
     Args:
@@ -122,7 +122,7 @@ def _package(name: str) -> Finding:
 
 
 def _training_packages() -> list[Finding]:
-    """What trains and reads data sets; a model and its gallery are used without them."""
+    """Check what training and data sets need; a model and its gallery work without."""
     from smdt.data.pipeline import DALI
     from smdt.training.deepspeed.settings import DEEPSPEED
 
@@ -153,7 +153,7 @@ def _driver() -> Finding:
     supported = ctypes.c_int()
     cuda.cuDriverGetVersion(ctypes.byref(supported))
     found = f"for CUDA {supported.value // 1000}.{supported.value % 1000 // 10}"
-    return Finding(subject, found, driver_cure(supported.value, torch.version.cuda or "0"))
+    return Finding(subject, found, driver_fix(supported.value, torch.version.cuda or "0"))
 
 
 def _accelerators() -> list[Finding]:
@@ -169,7 +169,7 @@ def _accelerators() -> list[Finding]:
     found = []
     for number in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(number)
-        cure = capability_cure((gpu.major, gpu.minor), torch.cuda.get_arch_list())
+        cure = capability_fix((gpu.major, gpu.minor), torch.cuda.get_arch_list())
         text = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
         found.append(Finding(f"accelerator {number}", text, cure))
     nccl_version: Callable[[], tuple[int, ...]] = torch.cuda.nccl.version

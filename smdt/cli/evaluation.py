@@ -34,7 +34,8 @@ def evaluate(
         bool | None,
         typer.Option(
             "--unknown-heading/--known-heading",
-            help="Turn each panorama by an unknown heading; by default as the run.",
+            help="Turn each panorama by a random heading that the towers do "
+            "not get; by default as the run.",
         ),
     ] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
@@ -53,10 +54,10 @@ def evaluate(
     from smdt.evaluation.outcomes import score_text
     from smdt.inference.rank import MODULE, EvaluateJob, evaluate_on_ranks
     from smdt.stages.registry import references
-    from smdt.stages.trained import Asked, load_config
-    from smdt.stages.weights import find_weights
+    from smdt.stages.trained import EvaluationOverrides, load_config
+    from smdt.stages.weights import resolve_checkpoint
 
-    asked = Asked(protocol, fov, unknown_heading)
+    asked = EvaluationOverrides(protocol, fov, unknown_heading)
     split = split or asked.split(shards)
     job = EvaluateJob(
         trained=trained,
@@ -77,7 +78,7 @@ def evaluate(
         )
     rows = {evaluation.protocol: dict(evaluation.scores)}
     if references_file is not None:
-        config = asked.apply(load_config(find_weights(trained), alignment))
+        config = asked.apply(load_config(resolve_checkpoint(trained), alignment))
         compared = references(config, shards, split)
         write_json(references_file, compared)
         rows |= compared

@@ -60,13 +60,17 @@ def embed(
     shards: Annotated[str, typer.Option(help="Folder or URL of the data set.")],
     out: Annotated[Path, typer.Option(help="Folder of the gallery.")],
     split: Annotated[
-        str | None, typer.Option(help="Whose aerial images; by default those that are evaluated.")
+        str | None, typer.Option(help="Split of the aerial images; by default the evaluated one.")
     ] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images that a process sees at once.")] = 32,
     max_missing: Annotated[int, typer.Option(min=0, help="Unreadable samples to leave out.")] = 0,
     turns: Annotated[
-        int, typer.Option(min=1, help="At which each image is embedded; 12 finds photos better.")
+        int,
+        typer.Option(
+            min=1,
+            help="Number of headings at which each image is embedded; 12 finds photos better.",
+        ),
     ] = 1,
     alignment: AlignmentOption = None,
     json_file: JsonOption = None,
@@ -94,18 +98,19 @@ def locate(
     heading: Annotated[
         float | None,
         typer.Option(
-            help="Of its middle, degrees clockwise from north; by default it is searched."
+            help="Heading of its middle, degrees clockwise from north; by default it is searched."
         ),
     ] = None,
     lens: Annotated[
         str, typer.Option(help="panorama, or rectilinear: what cameras and phones take.")
     ] = "panorama",
     headings: Annotated[
-        int, typer.Option(min=1, help="How many are tried where the heading is unknown.")
+        int,
+        typer.Option(min=1, help="Number of headings that are tried if the heading is unknown."),
     ] = 72,
     top: Annotated[int, typer.Option(min=1, help="Places to show.")] = 5,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="What made the gallery, if it is elsewhere now.")
+        Path | None, typer.Option(help="Run or checkpoint that made the gallery, if it was moved.")
     ] = None,
     geojson_file: Annotated[
         Path | None, typer.Option("--geojson", help="Write the places as points of a map.")
@@ -114,9 +119,9 @@ def locate(
 ) -> None:
     """Say where a photo was taken: the places of a gallery that it is most like."""
     from smdt.inference.gallery import Gallery
-    from smdt.inference.locate import Locator, Look, geojson, read_photo
+    from smdt.inference.locate import Locator, PhotoQuery, geojson, read_photo
 
-    look = Look.of(fov, heading, lens, headings)
+    look = PhotoQuery.of(fov, heading, lens, headings)
     image = read_photo(photo)
     opened = Gallery.open(gallery)
     locator = Locator(opened, checkpoint)

@@ -33,7 +33,7 @@ for command in (
 
 
 def show_version(asked: bool) -> None:
-    """Print the version of the installed package and end, if it was asked for."""
+    """Print the version of the installed package and exit, for `--version`."""
     if asked:
         from importlib.metadata import version
 
@@ -65,7 +65,7 @@ def demo(
 
 @app.command()
 def configs(
-    name: Annotated[str | None, typer.Argument(help="What to print or copy.")] = None,
+    name: Annotated[str | None, typer.Argument(help="File to print or copy.")] = None,
     out: Annotated[Path | None, typer.Option(help="Copy it here.")] = None,
 ) -> None:
     """List the packaged configurations; print one, or copy one to edit it."""
@@ -90,9 +90,9 @@ def configs(
 @app.command()
 def doctor(json_file: JsonOption = None) -> None:
     """Say what is installed, what is missing, and what to do."""
-    from smdt.cli.doctor import examine
+    from smdt.cli.doctor import run_doctor
 
-    examine(json_file)
+    run_doctor(json_file)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from data_shards.base.errors import Stopped
 from data_shards.build.dataset import stop_signals
-from launcher.run.command import LocalPlan, check_gpus, devices_of
+from launcher.run.command import LocalLaunch, check_gpus, devices_of
 from launcher.run.local import run_ranks
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def kept_when_stopped(out: Path | str) -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         raise Stopped(
-            f"Stopped; finished shards stay in {out}: start the same command again to go on."
+            f"Stopped; finished shards stay in {out}: start the same command again to resume."
         ) from None
 
 
@@ -50,8 +50,8 @@ def run_job(
     run_ranks(plan)
 
 
-def local_plan(module: str, arguments: Sequence[str], ranks: int) -> LocalPlan:
-    """Return the plan of a module on this machine, as it is now.
+def local_plan(module: str, arguments: Sequence[str], ranks: int) -> LocalLaunch:
+    """Return the launch plan of a module on this machine's present GPUs.
 
     Raises:
         InputError: there are GPUs, but fewer than ranks; or DeepSpeed is not installed.
@@ -59,12 +59,12 @@ def local_plan(module: str, arguments: Sequence[str], ranks: int) -> LocalPlan:
     import torch
 
     from smdt.training.deepspeed.settings import require_deepspeed
-    from smdt.training.ranks.place import free_port
+    from smdt.training.ranks.environment import free_port
 
     require_deepspeed()
     check_gpus(ranks, torch.cuda.device_count())
     has_gpu = torch.cuda.is_available()
-    return LocalPlan(
+    return LocalLaunch(
         module=module,
         arguments=arguments,
         devices=devices_of(ranks, has_gpu, os.environ.get("CUDA_VISIBLE_DEVICES")),

@@ -19,7 +19,7 @@ def train(
 ) -> None:
     """Train one stage on this machine through DeepSpeed's launcher."""
     from launcher.run.job import open_job
-    from smdt.training.ranks.processor import emulates_bf16
+    from smdt.training.ranks.cpu import emulates_bf16
 
     job = open_job(config, deepspeed_config, resume, overrides or [], ranks, ranks)
     job.check()

@@ -1,4 +1,4 @@
-"""What a step gets: decoded images and what the index knows of them."""
+"""The batches of a step: decoded images and their index columns."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,9 @@ class Batch:
     index: int
     """Number of the global batch in the epoch."""
     sample_ids: Ids
-    """int64 [B], what was read: stand-ins included."""
+    """int64 [B], ids of the samples that were read, replacements included."""
     shown: Ids
-    """int64 [B, S], places that each sample belongs to, its own first; -1 is none
+    """int64 [B, S], places that each sample belongs to, its own first; -1 is padding
     (`Split.shown`)."""
     images: Mapping[str, Images]
     """By view: uint8 [B, H, W, 3] on the device, or B of [H, W, 3] where sizes differ; `seg` has
@@ -44,7 +44,7 @@ class Batch:
     state: DataState
     """After this global batch: what a checkpoint saves."""
     replaced: Sequence[QuarantineLine] = ()
-    """What stand-ins replace in it."""
+    """Samples of the batch that were replaced."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class EncodedSample:
     sample_id: int
     images: Mapping[str, bytes]
     replaced: Sequence[QuarantineLine] = ()
-    """The samples whose stead it takes, from the one of the order to the last that was tried."""
+    """The samples that it replaces: the one of the order, then every replacement that failed."""
 
     @classmethod
     def read(cls, reader: Reader, sample_id: int, views: Sequence[str]) -> "EncodedSample":
@@ -67,7 +67,7 @@ class EncodedSample:
         return cls(sample_id, {view: reader.read(sample_id, view) for view in views})
 
 
-class BatchMaker:
+class BatchDecoder:
     """Turns encoded samples of a split into batches on a device.
 
     Args:

@@ -45,7 +45,7 @@ def global_batches(order: Ids, places: Ids, global_batch: int) -> Ids:
 
 
 def batches_per_epoch(places: Ids, global_batch: int) -> int:
-    """How many global batches every epoch has: T batches hold at most T samples of each place."""
+    """Return the number of global batches of an epoch: T batches hold at most T of a place."""
     samples_of_place = np.bincount(places)
     batches = len(places) // global_batch
     while (usable := int(np.minimum(samples_of_place, batches).sum())) < batches * global_batch:
@@ -167,7 +167,7 @@ class _Exchange:
         return found
 
     def _rows_by_place(self) -> dict[int, set[int]]:
-        """Which batches hold each place of `batch`, where any does."""
+        """Return the batches that hold each place of `batch`."""
         rows, slots = np.nonzero(self._held[self._places[self._batches]])
         found: dict[int, set[int]] = {}
         of_slots = self._places[self._batches[rows, slots]]

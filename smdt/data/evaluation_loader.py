@@ -8,10 +8,10 @@ from threading import Event
 import torch
 
 from data_shards.base.errors import DataError
-from smdt.data.batch import Batch, BatchMaker, EncodedSample
+from smdt.data.batch import Batch, BatchDecoder, EncodedSample
 from smdt.data.distinct_places import Ids
 from smdt.data.order import DataState, evaluation_slice
-from smdt.data.prefetch import run_ahead
+from smdt.data.prefetch import prefetch_jobs
 from smdt.data.reader import DamagedPart, Reader
 from smdt.data.split import Split
 from smdt.telemetry.metrics import TrainingMetrics
@@ -82,7 +82,7 @@ class EvaluationLoader:
         self.missing.clear()
         stopping = Event()
         reader = Reader(self._split, self._metrics, stopping)
-        maker = BatchMaker(self._split, self._views, self._batch, self._device, DECODE_THREADS)
+        maker = BatchDecoder(self._split, self._views, self._batch, self._device, DECODE_THREADS)
 
         def reads(own: range) -> list[Callable[[], EncodedSample | Missing]]:
             return [partial(self._read, reader, int(self._own[row])) for row in own]
@@ -97,7 +97,7 @@ class EvaluationLoader:
             return maker.make(whole, index, state) if whole else None, missing
 
         rows = range(len(self._own))
-        batches = run_ahead(
+        batches = prefetch_jobs(
             (rows[i : i + self._batch] for i in range(0, len(rows), self._batch)),
             reads,
             make,

@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from data_shards.base.errors import DataInputError
-from smdt.data.batch import Batch, BatchMaker, EncodedSample
+from smdt.data.batch import Batch, BatchDecoder, EncodedSample
 from smdt.data.distinct_places import batches_per_epoch
 from smdt.data.neighbours import NeighbourTable
 from smdt.data.order import (
@@ -27,10 +27,10 @@ from smdt.data.order import (
     rank_slice,
     stream_order,
 )
-from smdt.data.prefetch import run_ahead
+from smdt.data.prefetch import prefetch_jobs
 from smdt.data.quarantine import Quarantine
 from smdt.data.reader import Reader
-from smdt.data.replacement import StandInReader
+from smdt.data.replacement import ReplacingReader
 from smdt.data.shard_cache import CacheConfig
 from smdt.data.split import Split
 from smdt.telemetry.metrics import TrainingMetrics
@@ -39,7 +39,7 @@ __all__ = ["Batch", "DataConfig", "TrainLoader"]
 
 
 class DataConfig(BaseModel):
-    """Where training reads, in which order, and how far ahead."""
+    """Training data: shards, order and prefetch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,7 +48,7 @@ class DataConfig(BaseModel):
     split: str = "train"
     """Split to train on."""
     order: OrderConfig = OrderConfig()
-    """Which sample when."""
+    """Sample order."""
     read_threads: PositiveInt = 4
     """Threads of each rank that read."""
     decode_threads: PositiveInt = 2
@@ -58,7 +58,7 @@ class DataConfig(BaseModel):
     max_quarantined: NonNegativeInt = 100
     """Samples that the run may find damaged and replace, over all ranks; one more ends it."""
     cache: CacheConfig = CacheConfig()
-    """Where the shards of a store are kept."""
+    """Cache for shards of a store."""
 
 
 class TrainLoader:
@@ -118,7 +118,7 @@ class TrainLoader:
 
     @property
     def start(self) -> DataState:
-        """Where a new run begins."""
+        """Return the state of a new run."""
         return DataState(self.split.manifest_hash, self._seed, epoch=0, consumed=0)
 
     def resumed(
@@ -186,13 +186,13 @@ class TrainLoader:
         self, state: DataState, epochs: int, table: NeighbourTable | None
     ) -> Generator[Batch, None, None]:
         config, stopping = self._config, Event()
-        reader = StandInReader(
+        reader = ReplacingReader(
             Reader(self.split, self._metrics, stopping),
             self.split,
             self._views,
             self._rank,
         )
-        maker = BatchMaker(
+        maker = BatchDecoder(
             self.split, self._views, len(self._own_slots), self._device, config.decode_threads
         )
 
@@ -210,7 +210,7 @@ class TrainLoader:
             self._global_batch,
             None if table is None else table.samples,
         )
-        batches = run_ahead(
+        batches = prefetch_jobs(
             order,
             reads,
             make,
@@ -237,8 +237,9 @@ class TrainLoader:
             )
         if not state.cuts and state.consumed % self._global_batch:
             raise DataInputError(
-                f"The run has used {state.consumed} samples of epoch {state.epoch}, which is no "
-                f"multiple of a global batch of {self._global_batch}: set the global batch back."
+                f"The run has used {state.consumed} samples of epoch {state.epoch}, which is "
+                f"not a multiple of the global batch of {self._global_batch}: set the global "
+                "batch back."
             )
 
 

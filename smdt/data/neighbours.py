@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data_shards.base.atomic import atomic_file
 from data_shards.base.errors import DataError
-from data_shards.format.globe import directions
+from data_shards.format.geodesy import directions
 from smdt.data.order import Neighbours
 from smdt.data.split import Split
 
@@ -48,8 +48,8 @@ class NeighbourTable:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise DataError(
-                f"The neighbour table {path} can't be read ({error.strerror}): the run cannot go "
-                "on in the same order; bring it back, or start a new run."
+                f"The neighbour table {path} can't be read ({error.strerror}): the run cannot "
+                "resume in the same order; restore it, or start a new run."
             ) from None
         if found != sha256:
             raise DataError(f"The neighbour table {path} is damaged: bring back a whole copy.")
@@ -84,7 +84,7 @@ def prune(folder: Path, needed: Iterable[str]) -> None:
             path.unlink()
 
 
-def on_the_map(split: Split, count: int, rows: range) -> Neighbours:
+def nearest_by_position(split: Split, count: int, rows: range) -> Neighbours:
     """The nearest samples of other places by position, int32 [len(rows), K].
 
     By great-circle distance where the split has latitudes, else by UTM position (of one zone).
@@ -105,8 +105,9 @@ def on_the_map(split: Split, count: int, rows: range) -> Neighbours:
     known = np.flatnonzero(~np.isnan(positions).any(axis=1))
     if len(known) == 0:
         raise DataError(
-            f"No sample of split {split.name!r} in {split.root} has a position, so there is no "
-            "neighbour on the map: set data.order.hard.refresh to take neighbours from embeddings."
+            f"No sample of split {split.name!r} in {split.root} has a position, which "
+            "neighbours on the map need: set data.order.hard.refresh to take neighbours from "
+            "embeddings."
         )
     by_place = known[np.argsort(split.places[known], kind="stable")]
     _, first, size = np.unique(split.places[by_place], return_index=True, return_counts=True)  # [P]

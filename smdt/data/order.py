@@ -1,4 +1,4 @@
-"""Which sample, when, on which rank: pure functions of (seed, epoch), and nothing else.
+"""Sample order by epoch and rank: pure functions of (seed, epoch).
 
 Shapes: N samples of a split, T global batches of an epoch, G samples of a global batch,
 K neighbours of a sample.
@@ -14,35 +14,31 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
-from smdt.data.distinct_places import Ids, batches_per_epoch, first_of_each, global_batches
-from smdt.data.prefetch import one_ahead
-from smdt.data.randomness import seed_for
+from smdt.data.distinct_places import Ids, batches_per_epoch, global_batches
+from smdt.data.prefetch import prefetch_one
 
 Neighbours = NDArray[np.int32]
 """[N, K]: sample ids of other places, nearest first; -1 where there are fewer."""
-
-MOST_DRAWS = 1 << 16
-"""Draws for the stand-ins of a batch, 0.2 s; places that they miss follow in a shuffled order."""
 
 Cut = tuple[int, int]
 """A size of global batches, and how many of it an epoch had in a row."""
 
 
 class HardConfig(BaseModel):
-    """Batches of samples that are hard to tell apart (after Sample4Geo, Deuser et al. 2023)."""
+    """Batches of hard negatives (after Sample4Geo, Deuser et al. 2023)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     neighbours: PositiveInt = 64
     """Samples of other places that the neighbour table holds of each sample, nearest first."""
     group: int = Field(16, ge=2)
-    """Samples that stand together in the order: one and its neighbours."""
+    """Group size: consecutive samples in the order, one and its neighbours."""
     random_epochs: NonNegativeInt = 0
     """Epochs of plain shuffle before there is any table."""
     map_epochs: NonNegativeInt | None = None
     """Epochs after those with neighbours on the map. None: as many as `refresh`, or all."""
     refresh: PositiveInt | None = None
-    """Then tables are made from the model's embeddings, one for so many epochs. None: never."""
+    """Epochs between tables that are made from the model's embeddings. None: no such tables."""
 
     @model_validator(mode="after")
     def _map_leads_somewhere(self) -> Self:
@@ -59,11 +55,11 @@ class OrderConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     policy: Literal["shuffle", "sequential", "hard"] = "shuffle"
-    """`shuffle`: another permutation each epoch. `sequential`: as the shards hold the samples.
-    `hard`: a shuffle in which neighbours stand together."""
+    """`shuffle`: another permutation each epoch. `sequential`: the order of the shards. `hard`: a
+    shuffle with neighbours next to each other."""
     window: PositiveInt | None = None
-    """`shuffle`, for storage that wants sequential reads: shuffle runs of this many samples that
-    stand together in the shards, and the samples inside each run. None shuffles the whole epoch."""
+    """`shuffle`, for storage with slow random reads: shuffle runs of this many consecutive samples
+    of the shards, and the samples inside each run. None shuffles the whole epoch."""
     hard: HardConfig = HardConfig()
     """`hard`: which neighbours, how many."""
 
@@ -76,7 +72,7 @@ class OrderConfig(BaseModel):
 
 @dataclass(frozen=True)
 class DataState:
-    """Where a run stands in its data: all that decides the batches to come.
+    """Position of a run in its data: all that decides the batches to come.
 
     Attributes:
         manifest_hash: SHA-256 of the data set's manifest.
@@ -138,14 +134,14 @@ class DataState:
         if self.consumed and not cuts:
             count, rest = divmod(self.consumed, global_batch)
             if rest:
-                raise ValueError(f"{self.consumed} is no multiple of {global_batch}")
+                raise ValueError(f"{self.consumed} is not a multiple of {global_batch}")
             cuts = ((global_batch, count),)
         return replace(self, cuts=cuts, order=self.order or order)
 
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """What all ranks together read for one step."""
+    """Samples that all ranks read for one step."""
 
     sample_ids: Ids
     """int64 [G], of distinct places."""
@@ -182,7 +178,7 @@ def stream_order(
     state = state.completed(global_batch, config)
 
     def order_of(epoch: int) -> tuple[OrderConfig, tuple[Cut, ...]]:
-        """What orders an epoch, and what came of it; an epoch keeps the order it began with."""
+        """Return order and earlier cuts of an epoch, which keeps its order once started."""
         begun = epoch == state.epoch and state.consumed > 0
         return (state.order or config, state.cuts) if begun else (config, ())
 
@@ -192,7 +188,7 @@ def stream_order(
         return _rest(order, cuts, places, global_batch)
 
     coming = range(state.epoch + (state.left == 0), epochs)
-    with closing(one_ahead(batches_of, coming)) as cut:
+    with closing(prefetch_one(batches_of, coming)) as cut:
         for epoch, batches in zip(coming, cut, strict=True):
             own, cuts = order_of(epoch)
             after = replace(state, epoch=epoch, cuts=cuts, order=own)
@@ -212,7 +208,7 @@ def batches_left(
     global_batch: int,
     neighbours: Callable[[], Neighbours | None] = lambda: None,
 ) -> int:
-    """How many batches of a size the epoch of a state still has.
+    """Return how many batches of a size remain in the epoch of a state.
 
     An epoch whose last batch came is over, whatever the size.
 
@@ -259,7 +255,7 @@ def _cut(order: Ids, places: Ids, global_batch: int) -> Ids:
 
 
 def _one_more(cuts: tuple[Cut, ...], global_batch: int) -> tuple[Cut, ...]:
-    """What has come of an epoch after another batch of this size."""
+    """Return the cuts of an epoch after another batch of this size."""
     if cuts and cuts[-1][0] == global_batch:
         return (*cuts[:-1], (global_batch, cuts[-1][1] + 1))
     return (*cuts, (global_batch, 1))
@@ -329,75 +325,3 @@ def rank_slice(batch: Ids, rank: int, world_size: int) -> Ids:
 def evaluation_slice(count: int, rank: int, world_size: int) -> range:
     """The sample ids that a rank evaluates: over all ranks each of `count` exactly once."""
     return range(count * rank // world_size, count * (rank + 1) // world_size)
-
-
-def stand_in(batch: GlobalBatch, slot: int, attempt: int, places: Ids) -> int:
-    """The sample that replaces the one in a slot of a batch, which could not be read.
-
-    The free places, none of which the batch holds, stand in one random sequence with a sample of
-    each. Slot s takes its numbers s, s + G, s + 2G, ..., so that no two stand-ins share a place,
-    although ranks do not know of each other's damage. A slot that has none left, on a split with
-    few free places, takes those of other slots, then other samples of free places and of its own:
-    two damaged slots of a batch may then share a place, and the loss takes neither for a negative
-    of the other.
-
-    Args:
-        batch: as the order made it.
-        slot: of the damaged sample.
-        attempt: from 0; goes up when the stand-in is damaged too.
-        places: int64 [N], the place of every sample id.
-
-    Raises:
-        ValueError: every sample of a free place and of the slot's own has been tried.
-    """
-    number = attempt * len(batch.sample_ids) + slot
-    drawn = _drawn(batch, number + 1, places)
-    if len(drawn) > number:
-        return drawn[number]
-    candidates = _candidates(batch, slot, drawn, places)
-    if attempt >= len(candidates):
-        raise ValueError("The split has no place left for a stand-in.")
-    return int(candidates[attempt])
-
-
-def _drawn(batch: GlobalBatch, most: int, places: Ids) -> list[int]:
-    """The first samples of the sequence of free places; fewer where the draws or places end."""
-    met = set(places[batch.sample_ids].tolist())
-    distinct = np.count_nonzero(np.bincount(places))
-    samples: list[int] = []
-    for draw in range(MOST_DRAWS):
-        if len(samples) == most or len(met) == distinct:
-            break
-        words = (batch.state.seed, batch.epoch, batch.index, draw)
-        sample = seed_for("stand-in", *words) % len(places)
-        place = int(places[sample])
-        if place not in met:
-            met.add(place)
-            samples.append(sample)
-    return samples
-
-
-def _candidates(batch: GlobalBatch, slot: int, drawn: list[int], places: Ids) -> Ids:
-    """What a slot tries one after the other, where draws alone do not serve it: int64 [C].
-
-    Args:
-        batch: as the order made it.
-        slot: of the damaged sample.
-        drawn: the sequence of free places as far as it is drawn.
-        places: [N].
-    """
-    own, held = batch.sample_ids[slot], places[batch.sample_ids]
-    seed = seed_for("stand-ins", batch.state.seed, batch.epoch, batch.index)
-    noise = np.random.Philox(key=np.array([seed, 0], dtype=np.uint64)).random_raw(len(places))
-    others = np.argsort(noise, kind="stable")
-    others = others[~np.isin(others, [*drawn, *batch.sample_ids])]
-    free = others[~np.isin(places[others], held)]
-    sequence = np.array(drawn, dtype=np.int64)
-    undrawn = free[~np.isin(places[free], places[sequence])]
-    sequence = np.concatenate([sequence, undrawn[first_of_each(places[undrawn])]])
-    of_slot = sequence[slot :: len(batch.sample_ids)]
-    of_others = np.roll(sequence, -(slot % max(len(sequence), 1)))
-    of_others = of_others[~np.isin(of_others, of_slot)]
-    again = free[~np.isin(free, sequence)]
-    at_own_place = others[places[others] == places[own]]
-    return np.concatenate([of_slot, of_others, again, at_own_place])

@@ -8,14 +8,14 @@ from threading import Event, Semaphore
 from typing import TypeVar
 
 FINISHED_AHEAD = 3
-"""Results made before they are asked for: one is waiting while two are in the making."""
+"""Results that are prefetched: one is ready while two are in progress."""
 
 Job = TypeVar("Job")
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
-def one_ahead(
+def prefetch_one(
     function: Callable[[Job], Result], jobs: Iterable[Job]
 ) -> Generator[Result, None, None]:
     """Yield `function(job)` of each job, in order; a thread works on the next one meanwhile.
@@ -32,7 +32,7 @@ def one_ahead(
             yield upcoming.result()
 
 
-def run_ahead(
+def prefetch_jobs(
     jobs: Iterable[Job],
     pieces: Callable[[Job], Sequence[Callable[[], Piece]]],
     finish: Callable[[Job, list[Piece]], Result],

@@ -27,7 +27,7 @@ class QuarantineLine:
     reason: str
     detail: str
     stand_in: str
-    """Key of the sample that was tried in its stead."""
+    """Key of the replacement that was tried."""
     rank: int
 
 

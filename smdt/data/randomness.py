@@ -17,7 +17,7 @@ NO_EPOCH = -1
 """Epoch of what is drawn once and for all, as for evaluation."""
 
 
-def look_seed(seed: int, epoch: int, sample_id: int) -> int:
+def field_of_view_seed(seed: int, epoch: int, sample_id: int) -> int:
     """Seed of where a sample's ground image looks in one epoch, 0 <= seed < 2**63."""
     return seed_for("look", seed, epoch, sample_id)
 

@@ -7,7 +7,7 @@ from typing import Literal
 import google_crc32c
 
 from smdt.data.split import Split
-from smdt.data.tars import tars_of
+from smdt.data.tars import open_tars
 from smdt.telemetry.metrics import TrainingMetrics
 
 
@@ -44,7 +44,7 @@ class Reader:
     def __init__(self, split: Split, metrics: TrainingMetrics, stopping: Event) -> None:
         self._split = split
         self._metrics = metrics
-        self._tars = tars_of(split, stopping)
+        self._tars = open_tars(split, stopping)
 
     def read(self, sample_id: int, part: str) -> bytes:
         """The bytes of a part that the index lists for the sample.

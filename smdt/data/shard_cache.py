@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat
 from upath import UPath
 
 from data_shards.base.atomic import is_at
-from data_shards.base.errors import DataError, DataInputError, InputError, ShardError
+from data_shards.base.errors import DataError, DataInputError, ShardError
 from data_shards.base.store import Pause, download, require_local
 
 GIGABYTE = 10**9
@@ -28,13 +28,13 @@ COPY = re.compile(r"[0-9a-f]{64}")
 """Names of the copies: other files in the folder are the user's."""
 LOCK = "lock"
 PARTIAL = ".partial"
-"""Suffix of a file that is being downloaded; whoever downloads it holds a lock on it."""
+"""Suffix of a file that is being downloaded; the downloading process holds a lock on it."""
 RESERVED = ".reserved"
-"""Suffix of an empty file as long as the download beside it will be."""
+"""Suffix of an empty file of the size of the download next to it."""
 
 
 class CacheConfig(BaseModel):
-    """Where shards of a store are kept for reading; local shards are read where they are."""
+    """Cache folder and size for shards of a store; local shards are read in place."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -120,7 +120,7 @@ class ShardCache:
                     return file
         except FileNotFoundError:
             raise
-        except (ShardError, InputError) as error:
+        except ShardError as error:
             raise DataError(str(error)) from None
         except OSError as error:
             raise DataError(
@@ -172,7 +172,7 @@ class ShardCache:
             return True
 
     def _removed_if_orphaned(self, reserved: Path) -> bool:
-        """Remove a reservation, and the download beside it, whose process is dead."""
+        """Remove a reservation, and the download next to it, if its process is dead."""
         partial = reserved.with_suffix(PARTIAL)
         try:
             file = partial.open("rb")

@@ -1,28 +1,22 @@
 """A finished split: its index, memory-mapped, and what its files promise to hold."""
 
-import hashlib
-import mmap
-import os
-import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from upath import UPath
 
 from data_shards.base.errors import DataError, DataInputError, InputError, ShardError
-from data_shards.base.store import Location, location, size, sizes
+from data_shards.base.store import Location, location, sizes
 from data_shards.format import layout, manifest
 from data_shards.format.aspect import elevation_warning
-from data_shards.format.index import ABSENT, TILES, open_table
+from data_shards.format.index import ABSENT, TILES
 from data_shards.format.sample import JSON, PARTS
+from smdt.data.merged_index import cached_table, local_table
 from smdt.data.shard_cache import GIGABYTE, CacheConfig, ShardCache
-
-__all__ = ["DataError", "DataInputError", "Split"]
 
 REMEDIES = {
     "seg": ": make class maps with `smdt segment`",
@@ -92,10 +86,10 @@ class Split:
                 raise DataInputError(f"{root} has no split {name!r}, it has {there}.")
             entry = described.splits[name]
             if isinstance(root, Path):
-                table = _local_table(root, name, described)
+                table = local_table(root, name, described)
             else:
                 cache = ShardCache(cache_config or CacheConfig())
-                table = _cached_table(root, name, entry.table_sha256, cache)
+                table = cached_table(root, name, entry.table_sha256, cache)
             manifest_hash = manifest.manifest_hash(root)
         except (ShardError, InputError) as error:
             kind = DataInputError if error.exit_code == DataInputError.exit_code else DataError
@@ -303,62 +297,3 @@ def _sizes(folder: Location) -> dict[str, int]:
         return sizes(folder)
     except (ShardError, InputError) as error:
         raise DataError(str(error)) from None
-
-
-def _local_table(root: Path, name: str, described: manifest.Manifest) -> pa.Table:
-    """The merged index of a split in a folder, memory-mapped.
-
-    Raises:
-        DataError: it is missing, or not the one that the manifest describes.
-    """
-    path = layout.table_path(root, name)
-    assert isinstance(path, Path)
-    remedy = f"run `smdt shards finalize {root}`"
-    samples = {entry.table_sha256: entry.samples for entry in described.splits.values()}
-    expected = described.splits[name]
-    try:
-        with path.open("rb") as file:
-            mapped, digest = _mapped(file)
-    except FileNotFoundError:
-        raise DataError(f"The index file {path} is missing: {remedy}.") from None
-    if digest == expected.table_sha256:
-        return open_table(pa.py_buffer(mapped))
-    if digest in samples:
-        raise DataError(
-            f"The index of split {name!r} in {root} is another split's and has {samples[digest]} "
-            f"samples, its manifest says {expected.samples}: {remedy}."
-        )
-    raise DataError(
-        f"The index file {path} is damaged (its SHA-256 is not the manifest's): {remedy}."
-    )
-
-
-def _cached_table(root: UPath, name: str, sha256: str, cache: ShardCache) -> pa.Table:
-    """The merged index of a split in a store, memory-mapped from the cache.
-
-    Raises:
-        DataError: it is missing, or not the one that the manifest describes.
-    """
-    stored = layout.table_path(root, name)
-    assert isinstance(stored, UPath)
-    for _ in range(2):
-        try:
-            file = cache.open(stored, sha256, size(stored), time.sleep)
-        except FileNotFoundError:
-            break
-        with file:
-            mapped, digest = _mapped(file)
-        if digest == sha256:
-            return open_table(pa.py_buffer(mapped))
-        cache.drop(sha256)
-    raise DataError(
-        f"There is no {stored} with the checksum that the manifest gives: run "
-        f"`smdt shards finalize {root}`."
-    )
-
-
-def _mapped(file: BinaryIO) -> tuple[bytes | mmap.mmap, str]:
-    """A file, memory-mapped, and its SHA-256, hexadecimal."""
-    empty = os.fstat(file.fileno()).st_size == 0
-    mapped = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return mapped, hashlib.sha256(mapped).hexdigest()

@@ -9,7 +9,7 @@ from typing import Protocol
 from upath import UPath
 
 from data_shards.base.errors import DataError, StoreError
-from data_shards.base.store import exists, persistently
+from data_shards.base.store import exists, retry
 from data_shards.format import layout
 from data_shards.format.manifest import ShardEntry
 from smdt.data.shard_cache import ShardCache
@@ -22,7 +22,7 @@ OPEN_FILES = 128
 """Local tars that are kept open."""
 
 
-class Tars(Protocol):
+class TarReader(Protocol):
     """Reads pieces of tars, from any number of threads at once."""
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
@@ -35,18 +35,18 @@ class Tars(Protocol):
         ...
 
     def renew(self, shard: int) -> bool:
-        """Have a copy of the tar that may be bad made anew, once; False: there are no copies."""
+        """Download the cached tar again, once; False if tars are not cached."""
         ...
 
 
-def tars_of(split: Split, stopping: Event) -> Tars:
+def open_tars(split: Split, stopping: Event) -> TarReader:
     """The tars of a split; when `stopping` is set, waiting for storage ends at once."""
     if split.cache is None or isinstance(split.root, Path):
-        return LocalTars(split, stopping)
-    return StoredTars(split, split.root, split.cache, stopping)
+        return LocalTarReader(split, stopping)
+    return CachedTarReader(split, split.root, split.cache, stopping)
 
 
-class StoredTars:
+class CachedTarReader:
     """Tars of a store, read from their copies in the cache."""
 
     def __init__(self, split: Split, root: UPath, cache: ShardCache, stopping: Event) -> None:
@@ -58,7 +58,7 @@ class StoredTars:
         self._lock = Lock()
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
-        """As `Tars.read`."""
+        """As `TarReader.read`."""
         stored, entry = self._split.tar_of(shard), self._split.shards[shard]
         assert isinstance(stored, UPath)
         try:
@@ -75,10 +75,10 @@ class StoredTars:
                 if exists(self._manifest):
                     raise
                 # Not the tar is gone but everything: that is storage which is away.
-                persistently(self._require_manifest, self._manifest, self._pause)
+                retry(self._require_manifest, self._manifest, self._pause)
 
     def renew(self, shard: int) -> bool:
-        """As `Tars.renew`."""
+        """As `TarReader.renew`."""
         with self._lock:
             if shard not in self._renewed:
                 self._renewed.add(shard)
@@ -90,7 +90,7 @@ class StoredTars:
             raise ConnectionError
 
 
-class LocalTars:
+class LocalTarReader:
     """Tars in a local folder, read where they are."""
 
     def __init__(self, split: Split, stopping: Event) -> None:
@@ -99,7 +99,7 @@ class LocalTars:
         self._files = _OpenFiles(OPEN_FILES)
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
-        """As `Tars.read`; a file that is missing in its folder is just gone."""
+        """As `TarReader.read`; a file that is missing in its folder is just gone."""
         path = Path(str(self._split.tar_of(shard)))
         for delay_seconds in (*RETRY_DELAYS_SECONDS, None):
             try:
@@ -116,7 +116,7 @@ class LocalTars:
         raise AssertionError("the last attempt returns or raises")
 
     def renew(self, shard: int) -> bool:
-        """As `Tars.renew`: there is no copy."""
+        """Return False: local tars are not cached."""
         del shard
         return False
 
@@ -158,7 +158,7 @@ class _OpenFiles:
         return read_at(file.descriptor, offset, size)
 
     def forget(self, path: Path) -> None:
-        """Open the file anew next time."""
+        """Reopen the file next time."""
         with self._lock:
             self._files.pop(path, None)
 

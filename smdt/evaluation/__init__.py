@@ -1,1 +1,1 @@
-"""How good the descriptors and images are."""
+"""Scores of descriptors and images."""

@@ -40,5 +40,5 @@ def as_query(ground: Tensor) -> Tensor:
 
 
 def as_gallery(aerial: Tensor) -> Tensor:
-    """Return the descriptors [N, 97] of what `as_query` looks for, of [N, 96]."""
+    """Return gallery descriptors [N, 97] of colours [N, 96], for the queries of `as_query`."""
     return torch.cat([aerial, 1 - aerial.square().sum(dim=1, keepdim=True) / 2], dim=1)

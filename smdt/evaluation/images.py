@@ -1,4 +1,4 @@
-"""How alike generated and real images are: SSIM, PSNR, sharpness difference.
+"""Similarity of generated and real images: SSIM, PSNR, sharpness difference.
 
 Standard definitions on values scaled to 0 to 1, each figure a mean over images. `panogan_compat`
 gives the ones that the cross-view literature publishes since PanoGAN.

@@ -1,4 +1,4 @@
-"""How well class maps agree: intersection over union.
+"""StepStatus of class maps: intersection over union.
 
 B batch, H rows, W columns, K classes.
 """

@@ -1,4 +1,4 @@
-"""What a retrieval came to, in figures that a report draws (pure).
+"""Statistics of a retrieval for the report (pure).
 
 Q queries.
 """
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEPTHS = 40
-"""At most so many points of a recall curve."""
+"""Maximum number of points of a recall curve."""
 
 Floats = NDArray[np.float64]
 
@@ -41,14 +41,14 @@ def known(values: Floats) -> list[float | None]:
     return [None if np.isnan(value) else round(float(value), 4) for value in values]
 
 
-def best_wrong(items: Sequence[int], scores: Sequence[float], right: set[int]) -> float:
+def best_negative_score(items: Sequence[int], scores: Sequence[float], right: set[int]) -> float:
     """Return the score of the first of some items, best first, that is not right; NaN without."""
     wrong = (score for item, score in zip(items, scores, strict=True) if item not in right)
     return next(wrong, float("nan"))
 
 
 def score_text(name: str, value: float) -> str:
-    """Return a recall or an IoU in percent, PSNR and SD in decibels, any other as it is."""
+    """Format a score: recall and IoU in percent, PSNR and SD in decibels, others keep_name."""
     if name.startswith("R@") or "IoU" in name or name == "hit rate":
         return f"{value:.2%}"
     if name in ("PSNR", "SD"):

@@ -1,4 +1,4 @@
-"""What each benchmark compares with what, and which gallery items are right for a query.
+"""Evaluation protocols of the benchmarks: galleries, and the relevant items of each query.
 
 Q queries, G gallery items, R right items of a query, M items that do not count.
 """
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from data_shards.base.errors import InputError
 from data_shards.format.index import ABSENT
 from smdt.evaluation.recall import EvaluationError
-from smdt.geometry.look import FieldOfView
+from smdt.geometry.field_of_view import FieldOfView
 
 ProtocolName = Literal["pairs", "cvusa", "cvact_val", "cvact_test", "vigor_same", "vigor_cross"]
 
@@ -26,7 +26,7 @@ Ids = NDArray[np.int64]
 
 
 class ProtocolConfig(BaseModel):
-    """How queries are shown and what is right."""
+    """Rules of an evaluation: how queries are shown, and which items are relevant."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,16 +35,16 @@ class ProtocolConfig(BaseModel):
     fov_deg: FieldOfView = 360.0
     """Field of view that is left of the ground images."""
     unknown_heading: bool = False
-    """Turn ground images by a heading that is drawn for each, and tell nobody."""
+    """Turn each ground image by a random heading that the towers do not get."""
 
     def label(self, protocol: str) -> str:
-        """Return what tells the scores of a protocol apart from those with other queries."""
+        """Return a protocol's label with suffixes for the queries' field of view and heading."""
         fov = [] if self.fov_deg == 360 else [f"fov{self.fov_deg:g}"]
         return "-".join([protocol, *fov, *(["unknown-heading"] if self.unknown_heading else [])])
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationProtocol:
     """A way to evaluate retrieval.
 
     Attributes:
@@ -64,21 +64,21 @@ class Protocol:
     one_entry: bool = False
 
 
-PROTOCOLS: Mapping[str, Protocol] = {
+PROTOCOLS: Mapping[str, EvaluationProtocol] = {
     protocol.name: protocol
     for protocol in (
-        Protocol("pairs", "val", one_entry=True),
-        Protocol("cvusa", "val"),
-        Protocol("cvact_val", "val"),
-        Protocol("cvact_test", "test", within_m=5.0),
-        Protocol("vigor_same", "test", gallery="aerial"),
-        Protocol("vigor_cross", "test", gallery="aerial"),
+        EvaluationProtocol("pairs", "val", one_entry=True),
+        EvaluationProtocol("cvusa", "val"),
+        EvaluationProtocol("cvact_val", "val"),
+        EvaluationProtocol("cvact_test", "test", within_m=5.0),
+        EvaluationProtocol("vigor_same", "test", gallery="aerial"),
+        EvaluationProtocol("vigor_cross", "test", gallery="aerial"),
     )
 }
 
 
-def protocol_of(data_set: str, area: object, split: str | None) -> Protocol:
-    """Return the protocol that a data set's split is evaluated by, unless told otherwise (pure).
+def protocol_of(data_set: str, area: object, split: str | None) -> EvaluationProtocol:
+    """Return the default protocol of a data set's split (pure).
 
     Args:
         data_set: name in the manifest.
@@ -99,7 +99,7 @@ def protocol_of(data_set: str, area: object, split: str | None) -> Protocol:
     return PROTOCOLS[chosen]
 
 
-def check_area(protocol: Protocol, area: object) -> None:
+def check_area(protocol: EvaluationProtocol, area: object) -> None:
     """Check that VIGOR's shards are of the area that a protocol is about.
 
     Raises:
@@ -114,8 +114,8 @@ def check_area(protocol: Protocol, area: object) -> None:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What is right for each of some queries, by positions in a gallery.
+class Relevance:
+    """Relevant gallery positions of some queries.
 
     Attributes:
         right: int64 [Q, R]; a query with fewer repeats one.
@@ -125,16 +125,16 @@ class Truth:
     right: Ids
     ignored: Ids
 
-    def with_copies(self, images: Ids) -> "Truth":
+    def with_copies(self, images: Ids) -> "Relevance":
         """Return the same with all items that have the same image as one of them.
 
         Args:
             images: [G], numbers that items share which have the same image.
         """
-        return Truth(_with_copies(self.right, images), _with_copies(self.ignored, images))
+        return Relevance(_with_copies(self.right, images), _with_copies(self.ignored, images))
 
 
-def same_number(queries: Ids, gallery: Ids) -> Truth:
+def match_by_id(queries: Ids, gallery: Ids) -> Relevance:
     """Every item with a query's number is right.
 
     Args:
@@ -143,13 +143,13 @@ def same_number(queries: Ids, gallery: Ids) -> Truth:
     """
     right = _positions(queries, gallery)
     assert np.array_equal(gallery[right[:, 0]], queries), "a pair is read as a whole"
-    return Truth(right, right[:, :0])
+    return Relevance(right, right[:, :0])
 
 
 def tiles_within(
     queries: NDArray[np.float64], gallery: NDArray[np.float64], metres: float
-) -> Truth:
-    """Every tile that is at most so many metres away is right.
+) -> Relevance:
+    """Every tile within a distance in metres is relevant.
 
     Args:
         queries: [Q, 2] easting and northing, metres.
@@ -165,11 +165,11 @@ def tiles_within(
         require_positions(positions, metres)
     near = KDTree(gallery).query_ball_point(queries, metres, return_sorted=True)
     right = _padded([[*tiles] for tiles in near])
-    return Truth(right, right[:, :0])
+    return Relevance(right, right[:, :0])
 
 
 def require_positions(positions: NDArray[np.float64], metres: float) -> None:
-    """Check that all positions [N, 2] are known, as `tiles_within` so many metres needs.
+    """Check that all positions [N, 2] are known, as `tiles_within` needs.
 
     Raises:
         EvaluationError: one is NaN.
@@ -182,7 +182,7 @@ def require_positions(positions: NDArray[np.float64], metres: float) -> None:
         )
 
 
-def named_tiles(positive: Ids, semi_positives: Ids, tiles: Ids) -> Truth:
+def named_tiles(positive: Ids, semi_positives: Ids, tiles: Ids) -> Relevance:
     """Each query names the tile that is right, and others that show its place too.
 
     Args:
@@ -201,7 +201,7 @@ def named_tiles(positive: Ids, semi_positives: Ids, tiles: Ids) -> Truth:
     right = position(positive)[:, None]
     assert (right != ABSENT).all(), "queries without their tile are left out before"
     ignored = position(semi_positives)
-    return Truth(right, np.where(ignored == ABSENT, right, ignored))
+    return Relevance(right, np.where(ignored == ABSENT, right, ignored))
 
 
 def same_cities(queries: Sequence[str], gallery: Sequence[str]) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""How far down its list each query finds a right place, exact, in blocks of queries.
+"""Rank of the first relevant item of each query, exact, in blocks of queries.
 
 Q queries, G gallery items, D descriptor, R right items of a query, M items that do not count. A
 block of queries is scored against the whole gallery by one matrix product, out of which the true
@@ -99,7 +99,7 @@ class Piece:
     ids: Tensor
 
 
-def nearest_elsewhere(
+def nearest_at_other_places(
     query: Tensor, query_shown: Tensor, gallery: Iterable[Piece], k: int, block: int = BLOCK
 ) -> Tensor:
     """Find the k gallery items of other places with the largest inner product, best first.
@@ -163,7 +163,7 @@ def recalls(ranks: NDArray[np.float64], gallery_size: int) -> dict[str, float]:
         EvaluationError: there is no query.
     """
     if len(ranks) == 0:
-        raise EvaluationError("there is no query to evaluate: the split is empty")
+        raise EvaluationError("the split is empty: nothing to evaluate")
     return {name: float(np.mean(ranks + 1 <= k)) for name, k in _depths(gallery_size).items()}
 
 
@@ -187,7 +187,7 @@ def _score_blocks(query: Tensor, gallery: Tensor, block: int) -> Iterator[tuple[
 
 
 def _rounding_error(query: Tensor, gallery: Tensor) -> Tensor:
-    """How far apart two computations of one inner product may be, for each query: [Q].
+    """Return the rounding tolerance of each query's inner products: [Q].
 
     Rounding errors of a sum of D products add up like a random walk, so about
     sqrt(D) * eps * |q| * |g|.

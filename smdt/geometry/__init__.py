@@ -1,1 +1,1 @@
-"""Where an aerial pixel stands in a panorama, and what part of a panorama is seen."""
+"""Projection of aerial pixels into panoramas, and fields of view."""

@@ -1,4 +1,4 @@
-"""What becomes of an aerial image before the aerial tower of retrieval sees it."""
+"""Configuration of the aerial tower's input."""
 
 import math
 from typing import Literal
@@ -38,7 +38,7 @@ class RetrievalGeometryConfig(PanoramaConfig):
 
 
 class AlignmentSourceConfig(BaseModel):
-    """Whose aligned images retrieval sees."""
+    """The source of the aligned images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,5 +46,5 @@ class AlignmentSourceConfig(BaseModel):
     """Run or checkpoint of the alignment stage whose frozen generators make them during training;
     None: they are in the shards, made by `smdt align`."""
     sha256: str | None = None
-    """Of the weights that make them: a run fills it in when it starts, and is evaluated with no
-    others."""
+    """SHA-256 of the generators' weights: set when a run starts, and required in its
+    evaluations."""

@@ -24,7 +24,7 @@ QUARTER_DEG = 90.0
 
 
 class AugmentConfig(BaseModel):
-    """What is drawn anew for each pair in each epoch."""
+    """Augmentation drawn for each pair in each epoch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,7 +36,7 @@ class AugmentConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Draw:
-    """What was drawn for a batch.
+    """The draws of a batch.
 
     Attributes:
         clockwise_deg: [B] in [0, 360).

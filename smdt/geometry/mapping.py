@@ -14,23 +14,23 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from data_shards.base.errors import UserError
-from smdt.geometry.radius import GroundView, mixed_radius, perspective_radius, polar_radius
-from smdt.geometry.sampling import Taps, make_taps, sample, sub_positions
+from smdt.geometry.radius import GroundCamera, mixed_radius, perspective_radius, polar_radius
+from smdt.geometry.sampling import SamplingGrid, make_grid, sample, sub_positions
 
-Mapping = Literal["polar", "perspective", "mixed"]
+Projection = Literal["polar", "perspective", "mixed"]
 
 CACHED_GRIDS = 32
 """Grids kept in memory: 2 MiB each at 128x512 without supersampling; a new one takes a few ms."""
 
 
 class GeometryError(UserError, ValueError):
-    """What the data or the configuration says does not place the camera."""
+    """The camera's position does not follow from data or configuration."""
 
     exit_code = 2
 
 
 class PanoramaConfig(BaseModel):
-    """How large a panorama is, and how its camera stood above the tile."""
+    """Size of a panorama, and height of its camera above the tile."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,21 +55,21 @@ class PanoramaConfig(BaseModel):
 
 
 class GeometryConfig(PanoramaConfig):
-    """How aerial images become panoramas."""
+    """SupervisorOptions of the projection of aerial images to panoramas."""
 
-    mapping: Mapping = "mixed"
+    mapping: Projection = "mixed"
     """Polar (SAFA), perspective, or mixed: polar far away, perspective near the camera (SMDT)."""
 
 
 @lru_cache(maxsize=CACHED_GRIDS)
 def panorama_taps(
-    mapping: Mapping,
+    mapping: Projection,
     size: tuple[int, int],
     side: int,
-    view: GroundView | None,
+    view: GroundCamera | None,
     supersample: int,
     device: torch.device,
-) -> Taps:
+) -> SamplingGrid:
     """Return the sampling grid of a mapping; `view` is None for polar, which needs none."""
     height, width = size
     rows = sub_positions(height, supersample)
@@ -79,10 +79,10 @@ def panorama_taps(
         radius = perspective_radius(rows, height, side, view)
     else:
         radius = mixed_radius(rows, height, side, view)
-    return make_taps(radius, width, side, supersample, device)
+    return make_grid(radius, width, side, supersample, device)
 
 
-class PanoramaMapping(nn.Module):
+class PanoramaProjection(nn.Module):
     """Aerial images to panoramas of one size, each by its own extent and elevation range."""
 
     def __init__(self, config: GeometryConfig, height: int, width: int) -> None:
@@ -123,7 +123,9 @@ class PanoramaMapping(nn.Module):
             panorama.copy_(sample(image, taps, scratch))
         return panoramas.view(-1, height, width, 3).permute(0, 3, 1, 2)
 
-    def _taps(self, image: Tensor, extent_m: float, elevation_deg: tuple[float, float]) -> Taps:
+    def _taps(
+        self, image: Tensor, extent_m: float, elevation_deg: tuple[float, float]
+    ) -> SamplingGrid:
         rows, side, _ = image.shape
         if rows != side:
             raise GeometryError(f"an aerial image of {rows}x{side} pixels is not square: cut it")
@@ -133,7 +135,7 @@ class PanoramaMapping(nn.Module):
             config.mapping, self.size, side, view, config.supersample, image.device
         )
 
-    def _view(self, extent_m: float, elevation_deg: tuple[float, float]) -> GroundView:
+    def _view(self, extent_m: float, elevation_deg: tuple[float, float]) -> GroundCamera:
         extent = self.config.extent_m if np.isnan(extent_m) else extent_m
         elevation = self.config.elevation_deg if np.isnan(elevation_deg).any() else elevation_deg
         if extent is None:
@@ -143,7 +145,7 @@ class PanoramaMapping(nn.Module):
         if extent <= 0:
             raise GeometryError(f"a tile's extent of {extent} m is not positive: correct extent_m")
         _check_elevation(elevation)
-        return GroundView(self.config.camera_height_m, extent, elevation)
+        return GroundCamera(self.config.camera_height_m, extent, elevation)
 
     def _unknown(self, field: str) -> GeometryError:
         return GeometryError(

@@ -1,4 +1,4 @@
-"""A photo that is no panorama of a data set, laid into one: where each of its pixels looks.
+"""Pasting a perspective photo into a panorama: the direction of each of its pixels.
 
 H rows, W columns of the panorama; h rows, w columns of the photo.
 """
@@ -20,7 +20,7 @@ Elevation = tuple[float, float]
 """Degrees above the horizon of a bottom and of a top edge."""
 
 
-def lay_into_panorama(
+def paste_into_panorama(
     photo: Tensor, fov_deg: float, lens: Lens, size: tuple[int, int], elevation_deg: Elevation
 ) -> Tensor:
     """Return a panorama with a photo in its middle; what the photo does not show is black.
@@ -46,8 +46,8 @@ def lay_into_panorama(
     return panorama
 
 
-def cut_photo(panorama: Tensor, azimuth_deg: float, fov_deg: float) -> Tensor:
-    """Cut a photo out of a panorama: what `lay_into_panorama` puts back, in the middle.
+def crop_photo(panorama: Tensor, azimuth_deg: float, fov_deg: float) -> Tensor:
+    """Cut a photo out of a panorama: what `paste_into_panorama` puts back, in the middle.
 
     Args:
         panorama: [H, W, C], all round.

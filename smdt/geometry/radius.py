@@ -1,4 +1,4 @@
-"""Where in the aerial image a panorama row looks: the radius profiles of the mappings.
+"""Radius profiles of the mappings: the distance in the aerial image for each panorama row.
 
 A profile gives, for panorama rows (float64, 0 is the top row, fractions allowed), the distance from
 the tile's centre in aerial pixels. Infinity means that the row shows no ground. See
@@ -14,8 +14,8 @@ Rows = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class GroundView:
-    """How a level camera over flat ground sees it."""
+class GroundCamera:
+    """A level camera over flat ground."""
 
     camera_height_m: float
     extent_m: float
@@ -35,7 +35,7 @@ def polar_radius(rows: Rows, height: int, side: int) -> Rows:
     return np.maximum(side / 2 * (height - 1 - rows) / height, 0.0)
 
 
-def perspective_radius(rows: Rows, height: int, side: int, view: GroundView) -> Rows:
+def perspective_radius(rows: Rows, height: int, side: int, view: GroundCamera) -> Rows:
     """Radius at which a row's ray meets the ground, at most half the side; infinite above it."""
     bottom, top = view.elevation_deg
     deg_per_row = (top - bottom) / height
@@ -50,7 +50,7 @@ def perspective_radius(rows: Rows, height: int, side: int, view: GroundView) -> 
     return np.where(ground, radius, np.inf)
 
 
-def mixed_radius(rows: Rows, height: int, side: int, view: GroundView) -> Rows:
+def mixed_radius(rows: Rows, height: int, side: int, view: GroundCamera) -> Rows:
     """Polar down to the first row where the perspective radius is not larger, then perspective.
 
     Continuous and monotone in `rows`, which must ascend. The junction is ours: the paper gives no

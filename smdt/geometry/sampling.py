@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Taps:
+class SamplingGrid:
     """A sampling grid: for each panorama pixel the aerial pixels to weigh.
 
     Flat, with the places where pixels begin: `embedding_bag` would make those anew in each call,
@@ -28,7 +28,7 @@ class Taps:
     index: Tensor
     """int32 [P * T], row-major pixel of the aerial image."""
     weight: Tensor
-    """float32 [P * T], 0 for what lies outside the image."""
+    """float32 [P * T], 0 outside the image."""
     begin: Tensor
     """int32 [P + 1], where the taps of each pixel begin, and the end."""
 
@@ -38,9 +38,9 @@ def sub_positions(count: int, supersample: int) -> NDArray[np.float64]:
     return (np.arange(count * supersample) + 0.5) / supersample - 0.5
 
 
-def make_taps(
+def make_grid(
     radius: NDArray[np.float64], width: int, side: int, supersample: int, device: torch.device
-) -> Taps:
+) -> SamplingGrid:
     """Place the bilinear taps of a panorama.
 
     Args:
@@ -63,7 +63,7 @@ def make_taps(
     weight_PT = _by_pixel(weight_RCT, supersample) / supersample**2
     count = index_PT.shape[1]
     begin = torch.arange(0, index_PT.numel() + 1, count, dtype=torch.int32, device=device)
-    return Taps(index_PT.flatten(), weight_PT.flatten(), begin)
+    return SamplingGrid(index_PT.flatten(), weight_PT.flatten(), begin)
 
 
 def _axis_taps(position_RC: Tensor, side: int) -> list[tuple[Tensor, Tensor]]:
@@ -85,7 +85,7 @@ def _by_pixel(values_RCT: Tensor, supersample: int) -> Tensor:
     return blocks.transpose(1, 2).reshape(rows * columns, -1)
 
 
-def sample(aerial: Tensor, taps: Taps, scratch: Tensor) -> Tensor:
+def sample(aerial: Tensor, taps: SamplingGrid, scratch: Tensor) -> Tensor:
     """Weigh the taps of an aerial image.
 
     Args:

@@ -1,4 +1,4 @@
-"""What happens to the images of a view on the training device: size, heading, field of view, scale.
+"""Transforms of a view on the training device: size, heading, field of view, scale.
 
 B batch, C channels, H rows, W columns.
 """
@@ -70,7 +70,7 @@ def turn(panoramas: Tensor, clockwise_deg: NDArray[np.float64]) -> Tensor:
     return panoramas.gather(3, columns_BW[:, None, None, :].expand_as(panoramas))
 
 
-def north_up(
+def roll_to_north(
     panoramas: Sequence[Tensor] | Tensor, heading_deg: NDArray[np.float64]
 ) -> Sequence[Tensor] | Tensor:
     """Turn panoramas so that their middle column looks north, by whole columns of their own.
@@ -85,10 +85,10 @@ def north_up(
     return _rolled(panoramas, heading_deg, 1)
 
 
-def as_photographed(
+def roll_to_heading(
     panoramas: Sequence[Tensor] | Tensor, heading_deg: NDArray[np.float64]
 ) -> Sequence[Tensor] | Tensor:
-    """Undo `north_up`, exactly: the middle column of the result looks to `heading_deg`."""
+    """Undo `roll_to_north`, exactly: the middle column of the result looks to `heading_deg`."""
     return _rolled(panoramas, heading_deg, -1)
 
 
@@ -115,7 +115,7 @@ def columns_of(heading_deg: float, width: int) -> int:
 
 
 def keep_field_of_view(panoramas: Tensor, fov_deg: NDArray[np.float64]) -> Tensor:
-    """Keep the middle columns of panoramas and make the others black, as what nobody has seen.
+    """Keep the middle columns of panoramas and set the others to black.
 
     The number of columns is rounded to the nearest, at least one; column W/2 is the middle one of
     what is kept (rounded down).

@@ -19,11 +19,11 @@ from data_shards.format.sample import JSON
 from smdt.data.batch import Batch
 from smdt.inference.annotated_shard import Annotator
 from smdt.stages.retrieval.aligned import FrozenAlignment
-from smdt.stages.weights import find_weights
+from smdt.stages.weights import resolve_checkpoint
 from smdt.training.checkpoints import checkpoint
 
 ENCODING = Encoding(quality=95, chroma="4:4:4")
-"""A generated image is small and is not photographed anew: nothing of it is worth saving."""
+"""High quality, since a generated image is small."""
 
 
 class AlignmentAnnotator(Annotator):
@@ -43,7 +43,7 @@ class AlignmentAnnotator(Annotator):
 
     @property
     def model(self) -> dict[str, JSON]:
-        """What the images are made by: arrangement, mapping, size, encoder, hashes."""
+        """Return how the images are made: arrangement, mapping, size, encoder, hashes."""
         return self._model
 
     def __call__(self, batch: Batch) -> Sequence[PreparedImage]:
@@ -61,7 +61,7 @@ def open_alignment(trained: Path, device: torch.device) -> AlignmentAnnotator:
         InputError: it is none.
     """
     del device  # that of a batch decides
-    folder = find_weights(trained)
+    folder = resolve_checkpoint(trained)
     alignment = FrozenAlignment(folder)
     config = alignment.config
     files = (checkpoint.CONFIG, checkpoint.WEIGHTS)
@@ -76,6 +76,6 @@ def open_alignment(trained: Path, device: torch.device) -> AlignmentAnnotator:
 
 
 def _encoded(image: Tensor) -> PreparedImage:
-    """A JPEG of an image uint8 [3, H, W], with what a shard says of its pixels."""
+    """Return a JPEG of an image uint8 [3, H, W], and its part of a shard's pixel statistics."""
     data = encode_jpeg(Image.fromarray(image.permute(1, 2, 0).cpu().numpy()), ENCODING)
     return prepare_photo("aligned.jpg", data, None, ENCODING)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from data_shards.base.errors import DataError, DataInputError
-from data_shards.base.store import Location, location, same_place
-from data_shards.build.executor import Advance
+from data_shards.base.store import Location, location, same_location
+from data_shards.build.executor import AdvanceCallback
 from data_shards.build.finalize import finalize
 from data_shards.build.rewrite import rewriting_plan
 from data_shards.format import layout, manifest
@@ -19,12 +19,12 @@ from data_shards.format.manifest import Manifest
 from data_shards.format.plan import BuildPlan, ShardTask, check_complete, missing_shards
 from smdt.data.pipeline import require_dali
 from smdt.data.split import Split
-from smdt.inference.annotated_shard import Annotator, Missing, ShardAnnotator, has_views
+from smdt.inference.annotated_shard import Annotator, MissingSampleLimit, ShardAnnotator, has_views
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """What to annotate, and where to.
+    """Inputs and output of an annotation.
 
     Attributes:
         shards: folder or URL of the finished data set.
@@ -40,7 +40,7 @@ class Annotation:
 
 
 def begin(job: Annotation, annotator: Annotator) -> BuildPlan:
-    """Check the job and begin or go on with it; every rank may call it.
+    """Check the job and start or resume it; every rank may call it.
 
     Raises:
         InputError: `out` is the source or belongs to another job, nothing has what the part is made
@@ -49,7 +49,7 @@ def begin(job: Annotation, annotator: Annotator) -> BuildPlan:
     """
     require_dali()
     source, out = location(job.shards), location(job.out)
-    if same_place(source, out):
+    if same_location(source, out):
         raise DataInputError(f"--out {out} is where the shards come from: name another folder.")
     described = manifest.load(source)
     splits = [Split.open(source, name) for name in described.splits]
@@ -70,7 +70,7 @@ def annotate(
     device: torch.device,
     rank: int,
     world_size: int,
-    advance: Advance,
+    advance: AdvanceCallback,
 ) -> None:
     """Make those shards of this rank that are not finished.
 
@@ -87,7 +87,7 @@ def annotate(
     """
     plan = begin(job, annotator)
     root = location(job.out)
-    missing = Missing(job.max_missing)
+    missing = MissingSampleLimit(job.max_missing)
     for name, shards in missing_shards(root, plan).items():
         own = [task for task in plan.tasks(name)[rank::world_size] if task.shard in shards]
         if not own:
@@ -99,7 +99,7 @@ def annotate(
 
 
 def samples_left(job: Annotation, plan: BuildPlan, rank: int, world_size: int) -> int:
-    """How many source rows are in those shards of a rank that are not finished."""
+    """Return how many source rows are in a rank's unfinished shards."""
     missing = missing_shards(location(job.out), plan)
     own = (task for name in missing for task in plan.tasks(name)[rank::world_size])
     return sum(len(task.rows) for task in own if task.shard in missing[task.split])

@@ -1,4 +1,4 @@
-"""One shard made from another: each sample's bytes as they were, with one part made by a model."""
+"""Rewriting one shard: each sample's bytes are kept, and one part is made by a model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data_shards.base.errors import DataError
 from data_shards.base.store import Location
-from data_shards.build.executor import Advance
+from data_shards.build.executor import AdvanceCallback
 from data_shards.build.rewrite import count_pixels, restored, row_of
 from data_shards.build.writer import PreparedSample, write_samples
 from data_shards.format import layout
@@ -23,9 +23,9 @@ from data_shards.format.index import ABSENT, Rejection, read_digests, read_summa
 from data_shards.format.pixels import PixelSums
 from data_shards.format.plan import ShardTask
 from data_shards.format.sample import IMAGES, JSON, PARTS
-from smdt.data.batch import Batch, BatchMaker, EncodedSample
+from smdt.data.batch import Batch, BatchDecoder, EncodedSample
 from smdt.data.order import DataState
-from smdt.data.prefetch import run_ahead
+from smdt.data.prefetch import prefetch_jobs
 from smdt.data.reader import DamagedPart, Reader
 from smdt.data.split import Split
 from smdt.telemetry.metrics import TrainingMetrics
@@ -47,7 +47,7 @@ class Annotator(ABC):
     @property
     @abstractmethod
     def model(self) -> dict[str, JSON]:
-        """What makes the part, for the manifest: equal where the part would be."""
+        """Return the provenance of the part, for the manifest: equal provenance, equal part."""
 
     @abstractmethod
     def __call__(self, batch: Batch) -> Sequence[PreparedImage]:
@@ -58,7 +58,7 @@ Read: TypeAlias = EncodedSample | Rejection
 """All parts of a sample that stay, or why it could not be read."""
 
 
-class Missing:
+class MissingSampleLimit:
     """Counts what this rank could not read.
 
     Args:
@@ -100,7 +100,7 @@ class ShardAnnotator:
         annotator: Annotator,
         batch: int,
         device: torch.device,
-        missing: Missing,
+        missing: MissingSampleLimit,
     ) -> None:
         self._split = split
         self._annotator = annotator
@@ -109,9 +109,9 @@ class ShardAnnotator:
         self._has_views = has_views(split, annotator.views)
         metrics = TrainingMetrics("", annotator.part, 0)
         self._reader = Reader(split, metrics, Event())
-        self._maker = BatchMaker(split, annotator.views, batch, device, DECODE_THREADS)
+        self._maker = BatchDecoder(split, annotator.views, batch, device, DECODE_THREADS)
 
-    def write(self, task: ShardTask, root: Location, advance: Advance) -> None:
+    def write(self, task: ShardTask, root: Location, advance: AdvanceCallback) -> None:
         """Make a shard of the data set in `root`.
 
         Raises:
@@ -144,7 +144,7 @@ class ShardAnnotator:
     def _annotated(self, ids: NDArray[np.int64]) -> Iterator[tuple[Read, PreparedImage | None]]:
         """The samples in their order, each with its new part if it has the views."""
         chunks = (ids[start : start + self._batch] for start in range(0, len(ids), self._batch))
-        batches = run_ahead(
+        batches = prefetch_jobs(
             chunks,
             lambda chunk: [partial(self._read, int(sample_id)) for sample_id in chunk],
             self._decode,
@@ -175,7 +175,7 @@ class ShardAnnotator:
     def _decode(
         self, chunk: NDArray[np.int64], samples: list[Read]
     ) -> tuple[list[Read], Batch | None]:
-        """What was read, and the batch of those that the annotator sees."""
+        """Return the samples that were read, and the batch for the annotator."""
         seen = [s for s in samples if isinstance(s, EncodedSample) and self._is_seen(s)]
         state = DataState(self._split.manifest_hash, 0, 0, int(chunk[-1]) + 1)
         return samples, self._maker.make(seen, 0, state) if seen else None
@@ -219,7 +219,7 @@ def digests_of(
 
 
 def has_views(split: Split, views: Sequence[str]) -> NDArray[np.bool_]:
-    """Which samples have all of `views`, [N]."""
+    """Return which samples have all of `views`, [N]."""
     present = [split.column(f"{view}_offset") != ABSENT for view in views]
     both: NDArray[np.bool_] = np.logical_and.reduce(present)
     return both

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 
 from data_shards.base.atomic import remove_leftovers, write_atomic
 from data_shards.base.errors import DataError, InputError
-from data_shards.build.executor import Advance
+from data_shards.build.executor import AdvanceCallback
 from data_shards.build.finalize import sha256
 from data_shards.format import manifest
 from smdt.data.distinct_places import first_of_each
@@ -25,12 +25,12 @@ from smdt.data.pipeline import require_dali
 from smdt.data.split import Split
 from smdt.evaluation.protocol import protocol_of
 from smdt.geometry.augment import QUARTER_DEG, even_turns
-from smdt.geometry.look import RetrievalAugmentConfig
-from smdt.inference.gallery import TENSOR, Description, Gallery, places_of, write_gallery
+from smdt.geometry.field_of_view import RetrievalAugmentConfig
+from smdt.inference.gallery import TENSOR, Gallery, GalleryManifest, places_of, write_gallery
 from smdt.stages.retrieval.config import RetrievalConfig
 from smdt.stages.retrieval.stage import RetrievalStage
 from smdt.stages.trained import load_stage
-from smdt.stages.weights import find_weights
+from smdt.stages.weights import resolve_checkpoint
 from smdt.training.checkpoints import checkpoint
 
 PARTS = ".smdt-parts"
@@ -40,7 +40,7 @@ IDS = "sample_ids"
 
 @dataclass(frozen=True)
 class EmbedJob:
-    """What to embed, with what, and where to.
+    """Inputs and output of an embedding.
 
     Attributes:
         trained: run or checkpoint of the retrieval stage.
@@ -79,7 +79,7 @@ def open_retrieval(
 
 
 def default_split(shards: str) -> str:
-    """Return the split that is a data set's gallery, where nobody names one.
+    """Return the default split of a data set's gallery.
 
     Raises:
         InputError: there are no such shards.
@@ -109,7 +109,7 @@ def prepare(job: EmbedJob) -> None:
 
 
 def require_turns(augment: RetrievalAugmentConfig, turns: int) -> None:
-    """Check that towers know pairs at as many turns.
+    """Check that towers were trained for this number of turns.
 
     Raises:
         InputError: they do not.
@@ -118,7 +118,7 @@ def require_turns(augment: RetrievalAugmentConfig, turns: int) -> None:
         return
     if not augment.turn or augment.unknown_heading:
         raise InputError(
-            f"--turns {turns} needs towers that know north and were trained on turned pairs "
+            f"--turns {turns} needs towers that get the heading and were trained on turned pairs "
             "(augment.turn without augment.unknown_heading): omit it"
         )
     if augment.turn == "quarters" and (even_turns(turns) % QUARTER_DEG).any():
@@ -129,14 +129,14 @@ def require_turns(augment: RetrievalAugmentConfig, turns: int) -> None:
 
 
 def begin(job: EmbedJob) -> Split:
-    """Check the job and begin or go on with it; every rank may call it.
+    """Check the job and start or resume it; every rank may call it.
 
     Raises:
         InputError: the output is another gallery, or there is no such split or checkpoint.
     """
     split = Split.open(job.shards, job.split)
-    folder = find_weights(job.trained)
-    Description(
+    folder = resolve_checkpoint(job.trained)
+    GalleryManifest(
         checkpoint=str(folder.resolve()),
         weights_sha256=sha256(folder / checkpoint.WEIGHTS),
         shards=job.shards,
@@ -149,7 +149,7 @@ def begin(job: EmbedJob) -> Split:
 
 
 def embed(
-    job: EmbedJob, device: torch.device, rank: int, world_size: int, advance: Advance
+    job: EmbedJob, device: torch.device, rank: int, world_size: int, advance: AdvanceCallback
 ) -> None:
     """Embed those shards of this rank that are not done.
 
@@ -234,7 +234,7 @@ def finish(job: EmbedJob) -> Gallery:
 
 
 def _elevation(split: Split) -> tuple[float, float] | None:
-    """Elevations that all panoramas of a split have in common, None where there are none such."""
+    """Return the elevations that all panoramas of a split share, None if they differ."""
     edges = [np.unique(split.column(name)) for name in ("elevation_min", "elevation_max")]
     if any(len(each) != 1 or np.isnan(each[0]) for each in edges):
         return None

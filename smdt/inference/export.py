@@ -19,7 +19,7 @@ from smdt.evaluation.outcomes import score_text
 from smdt.stages.base_config import Config
 from smdt.stages.retrieval.config import RetrievalConfig
 from smdt.stages.trained import load_stage
-from smdt.stages.weights import find_weights
+from smdt.stages.weights import resolve_checkpoint
 from smdt.training.checkpoints import checkpoint
 from smdt.training.checkpoints.run_folder import RunFolder
 from smdt.training.loop.stage import Stage
@@ -34,7 +34,8 @@ USES: Mapping[str, str] = {
     "alignment": "smdt align --shards DATA --out NEW --checkpoint {here}",
     "segmentation": "smdt segment --shards DATA --out NEW --checkpoint {here}",
 }
-"""Commands that use a model, by its stage; `options` are those that embedding needs besides."""
+"""Commands that use a model, by its stage; `options` are the additional ones that embedding
+needs."""
 
 
 def export_model(trained: Path, out: Path) -> Path:
@@ -53,7 +54,7 @@ def export_model(trained: Path, out: Path) -> Path:
     require_local(out, "--out")
     if os.path.lexists(out):
         raise InputError(f"--out {out} exists: name a new folder")
-    folder = find_weights(trained)
+    folder = resolve_checkpoint(trained)
     config, stage = load_stage(folder)
     try:
         with unpublished_folder(out) as unpublished:

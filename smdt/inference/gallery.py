@@ -31,8 +31,8 @@ COLUMNS = ("lat", "lon", "utm_e", "utm_n", "extent_m")
 
 
 @dataclass(frozen=True)
-class Description:
-    """What a gallery is of.
+class GalleryManifest:
+    """Provenance and shape of a gallery.
 
     Attributes:
         checkpoint: folder of the weights that made the descriptors.
@@ -55,18 +55,19 @@ class Description:
     format: int = FORMAT
 
     def claim(self, folder: Path) -> None:
-        """Begin a gallery in a folder, or go on with it.
+        """Start a gallery in a folder, or resume it.
 
         Raises:
             InputError: another one or something else is there, or the folder can't be written.
         """
         require_local(folder, "--out")
         if (folder / DESCRIPTION).exists():
-            there = replace(Description.load(folder), checkpoint=self.checkpoint)
+            there = replace(GalleryManifest.load(folder), checkpoint=self.checkpoint)
             if there != self:
                 raise InputError(
-                    f"--out {folder} is a gallery of split {there.split} of {there.shards} as it "
-                    "was, or by other weights or turns: name another folder"
+                    f"--out {folder} is a gallery of split {there.split} of an older "
+                    f"{there.shards}, or was made with other weights or turns: name another "
+                    "folder"
                 )
             return
         others = [name for name in names(folder) if not is_leftover(name)]
@@ -92,7 +93,7 @@ class Description:
             content: dict[str, Any] = json.loads(path.read_text())
             if content["format"] > FORMAT:
                 raise InputError(
-                    f"{path} has format {content['format']}, and this code knows {FORMAT}: "
+                    f"{path} has format {content['format']}, and this version reads {FORMAT}: "
                     "use a newer smdt, or run `smdt embed` again"
                 )
             edges = content.pop("elevation_deg")
@@ -100,12 +101,12 @@ class Description:
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}; make it with `smdt embed`") from None
         except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path} is no description of a gallery: {error!r}") from None
+            raise InputError(f"{path} is not a gallery manifest: {error!r}") from None
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What photos are looked for in.
+    """A gallery of descriptors for photo searches.
 
     Attributes:
         described: what it is of.
@@ -114,7 +115,7 @@ class Gallery:
             the tile in metres; NaN is unknown.
     """
 
-    described: Description
+    described: GalleryManifest
     descriptors: Tensor
     places: pa.Table
 
@@ -125,10 +126,10 @@ class Gallery:
         Raises:
             InputError: there is none, or it is damaged.
         """
-        described = Description.load(folder)
+        described = GalleryManifest.load(folder)
         if not (folder / DESCRIPTORS).exists():
             raise InputError(
-                f"gallery {folder} is not finished: start its `smdt embed` again to go on"
+                f"gallery {folder} is not finished: start its `smdt embed` again to resume"
             )
         try:
             with safe_open(folder / DESCRIPTORS, framework="pt") as file:
@@ -160,7 +161,7 @@ def places_of(split: Split, sample_ids: NDArray[np.int64]) -> pa.Table:
 
 
 def write_gallery(folder: Path, descriptors: Tensor, places: pa.Table) -> None:
-    """Finish a gallery; descriptors come last, and say that it is whole."""
+    """Finish a gallery; descriptors are written last and mark it as complete."""
     sink = pa.BufferOutputStream()
     pq.write_table(places, sink)
     write_atomic(folder / PLACES, sink.getvalue().to_pybytes())

@@ -1,4 +1,4 @@
-"""Where a photo was taken: its nearest places in a gallery, and where it looks.
+"""Localization of a photo: nearest places in a gallery, and its heading.
 
 A photo of unknown heading is laid into the panorama at many headings, each of which is a query. The
 best k places over all headings are among the best k of each, so the search is exact.
@@ -27,13 +27,13 @@ from data_shards.format.images import decode_upright
 from data_shards.format.sample import RejectedSample
 from smdt.evaluation.recall import nearest
 from smdt.geometry.augment import even_turns
-from smdt.geometry.photo import Elevation, Lens, lay_into_panorama
-from smdt.geometry.view import north_up, turn
+from smdt.geometry.photo import Elevation, Lens, paste_into_panorama
+from smdt.geometry.view import roll_to_north, turn
 from smdt.inference.embed import open_retrieval
 from smdt.inference.gallery import Gallery
 from smdt.stages.retrieval.config import RetrievalConfig
 from smdt.stages.retrieval.stage import RetrievalStage
-from smdt.stages.weights import find_weights
+from smdt.stages.weights import resolve_checkpoint
 from smdt.training.checkpoints import checkpoint
 
 BATCH = 16
@@ -43,8 +43,8 @@ WIDEST_DEG: Mapping[Lens, float] = {"panorama": WHOLE_DEG, "rectilinear": 170.0}
 
 
 @dataclass(frozen=True)
-class Look:
-    """What is known of a photo.
+class PhotoQuery:
+    """Field of view and heading of a photo, as far as known.
 
     Attributes:
         fov_deg: horizontal field of view.
@@ -66,7 +66,7 @@ class Look:
             InputError: no photo is so.
         """
         if lens not in get_args(Lens):
-            raise InputError(f"--lens: '{lens}' is none of {', '.join(get_args(Lens))}")
+            raise InputError(f"--lens: '{lens}' is not one of {', '.join(get_args(Lens))}")
         known: Lens = "rectilinear" if lens == "rectilinear" else "panorama"
         widest = WIDEST_DEG[known]
         if not 0 < fov_deg <= widest:
@@ -75,12 +75,12 @@ class Look:
                 f"degrees, not {fov_deg:g}"
             )
         if heading_deg is not None and not math.isfinite(heading_deg):
-            raise InputError(f"--heading: {heading_deg} is no direction")
+            raise InputError(f"--heading: {heading_deg} is not a direction")
         return cls(fov_deg, heading_deg, known, headings)
 
 
 @dataclass(frozen=True)
-class Found:
+class PlaceMatch:
     """A place that a photo may be of.
 
     Attributes:
@@ -106,7 +106,7 @@ class Locator:
     """
 
     def __init__(self, gallery: Gallery, trained: Path | None = None) -> None:
-        folder = find_weights(trained or Path(gallery.described.checkpoint))
+        folder = resolve_checkpoint(trained or Path(gallery.described.checkpoint))
         if sha256(folder / checkpoint.WEIGHTS) != gallery.described.weights_sha256:
             raise InputError(
                 f"the gallery was made by other weights than {folder}: name the run or checkpoint "
@@ -123,7 +123,7 @@ class Locator:
         """The narrowest field of view that the towers were trained on."""
         return self._config.augment.fov_deg[0]
 
-    def __call__(self, photo: Tensor, look: Look, k: int) -> list[Found]:
+    def __call__(self, photo: Tensor, look: PhotoQuery, k: int) -> list[PlaceMatch]:
         """Return the k nearest places, best first.
 
         Args:
@@ -137,14 +137,14 @@ class Locator:
         if look.lens == "rectilinear" and self._elevation_deg is None:
             raise InputError(
                 "--lens rectilinear needs the elevations of the panoramas that the towers were "
-                "trained on, and neither geometry.elevation_deg nor the gallery says them"
+                "trained on, and neither geometry.elevation_deg nor the gallery has them"
             )
         headings = placed = self._headings(look)
         if look.fov_deg == WHOLE_DEG and look.heading_deg is not None:
             # At its own size, as a data set's panorama: the same pixels as in an evaluation.
-            (photo,) = north_up([photo], np.array([look.heading_deg]))
+            (photo,) = roll_to_north([photo], np.array([look.heading_deg]))
             placed = np.zeros(1)
-        panorama = lay_into_panorama(
+        panorama = paste_into_panorama(
             photo,
             look.fov_deg,
             look.lens,
@@ -155,10 +155,11 @@ class Locator:
         found = best_places(descriptors, self._items, k)
         told = not self._config.augment.unknown_heading
         return [
-            Found(item, score, float(headings[at]) if told else None) for item, score, at in found
+            PlaceMatch(item, score, float(headings[at]) if told else None)
+            for item, score, at in found
         ]
 
-    def _headings(self, look: Look) -> np.ndarray:
+    def _headings(self, look: PhotoQuery) -> np.ndarray:
         """Headings of the photo's middle that are tried, degrees [N]."""
         if self._config.augment.unknown_heading:
             return np.zeros(1)  # such towers expect every photo in the middle
@@ -230,7 +231,7 @@ def read_photo(path: Path) -> Tensor:
     return torch.from_numpy(np.array(pixels))
 
 
-def geojson(found: list[Found], gallery: Gallery) -> dict[str, Any]:
+def geojson(found: list[PlaceMatch], gallery: Gallery) -> dict[str, Any]:
     """Return places as a GeoJSON collection of points; those without coordinates have no point."""
     features = []
     for rank, each in enumerate(found, start=1):

@@ -19,7 +19,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from data_shards.base.errors import InputError, UserError, run
-from data_shards.build.executor import Advance, no_progress
+from data_shards.build.executor import AdvanceCallback, no_progress
 from data_shards.console import progress_bar
 from smdt.data.pipeline import require_dali
 from smdt.data.split import Split
@@ -29,18 +29,18 @@ from smdt.inference.annotated_shard import Annotator
 from smdt.inference.embed import EmbedJob, embed, shards_left
 from smdt.inference.embed import begin as begin_embedding
 from smdt.inference.segment import open_segmentation
-from smdt.stages.trained import Asked, evaluate_trained, load_config
-from smdt.stages.weights import find_weights
+from smdt.stages.trained import EvaluationOverrides, evaluate_trained, load_config
+from smdt.stages.weights import resolve_checkpoint
 from smdt.training.deepspeed.engine import init_distributed
 from smdt.training.loop.stage import Evaluation
-from smdt.training.ranks.place import find_place
-from smdt.training.ranks.processor import keep_freed_memory, share_cores
-from smdt.training.ranks.stopping import die_with_parent
+from smdt.training.ranks.cpu import keep_freed_memory, set_thread_count
+from smdt.training.ranks.environment import rank_and_world_size
+from smdt.training.ranks.stopping import exit_with_parent
 
 MODULE = "smdt.inference.rank"
 """What `deepspeed` starts on every rank."""
 EVALUATION_TIMEOUT_SECONDS = 1800.0
-"""How long a rank waits for a slower one."""
+"""Timeout of a collective: how long a rank waits for a slower one."""
 
 ANNOTATORS: Mapping[str, Callable[[Path, torch.device], Annotator]] = {
     "segment": open_segmentation,
@@ -66,7 +66,7 @@ class AnnotateJob(Annotation):
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    """What to evaluate, on what, and by which rules.
+    """Inputs and rules of an evaluation.
 
     Attributes:
         trained: run or checkpoint.
@@ -93,9 +93,9 @@ class EvaluateJob:
     found: Path | None = None
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> EvaluationOverrides:
         """The rules that are not the run's own."""
-        return Asked(self.protocol, self.fov_deg, self.unknown_heading)
+        return EvaluationOverrides(self.protocol, self.fov_deg, self.unknown_heading)
 
     def evaluate(self) -> Evaluation:
         """Evaluate, together with the other ranks where there are any.
@@ -144,8 +144,8 @@ def embed_on_rank(name: str, job: EmbedJob, rank: int, world_size: int) -> None:
 
 def evaluate_on_rank(_: str, job: EvaluateJob, rank: int, __: int) -> None:
     """Evaluate together with the other ranks; rank 0 writes the result to `job.found`."""
-    find_place()
-    share_cores()
+    rank_and_world_size()
+    set_thread_count()
     keep_freed_memory()
     init_distributed(EVALUATION_TIMEOUT_SECONDS)
     found = job.evaluate()
@@ -167,7 +167,7 @@ def evaluate_on_ranks(job: EvaluateJob, start: Callable[[Sequence[str]], None]) 
         UserError: a rank failed.
     """
     require_dali()
-    config = job.asked.apply(load_config(find_weights(job.trained), job.alignment))
+    config = job.asked.apply(load_config(resolve_checkpoint(job.trained), job.alignment))
     views = ("ground", "seg") if config.stage == "segmentation" else ("aerial",)
     Split.open(job.shards, job.split).require_shapes(views)
     with TemporaryDirectory(prefix="smdt-evaluate-") as folder:
@@ -201,7 +201,7 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     """
     name, *rest = [*words] or [""]
     if name not in JOBS:
-        raise InputError(f"{name!r} is none of {', '.join(JOBS)}")
+        raise InputError(f"{name!r} is not one of {', '.join(JOBS)}")
     job_type, _ = JOBS[name]
     parser = _Parser(prog=name, allow_abbrev=False, add_help=False)
     for each in fields(job_type):
@@ -223,7 +223,7 @@ def main_rank(
     words: Annotated[list[str], typer.Argument(metavar="JOB --option value ...")],
 ) -> None:
     """Do this rank's part of a job; `deepspeed` starts one such process for each rank."""
-    die_with_parent()
+    exit_with_parent()
     # DeepSpeed's launcher says it in the environment as well
     name, job = parse([word for word in words if not word.startswith("--local_rank")])
     _, do = JOBS[name]
@@ -250,7 +250,7 @@ def _device_of_rank() -> torch.device:
 
 def _progress(
     name: str, samples: int, rank: int, world_size: int
-) -> AbstractContextManager[Advance]:
+) -> AbstractContextManager[AdvanceCallback]:
     """Rank 0 shows a bar, of its own part."""
     if rank != 0:
         return nullcontext(no_progress)

@@ -13,13 +13,13 @@ from data_shards.build.finalize import sha256
 from data_shards.format.images import PreparedImage, encode_png
 from data_shards.format.sample import JSON
 from smdt.data.batch import Batch
-from smdt.geometry.view import as_photographed, resize
+from smdt.geometry.view import resize, roll_to_heading
 from smdt.inference.annotated_shard import Annotator
 from smdt.models.segmenter import CONFIG, Segmenter, class_map, open_folder, used_files
 from smdt.stages.panoramas import panoramas
 from smdt.stages.segmentation.stage import SegmentationStage
 from smdt.stages.trained import load_stage
-from smdt.stages.weights import find_weights
+from smdt.stages.weights import resolve_checkpoint
 from smdt.training.checkpoints import checkpoint
 
 
@@ -54,7 +54,7 @@ class SegmentationAnnotator(Annotator):
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Sequence[PreparedImage]:
-        """Segment each panorama as a stage sees it; its class map lies on it as it is in the shard.
+        """Segment each panorama in the stage's orientation; the class map has the shard's.
 
         The class map is as large as the panorama.
         """
@@ -63,7 +63,7 @@ class SegmentationAnnotator(Annotator):
             class_map(logits, (image.shape[0], image.shape[1])).unsqueeze(2)
             for image, logits in zip(ground, self._logits(ground), strict=True)
         ]
-        return [_encoded(classes[..., 0]) for classes in as_photographed(maps, batch.heading_deg)]
+        return [_encoded(classes[..., 0]) for classes in roll_to_heading(maps, batch.heading_deg)]
 
     def _logits(self, ground: Sequence[Tensor] | Tensor) -> list[Tensor]:
         """[K, h, w] of each panorama."""
@@ -77,7 +77,7 @@ class SegmentationAnnotator(Annotator):
 
 
 def open_segmentation(trained: Path, device: torch.device) -> SegmentationAnnotator:
-    """Return what segments with a run, a checkpoint of ours, or a Hugging Face folder.
+    """Open a segmenter: a run, one of our checkpoints, or a Hugging Face folder.
 
     Raises:
         InputError: it is none of them, or of another stage.
@@ -92,7 +92,7 @@ def open_segmentation(trained: Path, device: torch.device) -> SegmentationAnnota
             f"{trained} is of stage {stage.name!r}: name a checkpoint of the segmentation stage"
         )
     size = stage.image_size
-    model = _described(stage.segmenter, [find_weights(trained) / checkpoint.WEIGHTS], size)
+    model = _described(stage.segmenter, [resolve_checkpoint(trained) / checkpoint.WEIGHTS], size)
     return SegmentationAnnotator(stage.segmenter, size, model, device)
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 
 
 class AlignmentLossConfig(BaseModel):
-    """The losses of the alignment stage beside the adversarial ones, which have weight 1."""
+    """Weights of the alignment losses; the adversarial ones have weight 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -22,7 +22,7 @@ class AlignmentLossConfig(BaseModel):
     """Weight of the distance of I_g' from I."""
 
 
-def adversarial_share(scores: Sequence[Tensor], true: bool, global_batch: int) -> Tensor:
+def local_adversarial_loss(scores: Sequence[Tensor], true: bool, global_batch: int) -> Tensor:
     """Some samples' share of a discriminator's binary cross-entropy, over all of its scales.
 
     Summed over samples it is the mean over the global batch, over scales and over a scale's pixels.
@@ -37,7 +37,7 @@ def adversarial_share(scores: Sequence[Tensor], true: bool, global_batch: int) -
     return torch.stack(means).mean() / global_batch
 
 
-def l1_share(
+def local_l1_loss(
     generated: Tensor, target: Tensor, global_batch: int, known: Tensor | None = None
 ) -> Tensor:
     """Some samples' share of the mean absolute difference.

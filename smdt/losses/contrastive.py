@@ -2,7 +2,7 @@
 
 Every rank takes its rows of the loss, so that memory is O(L x B): shares that add up to the mean
 of the global batch. A new loss is a configuration in `LossConfig`, a function of a rank's rows, and
-a case in `share_of_rows`.
+a case in `local_contrastive_loss`.
 
 B pairs of the global batch, L rows of this rank, b pairs of this rank, D descriptor, S places of a
 pair.
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from smdt.training.ranks.gathering import gather_equal
+from smdt.training.ranks.gathering import all_gather_rows
 
 
 class SoftMarginConfig(BaseModel):
@@ -42,13 +42,13 @@ class InfoNceConfig(BaseModel):
     name: Literal["info_nce"]
     """The loss: find the true one among all places of the global batch."""
     temperature: float = Field(default=0.07, gt=0)
-    """What cosines are divided by when training begins."""
+    """Initial temperature that divides the cosines."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Share of the target that is spread over all places."""
 
 
 def _name(loss: object) -> str:
-    """Which loss a `loss` section is; unsaid is the paper's."""
+    """Return the loss of a `loss` section; the default is the paper's."""
     if isinstance(loss, SoftMarginConfig | InfoNceConfig):
         return loss.name
     return str(loss.get("name", "soft_margin")) if isinstance(loss, dict) else "soft_margin"
@@ -62,8 +62,8 @@ LossConfig = Annotated[
 
 
 @dataclass(frozen=True)
-class Wrong:
-    """What this rank's rows must not be mistaken for: bool [L, B] each, never a row's own pair.
+class NegativeMask:
+    """Negatives of this rank's rows: bool [L, B] each, False at the row's own pair.
 
     Attributes:
         aerial: aerial images that do not show the place of a row's panorama.
@@ -74,7 +74,7 @@ class Wrong:
     ground: Tensor
 
 
-def wrong_rows(shown_BS: Tensor, rows: slice) -> Wrong:
+def negative_mask(shown_BS: Tensor, rows: slice) -> NegativeMask:
     """Say which pairs of a batch are negatives of which.
 
     A batch holds no place twice, but overlapping tiles may show one place (VIGOR's semi-positives).
@@ -87,11 +87,11 @@ def wrong_rows(shown_BS: Tensor, rows: slice) -> Wrong:
     place_B = shown_BS[:, 0]
     shows_LB = (shown_BS[rows, :, None] == place_B).any(dim=1)
     shown_by_LB = (place_B[rows, None, None] == shown_BS).any(dim=2)
-    return Wrong(aerial=~shows_LB, ground=~shown_by_LB)
+    return NegativeMask(aerial=~shows_LB, ground=~shown_by_LB)
 
 
-def soft_margin_rows(
-    ground_BD: Tensor, aerial_BD: Tensor, rows: slice, wrong: Wrong, gamma: float
+def local_soft_margin_loss(
+    ground_BD: Tensor, aerial_BD: Tensor, rows: slice, wrong: NegativeMask, gamma: float
 ) -> Tensor:
     """This rank's share of the soft-margin triplet loss, both directions; memory is O(L x B).
 
@@ -122,11 +122,11 @@ def soft_margin_rows(
     return total / (2 * batch * (batch - 1))
 
 
-def info_nce_rows(
+def local_info_nce_loss(
     ground_BD: Tensor,
     aerial_BD: Tensor,
     rows: slice,
-    wrong: Wrong,
+    wrong: NegativeMask,
     scale: Tensor,
     label_smoothing: float,
 ) -> Tensor:
@@ -205,7 +205,7 @@ class CachedGradient:
         return surrogate
 
 
-def loss_over_ranks(
+def gathered_contrastive_loss(
     config: LossConfig, chunks: Sequence[Sequence[Tensor]], shown_bS: NDArray[np.int64]
 ) -> tuple[Tensor, CachedGradient]:
     """Take this rank's rows of the global loss; all ranks call it.
@@ -222,11 +222,11 @@ def loss_over_ranks(
     own = [torch.cat([outputs[view].detach() for outputs in chunks]) for view in (0, 1)]
     scalars = [scalar.detach().requires_grad_() for scalar in chunks[0][2:]]
     device, count = own[0].device, len(own[0])
-    shown_BS = gather_equal(torch.from_numpy(shown_bS).to(device))
-    everyone = [gather_equal(descriptors).requires_grad_() for descriptors in own]
+    shown_BS = all_gather_rows(torch.from_numpy(shown_bS).to(device))
+    everyone = [all_gather_rows(descriptors).requires_grad_() for descriptors in own]
     start = dist.get_rank() * count
     rows = slice(start, start + count)
-    share = share_of_rows(config, everyone, rows, wrong_rows(shown_BS, rows), scalars)
+    share = local_contrastive_loss(config, everyone, rows, negative_mask(shown_BS, rows), scalars)
     gradients = torch.autograd.grad(share, [*everyone, *scalars])
     for gradient in gradients[:2]:
         dist.all_reduce(gradient)
@@ -234,18 +234,18 @@ def loss_over_ranks(
     return share.detach(), CachedGradient(ground[rows], aerial[rows], of_scalars)
 
 
-def share_of_rows(
+def local_contrastive_loss(
     config: LossConfig,
     descriptors: Sequence[Tensor],
     rows: slice,
-    wrong: Wrong,
+    wrong: NegativeMask,
     scalars: Sequence[Tensor],
 ) -> Tensor:
     """Return some rows' share of the loss that a configuration names."""
     ground, aerial = descriptors
     match config:
         case SoftMarginConfig():
-            return soft_margin_rows(ground, aerial, rows, wrong, config.gamma)
+            return local_soft_margin_loss(ground, aerial, rows, wrong, config.gamma)
         case InfoNceConfig():
             (scale,) = scalars
-            return info_nce_rows(ground, aerial, rows, wrong, scale, config.label_smoothing)
+            return local_info_nce_loss(ground, aerial, rows, wrong, scale, config.label_smoothing)

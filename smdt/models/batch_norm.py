@@ -1,4 +1,4 @@
-"""What stands for a batch norm where a step must not depend on how its batch is cut.
+"""Replacements of batch norms, for steps that must not depend on how a batch is split.
 
 Statistics of a batch would make it so: a trained norm keeps those that it has, an untrained one
 becomes a group norm.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 GROUP_CHANNELS = 16
-"""Of a group norm, or the largest common divisor."""
+"""Channels of a group in a group norm, or the largest common divisor."""
 
 
 class FixedBatchNorm(nn.Module):
@@ -108,7 +108,7 @@ def keep_statistics(module: nn.Module, names: Collection[str]) -> None:
 
 
 def _activation(norm: nn.Module) -> nn.Module:
-    """What follows a norm: timm's have it inside, with what drops units before it."""
+    """Return the layers that a timm norm applies after normalising: dropout and activation."""
     if isinstance(norm, SampleNorm):
         return norm.activation
     parts = [getattr(norm, name, None) for name in ("drop", "act")]

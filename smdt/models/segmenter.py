@@ -64,7 +64,7 @@ class SegmenterConfig(BaseModel):
     """Hugging Face folder to start from: `config.json`, `model.safetensors`; a head of other
     labels is replaced."""
     architecture: str = "segformer"
-    """Hugging Face's name of the network's type, where there is no folder."""
+    """Hugging Face's name of the network type, used without a folder."""
     settings: dict[str, Any] = {}
     """Keys of the network's own configuration that are to be others."""
     image_size: tuple[int, int] = (128, 512)
@@ -83,7 +83,7 @@ def _for_each_channel(value: object) -> object:
 
 
 class _Preprocessor(BaseModel):
-    """What `preprocessor_config.json` says of pixels, 0 to 1."""
+    """Pixel normalization of `preprocessor_config.json`, for pixels 0 to 1."""
 
     do_flip_channel_order: bool | None = None
     do_normalize: bool | None = True
@@ -206,7 +206,7 @@ def _make(config: SegmenterConfig) -> Segmenter:
 
 
 def open_folder(folder: Path) -> Segmenter:
-    """Return the network of a Hugging Face folder as it was trained, its labels grouped.
+    """Return the network of a Hugging Face folder, its labels grouped.
 
     Raises:
         InputError: the folder is not usable, lacks weights, or its labels are not Cityscapes' or
@@ -273,7 +273,7 @@ def _pretrained(
     )
 
     if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder} is no Hugging Face folder: it has no config.json")
+        raise InputError(f"{folder} is not a Hugging Face folder: config.json is missing")
     try:
         described = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -294,11 +294,11 @@ def _pretrained(
         raise InputError(f"{folder} can't be used: {one_line(error)}") from error
     fresh = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
 
-    def stand_in(path: str, norm: BatchNorm) -> nn.Module:
+    def replaced(path: str, norm: BatchNorm) -> nn.Module:
         has_statistics = not {f"{path}.running_mean", f"{path}.running_var"} & fresh
         return FixedBatchNorm(norm) if has_statistics else SampleNorm(norm)
 
-    replace_batch_norms(network, stand_in)
+    replace_batch_norms(network, replaced)
     held = network.state_dict()
     return network, sorted(name for name in fresh if name in held)
 

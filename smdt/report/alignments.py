@@ -1,4 +1,4 @@
-"""What a run's generators make of held-out aerial images, beside what is true."""
+"""Generated images of held-out aerial images, next to the ground truth."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -72,7 +72,7 @@ def line_chart(series: Mapping[str, Points], x_label: str, y_label: str) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def thin(points: Points, most: int = 400) -> Points:
+def downsample(points: Points, most: int = 400) -> Points:
     """Return at most `most` points, each the mean of a run of neighbours."""
     run = -(-len(points) // most)
     groups = [points[start : start + run] for start in range(0, len(points), max(1, run))]

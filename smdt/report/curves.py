@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from smdt.report.chart import Points, line_chart, number, thin
+from smdt.report.chart import Points, downsample, line_chart, number
 
 
 def charts(records: Sequence[Mapping[str, Any]], global_batch: int) -> dict[str, str]:
@@ -37,7 +37,7 @@ def charts(records: Sequence[Mapping[str, Any]], global_batch: int) -> dict[str,
         )
     }
     # Of the mean time: the mean of rates would make much of a single quick step.
-    means = thin(seconds["whole step"])
+    means = downsample(seconds["whole step"])
     rate = [(step, global_batch / mean) for step, mean in means if mean > 0]
     losses = curves(steps, "losses")
     # Terms of several sizes would flatten each other in one chart.
@@ -52,7 +52,7 @@ def charts(records: Sequence[Mapping[str, Any]], global_batch: int) -> dict[str,
         "Time of a step": (seconds, "seconds"),
     }
     return {
-        title: line_chart({name: thin(line) for name, line in lines.items()}, "step", unit)
+        title: line_chart({name: downsample(line) for name, line in lines.items()}, "step", unit)
         for title, (lines, unit) in shown.items()
     }
 

@@ -1,4 +1,4 @@
-"""How far off a model is, where, and how sure of it, as charts (pure)."""
+"""Charts of localization errors in metres, and of confidence (pure)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

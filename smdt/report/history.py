@@ -1,4 +1,4 @@
-"""When a run was started, what it saved, and how each attempt ended (pure)."""
+"""Starts, saves and ends of a run's attempts (pure)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Attempt:
 
     @property
     def when(self) -> str:
-        """When it started, for a person."""
+        """Format when it started."""
         if self.started is None:
             return "never"
         try:

@@ -92,7 +92,7 @@ def write_report(root: Path) -> Path:
         times=times(records, history, config.batch.global_batch),
         attempts=attempts(history, status),
         checkpoints=checkpoints(folder),
-        quarantined=damage(folder.read_quarantine()),
+        quarantined=quarantined_by_reason(folder.read_quarantine()),
         aerial=config.aerial if isinstance(config, RetrievalConfig) else "",
         config=config.to_yaml(),
         **pictures,
@@ -181,7 +181,7 @@ def aerial_inputs(
     ]
 
 
-def damage(quarantine: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+def quarantined_by_reason(quarantine: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return the samples that were replaced, each once, by reason."""
     found: dict[str, list[str]] = {}
     for line in quarantine:
@@ -228,5 +228,5 @@ def read_json(path: Path) -> dict[str, Any]:
         content = None
     if isinstance(content, dict):
         return content
-    _log.warning("%s is no JSON object, so the report leaves it out", path)
+    _log.warning("%s is not a JSON object; the report omits it", path)
     return {}

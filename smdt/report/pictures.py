@@ -1,4 +1,4 @@
-"""Pictures of a split's samples, small enough to stand inside a page.
+"""Pictures of a split's samples, small enough to embed in a page.
 
 Panoramas and class maps have north in the middle, as beside them what a model made of a tile.
 """
@@ -18,11 +18,11 @@ from data_shards.base.errors import DataError
 from data_shards.format.classes import PALETTE
 from data_shards.format.images import decode
 from data_shards.format.sample import RejectedSample
-from smdt.data.batch import Batch, BatchMaker, EncodedSample
+from smdt.data.batch import Batch, BatchDecoder, EncodedSample
 from smdt.data.order import DataState
 from smdt.data.reader import DamagedPart, Reader
 from smdt.data.split import Split
-from smdt.geometry.view import north_up
+from smdt.geometry.view import roll_to_north
 from smdt.telemetry.metrics import TrainingMetrics
 
 LARGEST = 512
@@ -58,9 +58,9 @@ class Pictures:
         return data_uri(Image.fromarray(PALETTE[np.array(self._image(sample_id, "seg"))]))
 
     def batches(self, sample_ids: Sequence[int], view: str) -> Iterator[Batch]:
-        """Yield each sample as a batch of its own with one view, as a stage sees it."""
+        """Yield each sample as a batch of one view, as a stage sees it."""
         device = torch.device("cpu")
-        maker = BatchMaker(self._split, (view,), 1, device, threads=1)
+        maker = BatchDecoder(self._split, (view,), 1, device, threads=1)
         state = DataState(self._split.manifest_hash, 0, 0, 0)
         for sample_id in sample_ids:
             yield maker.make([EncodedSample.read(self._reader, sample_id, (view,))], 0, state)
@@ -75,7 +75,7 @@ class Pictures:
         if view not in PANORAMAS:
             return image
         heading_deg = self._split.column("heading")[sample_id : sample_id + 1]
-        (turned,) = north_up([torch.from_numpy(np.array(image))], heading_deg)
+        (turned,) = roll_to_north([torch.from_numpy(np.array(image))], heading_deg)
         return Image.fromarray(turned.numpy())
 
 

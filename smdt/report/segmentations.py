@@ -1,4 +1,4 @@
-"""What a run's segmenter makes of held-out panoramas, beside what is true."""
+"""Predicted class maps of held-out panoramas, next to the ground truth."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -29,7 +29,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class SemanticsConfig(BaseModel):
-    """What is drawn anew for each ground image in each epoch, as `vegetation: 0.1`."""
+    """Augmentation drawn for each ground image in each epoch, as `vegetation: 0.1`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,7 +44,7 @@ class SemanticsConfig(BaseModel):
         for name in chances:
             if name not in CLASSES:
                 (nearest,) = difflib.get_close_matches(name, CLASSES, n=1, cutoff=0.0)
-                raise ValueError(f"'{name}' is no class; did you mean '{nearest}'?")
+                raise ValueError(f"'{name}' is not a class; did you mean '{nearest}'?")
         return chances
 
     @property
@@ -54,8 +54,8 @@ class SemanticsConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class SemanticDraw:
-    """What was drawn for a batch.
+class ClassMasking:
+    """The draws of a batch.
 
     Attributes:
         kept: bool [B, K].
@@ -83,7 +83,7 @@ class SemanticDraw:
         return painted.masked_fill(black_BHW.unsqueeze(1), BLACK)
 
     def _painted(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Which ids become white and which black, bool [B, 256] each."""
+        """Return which ids become white and which black, bool [B, 256] each."""
         white = np.repeat(self.kept.any(axis=1, keepdims=True), ID_COUNT, axis=1)
         white[:, :CLASS_COUNT] &= ~self.kept
         black = np.zeros_like(white)
@@ -91,9 +91,9 @@ class SemanticDraw:
         return torch.from_numpy(white).to(device), torch.from_numpy(black).to(device)
 
 
-def draw_semantics(
+def draw_class_masking(
     config: SemanticsConfig, seed: int, epoch: int, sample_ids: NDArray[np.int64]
-) -> SemanticDraw:
+) -> ClassMasking:
     """Draw for the samples of a batch (pure).
 
     A class has its own number of each sample: what is configured for others changes nothing.
@@ -116,4 +116,4 @@ def draw_semantics(
         ]
     ).reshape(-1, 2, CLASS_COUNT)
     drawn_B2K = numbers_B2K < chances_2K
-    return SemanticDraw(kept=drawn_B2K[:, 0], removed=drawn_B2K[:, 1])
+    return ClassMasking(kept=drawn_B2K[:, 0], removed=drawn_B2K[:, 1])

@@ -1,4 +1,4 @@
-"""Which of our classes each label of a trained network is."""
+"""Our class of each label of a trained network."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ CITYSCAPES = (
 def groups(labels: Sequence[str]) -> tuple[int, ...]:
     """Return the class of each label (pure).
 
-    Ours and Cityscapes' 19 are known, the latter also under Hugging Face's stand-in names
+    Ours and Cityscapes' 19 are known, the latter also under Hugging Face's generic names
     (`LABEL_0`).
 
     Raises:

@@ -14,7 +14,7 @@ class Config(TrainerConfig):
     """One stage of one run: the sections that every stage has."""
 
     stage: str
-    """Which stage of the method the run trains."""
+    """Stage of the method."""
     optimizer: OptimizerConfig = OptimizerConfig()
     init: InitConfig = InitConfig()
     precision: Precision = "bf16"

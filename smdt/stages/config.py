@@ -25,7 +25,7 @@ SCHEMAS: Mapping[str, type[Config]] = {
     "segmentation": SegmentationConfig,
     "alignment": AlignmentConfig,
 }
-"""What a YAML may hold, by its `stage`."""
+"""Configuration class by `stage`."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -98,7 +98,7 @@ def _schema(stage: object) -> type[Config]:
     """
     if stage not in SCHEMAS:
         names = ", ".join(SCHEMAS)
-        raise ValueError(f"stage: '{stage}' is no stage; write one of {names}")
+        raise ValueError(f"stage: '{stage}' is not a stage; write one of {names}")
     return SCHEMAS[str(stage)]
 
 

@@ -1,4 +1,4 @@
-"""The evaluation of a stage on a split: this rank's samples, and what no rank could read."""
+"""Evaluation of a stage on a split: this rank's samples, and samples that could not be read."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from smdt.stages.base_config import Config
 from smdt.training.loop.stage import Evaluation, EvaluationData, Stage, StepContext
 
 
-def open_held_out(
+def open_evaluation_split(
     views: Sequence[str], context: StepContext, data: EvaluationData
 ) -> tuple[Split, EvaluationLoader]:
     """Return the split that an evaluation names, and the loader of this rank's part of it.
@@ -23,10 +23,10 @@ def open_held_out(
         DataInputError: there is no such split, or it lacks a view.
     """
     split = Split.open(data.shards, data.split, data.cache)
-    return split, loader_of_rank(split, views, context, data.batch, data.max_missing)
+    return split, make_rank_loader(split, views, context, data.batch, data.max_missing)
 
 
-def loader_of_rank(
+def make_rank_loader(
     split: Split,
     views: Sequence[str],
     context: StepContext,
@@ -70,7 +70,7 @@ def evaluate_stage(
     max_missing: int = 0,
     panogan_compat: bool = False,
 ) -> Evaluation:
-    """Evaluate a stage as it is on a split, on GPUs if there are any.
+    """Evaluate the current weights of a stage on a split, on GPUs if there are any.
 
     All ranks of the process group call it, or, where there is none, this process alone.
     """

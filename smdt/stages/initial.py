@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from data_shards.base.errors import InputError
-from smdt.models.towers.weights import Fit, fit, fit_towers, read
+from smdt.models.towers.weights import LoadReport, load_tensors, load_towers, read
 from smdt.stages import config as configuration
 from smdt.stages.base_config import Config
 from smdt.stages.retrieval.config import RetrievalConfig
 from smdt.stages.retrieval.stage import RetrievalStage
-from smdt.stages.weights import find_weights, match_norms, weights_of
+from smdt.stages.weights import match_norms, resolve_checkpoint, weights_of
 from smdt.training.checkpoints import checkpoint
 from smdt.training.loop.stage import Stage
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Initialisation:
-    """What became of the weights that a run started from.
+    """Load reports of a run's initial weights.
 
     Attributes:
         source: the file or the checkpoint.
@@ -29,11 +29,14 @@ class Initialisation:
     """
 
     source: str
-    fits: Mapping[str, Fit]
+    fits: Mapping[str, LoadReport]
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `init.json`."""
-        return {"source": self.source, **{name: asdict(fit) for name, fit in self.fits.items()}}
+        return {
+            "source": self.source,
+            **{name: asdict(report) for name, report in self.fits.items()},
+        }
 
     def lines(self) -> list[str]:
         """Say for each module how much was loaded, and name what was not."""
@@ -79,13 +82,14 @@ def initialise(stage: Stage, config: Config) -> Initialisation | None:
 def _from_file(stage: Stage, path: Path) -> Initialisation:
     if not isinstance(stage, RetrievalStage):
         raise InputError(
-            f"init.weights: {path} is no run and no checkpoint, as the stage {stage.name!r} needs"
+            f"init.weights: {path} is neither a run nor a checkpoint, "
+            f"which the stage {stage.name!r} needs"
         )
-    return Initialisation(str(path), fit_towers(stage.towers, read(path), str(path)))
+    return Initialisation(str(path), load_towers(stage.towers, read(path), str(path)))
 
 
 def _from_run(stage: Stage, path: Path) -> Initialisation:
-    folder = find_weights(path)
+    folder = resolve_checkpoint(path)
     source = configuration.load(folder / checkpoint.CONFIG)
     if source.stage != stage.name:
         raise InputError(
@@ -95,10 +99,10 @@ def _from_run(stage: Stage, path: Path) -> Initialisation:
     if isinstance(stage, RetrievalStage):
         assert isinstance(source, RetrievalConfig), "its stage says so"
         sizes = source.image_sizes
-        return Initialisation(str(folder), fit_towers(stage.towers, tensors, str(folder), sizes))
+        return Initialisation(str(folder), load_towers(stage.towers, tensors, str(folder), sizes))
     match_norms(stage, folder)
     fits = {
-        name: fit(module, weights_of(name, tensors), str(folder))
+        name: load_tensors(module, weights_of(name, tensors), str(folder))
         for name, module in stage.modules().items()
     }
     return Initialisation(str(folder), fits)

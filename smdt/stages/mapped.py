@@ -1,4 +1,4 @@
-"""Aerial images of a batch, mapped: each by the extent and the elevations of its own sample.
+"""Projection of a batch's aerial images, each by the extent and elevations of its sample.
 
 H rows, W columns.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 from data_shards.base.errors import DataInputError
 from smdt.data.batch import Batch
 from smdt.data.split import Split
-from smdt.geometry.mapping import GeometryConfig, PanoramaMapping
+from smdt.geometry.mapping import GeometryConfig, PanoramaProjection
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def warn_of_elevations(config: GeometryConfig, split: Split) -> None:
         _log.warning("split %s in %s: %s", split.name, split.root, warning)
 
 
-def mapped(mapping: PanoramaMapping, batch: Batch, rows: slice) -> Tensor:
+def mapped(mapping: PanoramaProjection, batch: Batch, rows: slice) -> Tensor:
     """Return the mapped aerial images of some rows: float32 [rows, 3, H, W], 0 to 255."""
     elevation = np.stack([batch.elevation_min[rows], batch.elevation_max[rows]], axis=1)
     panoramas: Tensor = mapping(batch.images["aerial"][rows], batch.extent_m[rows], elevation)

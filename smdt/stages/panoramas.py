@@ -13,14 +13,14 @@ from torch import Tensor
 
 from smdt.data.batch import Batch
 from smdt.data.pipeline import Images
-from smdt.geometry.view import north_up, resize, resize_classes
+from smdt.geometry.view import resize, resize_classes, roll_to_north
 
 EVERYTHING = slice(None)
 
 
 def panoramas(batch: Batch, view: Literal["ground", "seg"], rows: slice = EVERYTHING) -> Images:
     """Return some rows at their own size, north in the middle: uint8 [H, W, C] each."""
-    return north_up(batch.images[view][rows], batch.heading_deg[rows])
+    return roll_to_north(batch.images[view][rows], batch.heading_deg[rows])
 
 
 def ground_images(batch: Batch, rows: slice, size: tuple[int, int]) -> Tensor:

@@ -14,14 +14,14 @@ from smdt.stages.base_config import Config
 from smdt.stages.evaluation import evaluate_stage
 from smdt.stages.registry import make_stage
 from smdt.stages.retrieval.config import RetrievalConfig
-from smdt.stages.weights import find_weights, load_weights
+from smdt.stages.weights import load_weights, resolve_checkpoint
 from smdt.training.checkpoints import checkpoint
 from smdt.training.loop.stage import Evaluation, Stage
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the rules of a retrieval's evaluation are, where they are not the run's own (None)."""
+class EvaluationOverrides:
+    """Rules of a retrieval's evaluation that override those of the run (None: the run's)."""
 
     protocol: str | None = None
     fov_deg: float | None = None
@@ -52,7 +52,7 @@ class Asked:
         return config.model_copy(update={"evaluation": section})
 
     def split(self, shards: str) -> str:
-        """Return the split that is evaluated where nobody names one.
+        """Return the default split of an evaluation.
 
         Raises:
             InputError: there are no such shards.
@@ -63,7 +63,7 @@ class Asked:
         return protocol_of(described.name, described.source.get("area"), None).split
 
 
-AS_TRAINED = Asked()
+NO_OVERRIDES = EvaluationOverrides()
 
 
 def load_config(folder: Path, alignment: Path | None = None) -> Config:
@@ -86,17 +86,17 @@ def load_config(folder: Path, alignment: Path | None = None) -> Config:
 
 
 def load_stage(
-    trained: Path, alignment: Path | None = None, asked: Asked = AS_TRAINED
+    trained: Path, alignment: Path | None = None, asked: EvaluationOverrides = NO_OVERRIDES
 ) -> tuple[Config, Stage]:
     """Return the configuration and the stage of a checkpoint or run, weights loaded, fp32.
 
     Raises:
         InputError: no checkpoint, or one whose weights do not fit its configuration.
     """
-    return _load(find_weights(trained), alignment, asked)
+    return _load(resolve_checkpoint(trained), alignment, asked)
 
 
-def _load(folder: Path, alignment: Path | None, asked: Asked) -> tuple[Config, Stage]:
+def _load(folder: Path, alignment: Path | None, asked: EvaluationOverrides) -> tuple[Config, Stage]:
     config = asked.apply(load_config(folder, alignment))
     stage = make_stage(config)
     load_weights(stage, folder)
@@ -110,7 +110,7 @@ def evaluate_trained(
     max_missing: int,
     panogan_compat: bool = False,
     alignment: Path | None = None,
-    asked: Asked = AS_TRAINED,
+    asked: EvaluationOverrides = NO_OVERRIDES,
 ) -> Evaluation:
     """Evaluate a checkpoint or run on a split, with all ranks of the process group if there is one.
 
@@ -121,7 +121,7 @@ def evaluate_trained(
         InputError: as `load_stage`; no alignment, or one of other weights; or `panogan_compat` for
             a stage that makes no images.
     """
-    folder = find_weights(trained)
+    folder = resolve_checkpoint(trained)
     config, stage = _load(folder, alignment, asked)
     if panogan_compat and stage.name != AlignmentStage.name:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What a checkpoint of ours holds for use: the weights of a stage, without DeepSpeed's state."""
+"""Weights of a stage from a checkpoint, without DeepSpeed's state."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +14,8 @@ from smdt.training.checkpoints.run_folder import RunFolder
 from smdt.training.loop.stage import Stage
 
 
-def find_weights(trained: Path) -> Path:
-    """Return the checkpoint folder that `trained` means: itself, or the newest whole one of a run.
+def resolve_checkpoint(trained: Path) -> Path:
+    """Return the checkpoint folder of `trained`: itself, or the newest intact one of a run.
 
     Not the best one of a run: that was chosen on the very split that is evaluated.
 
@@ -23,11 +23,11 @@ def find_weights(trained: Path) -> Path:
         InputError: there is none.
     """
     if not (trained / checkpoint.WEIGHTS).is_file():
-        newest = checkpoint.newest_good(RunFolder(trained).checkpoints)
+        newest = checkpoint.latest_valid(RunFolder(trained).checkpoints)
         if newest is None:
             raise InputError(f"{trained}: neither a checkpoint nor a run that has one")
         return newest
-    fault = checkpoint.damage(trained)
+    fault = checkpoint.integrity_error(trained)
     if fault:
         raise InputError(f"checkpoint {trained}: {fault}; name another one")
     return trained
@@ -50,7 +50,7 @@ def load_weights(stage: Stage, folder: Path) -> None:
     for name, module in stage.modules().items():
         computed = computed_buffers(module)
         held = {k: v for k, v in weights_of(name, weights).items() if k not in computed}
-        fault = misfit(module.state_dict(), held)
+        fault = state_dict_mismatch(module.state_dict(), held)
         if fault:
             raise InputError(f"checkpoint {folder}: the weights of '{name}' {fault}")
         module.load_state_dict(held)
@@ -84,7 +84,7 @@ def computed_buffers(module: nn.Module) -> set[str]:
     }
 
 
-def misfit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+def state_dict_mismatch(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
     """Return in one phrase where weights are not those of a network, empty if they are (pure)."""
     for first, second, phrase in (
         (expected, weights, "lack"),

@@ -1,1 +1,1 @@
-"""What the process tells the world while it works: metrics, endpoint, console."""
+"""Metrics, endpoint and console of a process."""

@@ -1,4 +1,4 @@
-"""What rank 0 shows a person while a run goes on."""
+"""Terminal output of rank 0 during a run."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -17,7 +17,7 @@ from data_shards.base.terminal import Terminal, title_column
 
 
 class Display:
-    """A person's view of a run; this one, of a rank that nobody watches, shows nothing."""
+    """Interface of the terminal output; this one prints nothing, for other ranks."""
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,7 @@ LAST_PORT = 65535
 
 
 class TlsConfig(BaseModel):
-    """Files in PEM form with which every endpoint of the run speaks HTTPS."""
+    """PEM files for HTTPS of every endpoint of the run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,11 +25,11 @@ class TlsConfig(BaseModel):
     key: Path
     """Private key of the certificate."""
     client_ca: Path | None = None
-    """Authority whose clients alone are answered; null answers everybody."""
+    """Certificate authority of the allowed clients; null allows any client."""
 
 
 class TelemetryConfig(BaseModel):
-    """Where the metrics of a run can be read."""
+    """Addresses of the metrics of a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,7 +40,7 @@ class TelemetryConfig(BaseModel):
     metrics_targets: str | None = None
     """Folder of the discovery entries; `<run>/targets` if null."""
     tls: TlsConfig | None = None
-    """Certificates of the endpoints; null speaks plain HTTP."""
+    """Certificates of the endpoints; null serves plain HTTP."""
     tensorboard: bool = False
     """Also write TensorBoard's event files, to `<run>/tensorboard`."""
     device_tflops: float | None = Field(None, gt=0)

@@ -1,4 +1,4 @@
-"""How much memory a rank's device has in use, read when somebody asks, never in a step."""
+"""Device memory of a rank, read at a scrape and never in a step."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -28,7 +28,7 @@ def memory_readers(device: torch.device) -> Mapping[str, Callable[[], float]]:
 
 
 def process_bytes(field: str, status: Path = STATUS) -> float:
-    """Return a size that Linux tells of this process; NaN where it does not tell."""
+    """Return a size that Linux reports for this process; NaN if it does not."""
     try:
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return float(lines[field].removesuffix("kB")) * 1024

@@ -14,7 +14,7 @@ from data_shards.base.names import label_value
 
 LABELS = ("run", "stage", "rank", "host")
 STEP_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 150.0)
-DAMAGE = ("checksum", "truncated", "missing")
+DAMAGE_REASONS = ("checksum", "truncated", "missing")
 """Why samples are replaced."""
 READ_BUCKETS = (1e-4, 2.5e-4, 1e-3, 2.5e-3, 1e-2, 2.5e-2, 0.1, 0.25, 1.0, 2.5, 10.0)
 
@@ -22,7 +22,7 @@ READ_BUCKETS = (1e-4, 2.5e-4, 1e-3, 2.5e-3, 1e-2, 2.5e-2, 0.1, 0.25, 1.0, 2.5, 1
 _Labelled = TypeVar("_Labelled", Counter, Gauge)
 
 
-class LateGauge:
+class LazyGauge:
     """A gauge that is exported from the first time on that it is set: unknown is not 0."""
 
     def __init__(self, gauge: Gauge, values: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ class LateGauge:
 
 
 class TrainingMetrics:
-    """The metrics of one rank, in a registry of its own.
+    """The metrics of one rank, in a separate registry.
 
     Attributes carry the metric's name without the `smdt_` prefix; methods stand for metrics with
     a further label. `labels` are those of every sample.
@@ -100,7 +100,7 @@ class TrainingMetrics:
         self._quarantined = self._labelled(
             Counter, "smdt_quarantined_samples", "Samples replaced by a stand-in", "reason"
         )
-        for reason in DAMAGE:
+        for reason in DAMAGE_REASONS:
             self.quarantined_samples(reason)  # a rate needs the zero before the first
         self._recall = Gauge(
             "smdt_recall", "Recall, 0 to 1", (*LABELS, "protocol", "k"), registry=self.registry
@@ -134,7 +134,7 @@ class TrainingMetrics:
         return self._skipped_steps.labels(*self._values, engine)
 
     def quarantined_samples(self, reason: str) -> Counter:
-        """Counter of samples replaced by a stand-in, by reason."""
+        """Counter of replaced samples, by reason."""
         return self._quarantined.labels(*self._values, reason)
 
     def recall(self, protocol: str, k: str) -> Gauge:
@@ -146,7 +146,7 @@ class TrainingMetrics:
         return self._image_quality.labels(*self._values, metric)
 
     def read_device_memory(self, readers: Mapping[str, Callable[[], float]]) -> None:
-        """Have bytes of the device's memory read, by kind, whenever somebody asks."""
+        """Read bytes of the device's memory at every scrape, by kind."""
         for kind, read in readers.items():
             self._device_memory_bytes.labels(*self._values, kind).set_function(read)
 
@@ -157,8 +157,8 @@ class TrainingMetrics:
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, LABELS, registry=self.registry).labels(*self._values)
 
-    def _gauge(self, name: str, text: str) -> LateGauge:
-        return LateGauge(Gauge(name, text, LABELS, registry=self.registry), self._values)
+    def _gauge(self, name: str, text: str) -> LazyGauge:
+        return LazyGauge(Gauge(name, text, LABELS, registry=self.registry), self._values)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         made = Histogram(name, text, LABELS, registry=self.registry, buckets=buckets)

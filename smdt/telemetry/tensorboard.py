@@ -7,8 +7,8 @@ from data_shards.base.errors import InputError
 from data_shards.base.packages import require_package
 
 
-class Events:
-    """Where curves go; this one, of a run that wants no event files, forgets them."""
+class EventWriter:
+    """Writer of curves; this one discards them, for runs without event files."""
 
     def step(self, step: int, groups: Mapping[str, Mapping[str, float]]) -> None:
         """Take what a step measured: values by name, by group."""
@@ -17,7 +17,7 @@ class Events:
         """Take no more."""
 
 
-class TensorBoard(Events):
+class TensorBoard(EventWriter):
     """Writes a scalar `group/name` for each value.
 
     Args:

@@ -1,4 +1,4 @@
-"""How long a run lasts and how fast it learns at each step: pure functions of its progress."""
+"""Length and learning-rate schedule of a run: pure functions of its progress."""
 
 import math
 import re
@@ -50,7 +50,7 @@ Length = Annotated[Span, BeforeValidator(parse_span), PlainSerializer(str, retur
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run goes on.
+    """The remaining steps of a run.
 
     Attributes:
         total: its optimisation steps, those that are done included.
@@ -65,7 +65,7 @@ class Plan:
 
     @classmethod
     def of(cls, length: Span, step: int, epoch: int, left: int, steps_per_epoch: int) -> "Plan":
-        """Plan a run from where it stands (pure).
+        """Plan the remaining steps of a run (pure).
 
         Args:
             length: of the whole run.
@@ -91,7 +91,7 @@ class ScheduleConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     length: Length = Span(200, "epoch")
-    """How long to train, in steps or epochs."""
+    """Length of the training, in steps or epochs."""
     warmup_steps: int = Field(500, ge=0)
     """Steps of linear growth from zero."""
     decay: Literal["cosine", "linear", "constant"] = "cosine"

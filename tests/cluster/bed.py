@@ -30,7 +30,7 @@ LogLevel ERROR
 
 
 @dataclass
-class Bed:
+class HostCluster:
     """Running hosts, the first of which starts the others' work.
 
     Attributes:
@@ -50,7 +50,7 @@ class Bed:
 
 
 @contextmanager
-def bed(folder: Path, names: Sequence[str]) -> Iterator[Bed]:
+def bed(folder: Path, names: Sequence[str]) -> Iterator[HostCluster]:
     """Bring up hosts with these names; `folder` keeps their keys and settings."""
     for key in ("key", "host_key"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)]
@@ -82,4 +82,4 @@ def bed(folder: Path, names: Sequence[str]) -> Iterator[Bed]:
         for host in started:
             log = folder / f"sshd-{host.name}.log"
             host.run("/usr/sbin/sshd", "-f", folder / "sshd_config", "-E", log)
-        yield Bed(started, folder / "hostfile", small)
+        yield HostCluster(started, folder / "hostfile", small)

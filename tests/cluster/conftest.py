@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smdt.training.checkpoints.run_folder import RunFolder
-from tests.cluster.bed import TOOLS, Bed, bed
+from tests.cluster.bed import TOOLS, HostCluster, bed
 from tests.cluster.launches import Launch
 from tests.namespaces import require_namespaces
 
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory) -> Iterator[Bed]:
+def cluster(tmp_path_factory) -> Iterator[HostCluster]:
     """The bed, brought up once."""
     require_namespaces(*TOOLS)
     with bed(tmp_path_factory.mktemp("cluster"), HOSTS) as up:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from smdt.training.checkpoints import checkpoint
 from smdt.training.checkpoints.run_folder import RunFolder
-from tests.cluster.bed import Bed
+from tests.cluster.bed import HostCluster
 from tests.namespaces import Host
 
 ROOT = Path(__file__).parent.parent.parent
@@ -31,7 +31,7 @@ class Launch:
     """A launcher on the first host of a bed."""
 
     def __init__(
-        self, bed: Bed, config: Path, include: str, zero: int, options: Sequence[str]
+        self, bed: HostCluster, config: Path, include: str, zero: int, options: Sequence[str]
     ) -> None:
         self.bed = bed
         self.config = config
@@ -156,7 +156,7 @@ def losses(run: RunFolder) -> dict[int, float]:
 def weights(run: RunFolder) -> dict[str, torch.Tensor]:
     """The last checkpoint's weights, checked against its list of hashes."""
     folder = checkpoint.folder_of(run.checkpoints, TOTAL)
-    assert checkpoint.damage(folder) == ""
+    assert checkpoint.integrity_error(folder) == ""
     return load_file(folder / checkpoint.WEIGHTS)
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 import pytest
 
 from smdt.training.checkpoints import checkpoint
-from smdt.training.ranks.lease import PATIENCE_SECONDS
+from smdt.training.ranks.lease import LEASE_TIMEOUT_SECONDS
 from tests.cluster.launches import (
     ROOT,
     TOTAL,
@@ -107,7 +107,7 @@ def test_a_host_out_of_reach_is_left_out_and_the_run_goes_on(
     assert "was written by another number of ranks" in log
     assert losses(started.run) == pytest.approx(losses(alone.run), rel=1e-4)
     cluster.hosts[1].mend()
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + LEASE_TIMEOUT_SECONDS
     while started.left():
         assert time.monotonic() < deadline, started.left()
         time.sleep(0.5)
@@ -244,7 +244,7 @@ def test_a_killed_launcher_leaves_no_orphans_and_starts_again(
     killed = time.monotonic()
     started.process.wait()
     while started.left():
-        assert time.monotonic() - killed < PATIENCE_SECONDS + 15, started.left()
+        assert time.monotonic() - killed < LEASE_TIMEOUT_SECONDS + 15, started.left()
         time.sleep(0.2)
     print(f"all gone after {time.monotonic() - killed:.0f} s")
 

@@ -98,7 +98,7 @@ def test_verify_names_damage_and_exits_with_1(shards, folder, tmp_path):
         ),
         (["verify", "nowhere"], "There is no folder nowhere"),
         (["stats", "nowhere"], "There is no folder nowhere"),
-        (["finalize", "nowhere"], "No build was begun in nowhere"),
+        (["finalize", "nowhere"], "nowhere holds no build"),
         (
             ["world", "--out", "o", "--train", "0", "--val", "1"],
             "'--train': Input should be greater",

@@ -1,13 +1,13 @@
 import pytest
 
 from data_shards.build.progress import Work
-from data_shards.console import Bar
+from data_shards.console import BuildProgressBar
 
 
 @pytest.mark.parametrize("before", [0, 900])
 def test_rate_and_time_left_are_of_this_run(before):
     now = [100.0]
-    bar = Bar("build", clock=lambda: now[0])
+    bar = BuildProgressBar("build", clock=lambda: now[0])
     bar.begin(Work(10, 9, 1000, before))
     (task,) = bar.progress.tasks
     rate, left = bar.progress.columns[-2:]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_shards.base.errors import InputError
-from data_shards.base.store import exists, location, names, require_local, same_place, sizes
+from data_shards.base.store import exists, location, names, require_local, same_location, sizes
 
 NAMES = st.text(
     st.one_of(st.sampled_from(" #?%&+;=@:~*[]{}'\"\\"), st.characters(exclude_categories=["C"])),
@@ -88,12 +88,12 @@ def test_one_folder_has_many_spellings(tmp_path, monkeypatch):
     ]
     for one in spellings:
         for other in spellings:
-            assert same_place(location(one), location(other)), (one, other)
-        assert not same_place(location(one), tmp_path)
-        assert not same_place(location(one), location("s3://bucket/x"))
-    assert same_place(Path("not/there"), Path("not/../not/there"))
-    assert same_place(location("s3://bucket/x"), location("s3a://bucket/x/"))
-    assert not same_place(location("s3://bucket/x"), location("s3://bucket/y"))
+            assert same_location(location(one), location(other)), (one, other)
+        assert not same_location(location(one), tmp_path)
+        assert not same_location(location(one), location("s3://bucket/x"))
+    assert same_location(Path("not/there"), Path("not/../not/there"))
+    assert same_location(location("s3://bucket/x"), location("s3a://bucket/x/"))
+    assert not same_location(location("s3://bucket/x"), location("s3://bucket/y"))
 
 
 def test_a_listing_leaves_out_links_to_nothing_and_folders(tmp_path):

@@ -17,11 +17,11 @@ from torch import nn
 
 from smdt.stages import config as configuration
 from smdt.stages.registry import make_stage
+from smdt.stages.setup import open_engines, open_loader
 from smdt.telemetry.metrics import TrainingMetrics
-from smdt.train import open_engines, open_loader
 from smdt.training.checkpoints import checkpoint
 from smdt.training.checkpoints.checkpoint import Progress
-from smdt.training.checkpoints.resume import Origin, find_origin
+from smdt.training.checkpoints.resume import ResumePoint, find_resume_point
 from smdt.training.checkpoints.run_folder import RunFolder
 from smdt.training.deepspeed.engine import Engine, init_distributed
 from smdt.training.deepspeed.settings import deepspeed_settings
@@ -39,26 +39,26 @@ def settings_of(folder: Path, zero: int) -> dict:
     return settings
 
 
-def origin_of(run: RunFolder, zero: int) -> Origin:
+def origin_of(run: RunFolder, zero: int) -> ResumePoint:
     """What rank 0 finds; the others hear it."""
     found = [None]
     if dist.get_rank() == 0:
-        origin = find_origin(run, "auto", zero, dist.get_world_size())
+        origin = find_resume_point(run, "auto", zero, dist.get_world_size())
         if origin.universal and "small" in run.root.name:
             check_that_it_is_kept(run, origin, zero)
         found = [origin.to_json()]
     dist.broadcast_object_list(found, src=0)
-    return Origin.from_json(found[0])
+    return ResumePoint.from_json(found[0])
 
 
-def check_that_it_is_kept(run: RunFolder, origin: Origin, zero: int) -> None:
+def check_that_it_is_kept(run: RunFolder, origin: ResumePoint, zero: int) -> None:
     """The universal form is made once, and again when it is damaged."""
     made = (origin.states / checkpoint.FILES).stat().st_mtime_ns
     for harmed in (False, True):
         if harmed:
             next((origin.states / "small" / "zero").rglob("fp32.pt")).write_bytes(b"")
-        assert find_origin(run, "auto", zero, dist.get_world_size()) == origin
-        assert checkpoint.damage(origin.states) == ""
+        assert find_resume_point(run, "auto", zero, dist.get_world_size()) == origin
+        assert checkpoint.integrity_error(origin.states) == ""
         assert (made != (origin.states / checkpoint.FILES).stat().st_mtime_ns) == harmed
 
 
@@ -159,7 +159,7 @@ def main() -> None:
                 if not checkpoint.published(run.checkpoints):
                     whole = RunFolder(Path(out) / "whole" / run.root.name)
                     whole.create()
-                    curve = make(config, settings, zero, whole, Origin(), TOTAL, *more)
+                    curve = make(config, settings, zero, whole, ResumePoint(), TOTAL, *more)
                     record(whole.root / "losses.json", curve)
                 origin = origin_of(run, zero)
                 curve = make(config, settings, zero, run, origin, int(end), *more)

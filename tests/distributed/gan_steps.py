@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from smdt.stages import config as configuration
 from smdt.stages.alignment.config import AlignmentConfig
 from smdt.stages.registry import make_stage
+from smdt.stages.setup import open_engines, open_loader
 from smdt.telemetry.metrics import TrainingMetrics
-from smdt.train import open_engines, open_loader
 from smdt.training.checkpoints.run_folder import RunFolder
 from smdt.training.deepspeed.engine import init_distributed
 from smdt.training.deepspeed.settings import Precision

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from launcher.run.command import devices_of, host_launcher
-from smdt.training.ranks.place import free_port
+from smdt.training.ranks.environment import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 DEEPSPEED_FILES = ROOT / "configs" / "deepspeed"
@@ -47,7 +47,7 @@ WITHOUT_DROPOUT = {
 
 def fast_precision() -> list[str]:
     """Overrides that let a recipe train at this CPU's speed: one that emulates bf16 needs hours."""
-    from smdt.training.ranks.processor import emulates_bf16
+    from smdt.training.ranks.cpu import emulates_bf16
 
     return ["precision=fp32"] if emulates_bf16() else []
 

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from smdt.stages import config as configuration
 from smdt.stages.registry import make_stage
 from smdt.stages.retrieval.config import RetrievalConfig
+from smdt.stages.setup import open_engines, open_loader
 from smdt.telemetry.metrics import TrainingMetrics
-from smdt.train import open_engines, open_loader
 from smdt.training.checkpoints.run_folder import RunFolder
 from smdt.training.deepspeed.engine import init_distributed
 from smdt.training.loop.stage import StepContext

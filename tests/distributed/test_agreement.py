@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from smdt.training.deepspeed.collectives import Collectives
-from smdt.training.deepspeed.device_work import Scalars
-from smdt.training.loop.control import Control
-from smdt.training.ranks.gathering import gather_ragged, pieces
+from smdt.training.deepspeed.collectives import CollectiveTimer
+from smdt.training.deepspeed.device_work import DeviceScalars
+from smdt.training.loop.step_status import StepStatusReducer
+from smdt.training.ranks.gathering import all_gather_ragged, pieces
 
 RANKS = 3
 
@@ -26,20 +26,20 @@ def rank_main(rank: int, folder: Path) -> None:
     counts = [2, 3, 0]
     rows = torch.full((counts[rank], 2), float(rank))
     expected = torch.cat([torch.full((n, 2), float(r)) for r, n in enumerate(counts)])
-    assert torch.equal(gather_ragged(rows), expected)
+    assert torch.equal(all_gather_ragged(rows), expected)
     ids = torch.full((counts[rank],), rank)
     seen = [[each.clone() for each in piece] for piece in pieces(rows, ids)]
     assert [len(of_rows) for of_rows, _ in seen] == counts
     assert torch.equal(torch.cat([of_rows for of_rows, _ in seen]), expected)
     assert torch.cat([of_ids for _, of_ids in seen]).tolist() == [0, 0, 1, 1, 1]
 
-    control = Control()
-    share = Scalars({"loss": torch.tensor(float(rank + 1))})
+    control = StepStatusReducer()
+    share = DeviceScalars({"loss": torch.tensor(float(rank + 1))})
     assert control.post(1, share, stop=False) is None, "the step before the first"
     first = control.post(2, share, stop=rank == 1)
     assert (first.step, first.stop, first.finite) == (1, False, True)
     assert first.losses == {"loss": 6.0}
-    broken = Scalars({"loss": torch.tensor(float("nan") if rank == 2 else 1.0)})
+    broken = DeviceScalars({"loss": torch.tensor(float("nan") if rank == 2 else 1.0)})
     second = control.post(3, broken, stop=False)
     assert (second.step, second.stop, second.finite) == (2, True, True)
     third = control.collect()
@@ -52,7 +52,7 @@ def rank_main(rank: int, folder: Path) -> None:
 
 def check_waits(rank: int) -> None:
     """The rank that comes late waits least, in whatever collective ranks meet."""
-    collectives = Collectives()
+    collectives = CollectiveTimer()
     collectives.watch()
     collectives.take()
     late = rank == 1

@@ -51,5 +51,5 @@ def test_steps_on_2_then_1_then_3_ranks_have_the_losses_of_2(write_config, tmp_p
             # The universal form of the last conversion is kept, and nothing half made.
             assert len(list(run.universal.glob("*"))) == (zero > 0)
             folder = checkpoint.folder_of(run.checkpoints, TOTAL)
-            assert checkpoint.damage(folder) == ""
+            assert checkpoint.integrity_error(folder) == ""
             assert load_file(folder / checkpoint.WEIGHTS)

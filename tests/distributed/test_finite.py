@@ -16,7 +16,7 @@ from smdt.training.checkpoints.run_folder import RunFolder
 from smdt.training.deepspeed.engine import Engine
 from smdt.training.deepspeed.optimizer import OptimizerConfig
 from smdt.training.deepspeed.settings import deepspeed_settings
-from smdt.training.ranks.place import free_port
+from smdt.training.ranks.environment import free_port
 from tests.distributed.runs import DEEPSPEED_FILES, join_ranks
 
 RANKS = 2

@@ -29,7 +29,7 @@ INFO_NCE = {"loss": {"name": "info_nce"}}
 
 def final_weights(run: Path) -> dict[str, torch.Tensor]:
     folder = checkpoint.folder_of(RunFolder(run).checkpoints, TOTAL)
-    assert checkpoint.damage(folder) == ""
+    assert checkpoint.integrity_error(folder) == ""
     return load_file(folder / checkpoint.WEIGHTS)
 
 

@@ -77,7 +77,7 @@ def test_killed_while_it_saves_a_run_loses_nothing(
         process = start_training(config)
         kill_in(run, config, moment, process)
         newest = checkpoint.published(run.checkpoints)[0]
-        assert checkpoint.damage(newest) == ""
+        assert checkpoint.integrity_error(newest) == ""
         # The step that was being saved, or the one after it, is the last that was told of.
         assert checkpoint.step_of(newest) >= max(losses(run)) - 2
         assert max(losses(run)) < TOTAL

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from smdt.geometry.augment import AugmentConfig, draw
-from smdt.geometry.mapping import GeometryConfig, PanoramaMapping
+from smdt.geometry.mapping import GeometryConfig, PanoramaProjection
 from smdt.geometry.view import resize, resize_classes
-from smdt.semantics.augment import SemanticsConfig, draw_semantics
+from smdt.semantics.augment import SemanticsConfig, draw_class_masking
 from tests.pictures import picture
 
 LEVEL = 1.0
@@ -23,7 +23,7 @@ def pictures():
 @pytest.mark.parametrize("mapping", ["polar", "perspective", "mixed"])
 @pytest.mark.parametrize("supersample", [1, 2])
 def test_mapped_images(gpu, pictures, mapping, supersample):
-    module = PanoramaMapping(GeometryConfig(mapping=mapping, supersample=supersample), 128, 512)
+    module = PanoramaProjection(GeometryConfig(mapping=mapping, supersample=supersample), 128, 512)
     there, here = (
         module([image.to(device) for image in pictures], EXTENT_M, ELEVATION_DEG)
         for device in (gpu, "cpu")
@@ -48,7 +48,7 @@ def test_class_maps_painting_and_turning(gpu):
     ground = torch.rand(4, 3, 32, 128)
     drawn = draw(AugmentConfig(turn=True, mirror=True), [3, 4, 5, 6])
     config = SemanticsConfig(keep={"road": 0.5}, remove={"sky": 0.5})
-    painted = draw_semantics(config, seed=1, epoch=0, sample_ids=np.arange(4))
+    painted = draw_class_masking(config, seed=1, epoch=0, sample_ids=np.arange(4))
 
     def augmented(device: torch.device) -> torch.Tensor:
         classes = resize_classes([each.to(device) for each in maps], (32, 128))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from smdt.telemetry.memory import memory_readers
-from smdt.training.deepspeed.device_work import Scalars, Stopwatch
+from smdt.training.deepspeed.device_work import DeviceScalars, DeviceTimer
 
 
 def test_a_step_s_figures_are_noted_without_waiting(gpu):
@@ -13,14 +13,14 @@ def test_a_step_s_figures_are_noted_without_waiting(gpu):
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        watch = Stopwatch(gpu)
+        watch = DeviceTimer(gpu)
         with watch.running():
             for _ in range(50):
                 matrix = (matrix @ matrix).clamp(-1, 1)
-        made = Scalars({"loss": matrix.abs().max(), "norm": matrix.new_ones(1), "scale": 2.0})
+        made = DeviceScalars({"loss": matrix.abs().max(), "norm": matrix.new_ones(1), "scale": 2.0})
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert not made.are_here
+    assert not made.ready
     assert made.values() == {"loss": pytest.approx(1.0, abs=1.0), "norm": 1.0, "scale": 2.0}
     assert watch.seconds() > 1e-4
 

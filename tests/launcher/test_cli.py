@@ -73,9 +73,9 @@ def test_wrong_input_is_said_before_anything_starts(write_config, hostfile, tmp_
     words = ["up", "--hostfile", hostfile, "--config", config, "--dry-run"]
     for more, sentence in [
         (["batch.global=6"], "which 4 ranks x 1 chunks do not divide"),
-        (["--env", "NOT-A-NAME"], "--env 'NOT-A-NAME' is no variable's name"),
+        (["--env", "NOT-A-NAME"], "--env 'NOT-A-NAME' is not a variable name"),
         (["--include", "z"], "names 'z', which is not in the file"),
-        (["--master-addr", "a;b"], "--master-addr 'a;b' is no host name or IP address"),
+        (["--master-addr", "a;b"], "--master-addr 'a;b' is not a host name or IP address"),
         (["run.out=a\nb"], "which no command line of a host can hold"),
     ]:
         done = launcher(*words, *more)
@@ -139,4 +139,4 @@ def test_a_dry_run_and_a_script_need_nothing_but_the_configuration(config, hostf
 def test_stop_says_that_the_run_folder_is_elsewhere(config, tmp_path):
     done = launcher("stop", "--config", config)
     assert done.returncode == 1
-    assert f"There is no run folder {tmp_path}/run here" in done.stderr
+    assert f"The run folder {tmp_path}/run here" in done.stderr

@@ -2,7 +2,7 @@ import pytest
 
 from launcher.requeue import requeue
 from smdt.training.checkpoints.run_folder import RunFolder
-from smdt.training.ranks.lease import ATTEMPT
+from smdt.training.ranks.lease import ATTEMPT_VARIABLE
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def test_the_state_decides(run, capsys, status, retry, max_restarts, exit_code):
 
 @pytest.mark.parametrize("status", ["done", "preempted"])
 def test_what_an_earlier_attempt_left_is_not_believed(run, monkeypatch, status):
-    monkeypatch.setenv(ATTEMPT, "slurm-7-0")
+    monkeypatch.setenv(ATTEMPT_VARIABLE, "slurm-7-0")
     run.write_state(status, 7)
-    monkeypatch.setenv(ATTEMPT, "slurm-7-1")  # whose ranks ended before they said anything
+    monkeypatch.setenv(ATTEMPT_VARIABLE, "slurm-7-1")  # whose ranks ended before they said anything
     assert [requeue(run.root, 1), requeue(run.root, 1)] == [75, 1]
     assert requeue(run.root) == 1
 

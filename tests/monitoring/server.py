@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import yaml
 
 from monitoring.files import FOLDER, rules_text
-from monitoring.times import Times
+from monitoring.times import RuleDurations
 from tests.system_packages import require
 
 SPEED = 60
@@ -35,7 +35,7 @@ class Prometheus:
     def __init__(self, folder: Path, tls_config: Mapping[str, str] | None = None) -> None:
         self.targets = folder / "targets"
         self.targets.mkdir(parents=True)
-        self.times = Times().shortened(SPEED)
+        self.times = RuleDurations().scaled(SPEED)
         (folder / "rules.yml").write_text(rules_text(self.times))
         config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
         config["global"] = {"scrape_interval": SCRAPE, "evaluation_interval": SCRAPE}

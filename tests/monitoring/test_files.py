@@ -12,7 +12,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring.files import DASHBOARDS, FOLDER, contents
 from monitoring.rules import RUNBOOK
-from monitoring.times import Times, duration
+from monitoring.times import RuleDurations, duration
 from smdt.telemetry.metrics import TrainingMetrics
 from tests.monitoring.queries import committed_rules, panel_queries
 from tests.system_packages import require
@@ -102,4 +102,4 @@ def test_what_the_configuration_names_is_there():
 
 def test_durations_are_prometheus_own():
     assert [duration(s) for s in (0.5, 90, 300, 7200)] == ["500ms", "90s", "5m", "2h"]
-    assert Times().shortened(60).stall == 15
+    assert RuleDurations().scaled(60).stall == 15

@@ -91,7 +91,7 @@ def test_bytes_that_are_no_text_are_refused_and_a_mark_is_skipped(minimal):
     minimal.write_bytes(b"\xef\xbb\xbf" + MINIMAL.encode())
     assert configuration.load(minimal).run.name == "a"
     minimal.write_bytes(b"stage: \xff\xfe")
-    with pytest.raises(InputError, match="no text in UTF-8"):
+    with pytest.raises(InputError, match="not UTF-8 text"):
         configuration.load(minimal)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from smdt.data.pipeline import DALI
 from smdt.inference.embed import EmbedJob, embed, finish
-from smdt.inference.locate import Locator, Look, read_photo
+from smdt.inference.locate import Locator, PhotoQuery, read_photo
 from smdt.stages import config as configuration
 from smdt.training.deepspeed.settings import DEEPSPEED
 from tests.checkpoints import save_untrained
@@ -85,7 +85,7 @@ def test_a_photo_is_located_by_an_exported_model(smdt, trained, world, tmp_path)
     embed(job, torch.device("cpu"), 0, 1, lambda samples: None)
     locator = Locator(finish(job))
     Image.fromarray(picture(0, 32, 128)).save(photo)
-    expected = locator(read_photo(photo), Look.of(360, 0, "panorama", 1), 24)
+    expected = locator(read_photo(photo), PhotoQuery.of(360, 0, "panorama", 1), 24)
 
     where = ["--gallery", gallery, "--checkpoint", model, "--json", tmp_path / "places.json"]
     ended = smdt(

@@ -24,8 +24,8 @@ SCALES = 5
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What one discriminator says of B images at its scales 1/2, 1/4, 1/8, 1/16 and 1/16.
+class DiscriminatorOutput:
+    """Scores of one discriminator for B images at its scales 1/2, 1/4, 1/8, 1/16 and 1/16.
 
     Attributes:
         real: [B, 1, h, w] each.
@@ -37,9 +37,9 @@ class Judgement:
     embedding: list[Tensor]
     features: list[Tensor]
 
-    def rows(self, rows: slice) -> "Judgement":
-        """Return what was said of some of the images."""
-        return Judgement(
+    def rows(self, rows: slice) -> "DiscriminatorOutput":
+        """Return the scores of some of the images."""
+        return DiscriminatorOutput(
             real=[x[rows] for x in self.real],
             embedding=[x[rows] for x in self.embedding],
             features=[x[rows] for x in self.features],
@@ -73,7 +73,7 @@ class PyramidDiscriminator(nn.Module):
         """Judge condition and image [B, inputs, H, W], side by side in the channels.
 
         Returns:
-            The fields of a `Judgement`: ZeRO 3 finds tensors in lists, not in dataclasses.
+            The fields of a `DiscriminatorOutput`, since ZeRO 3 finds tensors in lists only.
         """
         bottom_up = []
         for level in self.levels:
@@ -88,7 +88,7 @@ class PyramidDiscriminator(nn.Module):
         return [self.real(x) for x in features], [self.embed(x) for x in features], features
 
 
-def tied_scores(judged: Judgement, partner: Judgement) -> list[Tensor]:
+def tied_scores(judged: DiscriminatorOutput, partner: DiscriminatorOutput) -> list[Tensor]:
     """Return `real + <embedding, partner's embedding>` at each scale, [B, 1, h, w].
 
     Args:
@@ -112,6 +112,6 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _normed(conv: nn.Conv2d) -> nn.Sequential:
-    """A convolution with instance norm and leaky ReLU behind it."""
+    """A convolution with instance norm and leaky ReLU."""
     norm = instance_norm(conv.out_channels)
     return nn.Sequential(conv, norm, nn.LeakyReLU(0.2, inplace=True))

@@ -15,7 +15,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from smdt.models.gan.discriminator import SCALES, Judgement, PyramidDiscriminator, tied_scores
+from smdt.models.gan.discriminator import (
+    SCALES,
+    DiscriminatorOutput,
+    PyramidDiscriminator,
+    tied_scores,
+)
 from smdt.models.gan.unet import UNet
 
 COLOURS = 3
@@ -29,7 +34,7 @@ class DualCganConfig(BaseModel):
     arrangement: Literal["chain", "parallel"] = "chain"
     """The paper's two generators in a row, or the published code's one with two heads."""
     g2_input: Literal["both", "segmentation"] = "both"
-    """What G2 of the chain sees: S_g' beside I_a, or S_g' alone as in the paper's figure."""
+    """Input of G2 in the chain: S_g' and I_a, or S_g' alone as in the paper's figure."""
     generator_width: int = Field(64, ge=1)
     """Channels of a generator's first level; the next have 2, 4 and 8 times as many."""
     discriminator_width: int = Field(64, ge=1)
@@ -134,10 +139,10 @@ class Discriminators(nn.Module):
         true, generated = slice(0, count), slice(count, 2 * count)
         # Instance norm knows no batch: true and generated pairs go through together.
         conditions = generated_segmentation if self._chain else aerial
-        of_segmentation = Judgement(
+        of_segmentation = DiscriminatorOutput(
             *self.of_segmentation(_pairs(aerial, segmentation, generated_segmentation).to(dtype))
         )
-        of_ground = Judgement(
+        of_ground = DiscriminatorOutput(
             *self.of_ground(_pairs(conditions, ground, generated_ground).to(dtype))
         )
         true_seg, true_ground = of_segmentation.rows(true), of_ground.rows(true)

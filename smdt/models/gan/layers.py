@@ -16,7 +16,7 @@ from torch import Tensor, nn
 _HALVING = ((0.5, 0.5, 0.0, 0.0), (0.0, 0.5, 0.5, 0.0), (0.0, 0.0, 0.5, 0.5))
 """What each tap of three adds to those of four, along an axis: the average of two neighbours."""
 _DOUBLING = ((0.0, 0.0, 1.0, 1.0), (0.0, 1.0, 1.0, 0.0), (1.0, 1.0, 0.0, 0.0))
-"""The same transposed: every pixel stands twice."""
+"""The same transposed: every pixel is repeated."""
 
 
 class HalvingConv2d(nn.Conv2d):

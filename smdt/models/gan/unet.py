@@ -35,7 +35,7 @@ def check_size(height: int, width: int) -> None:
 
 
 class ResidualBlock(nn.Module):
-    """Two reflect-padded 3x3 convolutions with instance norm beside the identity."""
+    """A residual block: two reflect-padded 3x3 convolutions with instance norm."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -144,6 +144,6 @@ def _up(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _reflected_conv(channels: int) -> tuple[nn.Module, nn.Module]:
-    """A reflect-padded 3x3 convolution and the instance norm behind it."""
+    """A reflect-padded 3x3 convolution and instance norm."""
     conv = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
     return conv, instance_norm(channels)

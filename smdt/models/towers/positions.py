@@ -1,4 +1,4 @@
-"""What a network has learned of positions, taken to another grid of patches or refused.
+"""Position embeddings: resampled to another grid of patches, or refused.
 
 H rows and W columns of a grid of patches, N patches, P tokens before them, D width of a token.
 """
@@ -65,7 +65,9 @@ def _flat_on_grid(tower: TimmTower, origin: Size | None, tensor: Tensor) -> Tens
     patches = tensor.shape[1] - prefix
     height = round((patches * origin[0] / origin[1]) ** 0.5)
     if height * (patches // max(height, 1)) != patches:
-        raise ValueError(f"{patches} positions are no grid of an image of {origin[0]}:{origin[1]}")
+        raise ValueError(
+            f"{patches} positions do not form a grid of an image of {origin[0]}:{origin[1]}"
+        )
     source_grid = (height, patches // height)
     if source_grid == grid:
         return tensor

@@ -18,7 +18,7 @@ from smdt.models.towers import recompute
 STRIDE = 16
 NORM_EPSILON = 1e-6
 VARIANCE_EPSILON = 1e-10
-"""Of a filter's variance; its root is what Google's code adds to the standard deviation."""
+"""Epsilon of a filter's variance; its root is what Google's code adds to the standard deviation."""
 
 
 class ConvStemConfig(BaseModel):

@@ -24,7 +24,7 @@ from smdt.models.trial import one_line, output_shape
 
 
 class TimmConfig(TowersConfig):
-    """A network of timm's."""
+    """A timm network."""
 
     backbone: str
     """timm's name of it, such as `convnext_base`."""
@@ -58,7 +58,8 @@ class TimmTower(Tower):
         if not is_model(name):
             (nearest,) = difflib.get_close_matches(name, list_models(), n=1, cutoff=0.0)
             raise InputError(
-                f"model.backbone: neither we nor timm have '{name}'; did you mean '{nearest}'?"
+                f"model.backbone: '{name}' is not a backbone of ours or of "
+                f"timm; did you mean '{nearest}'?"
             )
         published: Any = get_pretrained_cfg(name)
         super().__init__(
@@ -89,7 +90,7 @@ class TimmTower(Tower):
         with casting(images, self._mixes):
             features = self.network.forward_features(images)
             if not isinstance(features, Tensor) or features.ndim not in (3, 4):
-                raise ValueError("its features are no map of places")
+                raise ValueError("its features are not a spatial map")
             return self._of_grid(features) if features.ndim == 4 else self._of_tokens(features)
 
     def _of_tokens(self, features: Tensor) -> Tensor:

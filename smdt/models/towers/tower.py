@@ -1,4 +1,4 @@
-"""What a tower is: one view's images to descriptors, whatever network is inside.
+"""The interface of a tower: images of one view to descriptors.
 
 B batch, H rows, W columns, D descriptor.
 """
@@ -19,14 +19,14 @@ Size = tuple[int, int]
 
 
 class TowersConfig(BaseModel):
-    """What every backbone has."""
+    """SupervisorOptions of every backbone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     shared: bool = False
     """One tower for both views."""
     pooling: Pooling | None = None
-    """How places become one vector; by default the class token where there is one, else `mean`."""
+    """Pooling; by default the class token where there is one, else `mean`."""
     normalisation: Literal["half", "imagenet"] | None = None
     """Scale of the images; by default the one that the backbone's published weights expect."""
     gradient_checkpointing: bool = False

@@ -17,7 +17,7 @@ from smdt.models.towers.tower import Size, Tower
 
 
 def _variant(model: object) -> str:
-    """Which configuration a `model` section is, by its backbone; unsaid is the tiny one."""
+    """Return the configuration class of a `model` section, by backbone; default: the tiny one."""
     if isinstance(model, TinyConfig | R50VitB16Config | TimmConfig):
         return _variant({"backbone": model.backbone})
     backbone = model.get("backbone", "tiny") if isinstance(model, dict) else "tiny"
@@ -30,7 +30,7 @@ TwoTowerConfig = Annotated[
     | Annotated[TimmConfig, Tag("timm")],
     Discriminator(_variant),
 ]
-"""The two towers: `backbone` is ours (`tiny`, `r50_vit_b16`) or the name of a network of timm's."""
+"""The two towers: `backbone` is ours (`tiny`, `r50_vit_b16`) or the name of a timm network."""
 
 
 class TwoTower(nn.Module):
@@ -115,7 +115,7 @@ def make_tower(config: HybridConfig | TimmConfig, sizes: tuple[Size, ...]) -> To
             (rows, columns), (other_rows, other_columns) = sizes
             raise InputError(
                 f"model.shared needs equal sizes of both views, not {rows}x{columns} and "
-                f"{other_rows}x{other_columns}, or a backbone of timm's"
+                f"{other_rows}x{other_columns}, or a timm backbone"
             )
         tower = HybridTower(config, sizes[0])
     return tower.compile_layers() if config.compile else tower

@@ -1,4 +1,4 @@
-"""What others call the weights of R50+ViT: their names and layouts to ours (pure).
+"""Tensor names and layouts of other R50+ViT weights, converted to ours (pure).
 
 A tensor can have several places here: the keys' norm of cross-layer attention starts as the norm of
 queries and values, and what timm keeps as one matrix are three of ours.
@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-Places = Mapping[str, Tensor]
+NamedTensors = Mapping[str, Tensor]
 
 WRAPPERS = ("opt/target/", "params/")
 """Folders that Google's training code put around the names in some files."""
 
 
-def from_google(name: str, tensor: Tensor) -> Places:
+def from_google(name: str, tensor: Tensor) -> NamedTensors:
     """Names and layouts of Google's `.npz` (Flax): kernels HWIO and [I, O], heads apart.
 
     Returns:
@@ -27,7 +27,7 @@ def from_google(name: str, tensor: Tensor) -> Places:
     return _translate(GOOGLE, _without(WRAPPERS, name), tensor)
 
 
-def from_timm(name: str, tensor: Tensor) -> Places:
+def from_timm(name: str, tensor: Tensor) -> NamedTensors:
     """Names of timm's `vit_base_r50_s16_*`: queries, keys and values in one matrix.
 
     Returns:
@@ -50,7 +50,7 @@ def square_grid(positions: Tensor) -> tuple[Tensor, Tensor]:
     patches = positions.shape[1] - 1
     side = round(patches**0.5)
     if side * side != patches:
-        raise ValueError(f"{patches} positions are no square grid")
+        raise ValueError(f"{patches} positions do not form a square grid")
     return positions[:, :1], positions[:, 1:].reshape(1, side, side, -1)
 
 
@@ -61,8 +61,8 @@ def _without(prefixes: Sequence[str], name: str) -> str:
 
 
 def _translate(
-    table: Sequence[tuple[str, Callable[..., Places]]], name: str, tensor: Tensor
-) -> Places:
+    table: Sequence[tuple[str, Callable[..., NamedTensors]]], name: str, tensor: Tensor
+) -> NamedTensors:
     for pattern, places in table:
         if match := re.fullmatch(pattern, name):
             return places(tensor, *match.groups())
@@ -77,12 +77,12 @@ def _oihw(kernel_HWIO: Tensor) -> Tensor:
     return kernel_HWIO.permute(3, 2, 0, 1)
 
 
-def _positions(tensor: Tensor) -> Places:
+def _positions(tensor: Tensor) -> NamedTensors:
     class_position, positions = square_grid(tensor)
     return {"encoder.class_position": class_position, "encoder.positions": positions}
 
 
-def _first_norm(tensor: Tensor, layer: str, part: str) -> Places:
+def _first_norm(tensor: Tensor, layer: str, part: str) -> NamedTensors:
     names = ("norm1", "norm2")
     return {f"encoder.layers.{layer}.{norm}.{_affine(part)}": tensor for norm in names}
 
@@ -91,7 +91,7 @@ def _google_block(block: str, unit: str) -> str:
     return f"stem.stages.{int(block) - 1}.{int(unit) - 1}"
 
 
-def _google_projection(tensor: Tensor, layer: str, name: str, part: str) -> Places:
+def _google_projection(tensor: Tensor, layer: str, name: str, part: str) -> NamedTensors:
     """Kernels of queries, keys and values are [D, A, D / A], that of the output [A, D / A, D]."""
     place = f"encoder.layers.{layer}.attention.{name}"
     if part == "bias":
@@ -100,14 +100,14 @@ def _google_projection(tensor: Tensor, layer: str, name: str, part: str) -> Plac
     return {f"{place}.weight": flat.T}
 
 
-def _google_dense(tensor: Tensor, layer: str, dense: str, part: str) -> Places:
+def _google_dense(tensor: Tensor, layer: str, dense: str, part: str) -> NamedTensors:
     place = f"encoder.layers.{layer}.{('expand', 'contract')[int(dense)]}"
     return {f"{place}.bias": tensor} if part == "bias" else {f"{place}.weight": tensor.T}
 
 
 _BLOCK = r"block(\d+)/unit(\d+)"
 _LAYER = r"Transformer/encoderblock_(\d+)"
-GOOGLE: Sequence[tuple[str, Callable[..., Places]]] = (
+GOOGLE: Sequence[tuple[str, Callable[..., NamedTensors]]] = (
     (r"conv_root/kernel", lambda t: {"stem.root.weight": _oihw(t)}),
     (r"gn_root/(scale|bias)", lambda t, p: {f"stem.root_norm.{_affine(p)}": t.flatten()}),
     (
@@ -144,7 +144,7 @@ GOOGLE: Sequence[tuple[str, Callable[..., Places]]] = (
 )
 
 
-def _timm_qkv(tensor: Tensor, layer: str, part: str) -> Places:
+def _timm_qkv(tensor: Tensor, layer: str, part: str) -> NamedTensors:
     names = ("query", "key", "value")
     return {
         f"encoder.layers.{layer}.attention.{name}.{part}": piece
@@ -154,7 +154,7 @@ def _timm_qkv(tensor: Tensor, layer: str, part: str) -> Places:
 
 _STEM = r"patch_embed\.backbone\.stem"
 _STAGE = r"patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)"
-TIMM: Sequence[tuple[str, Callable[..., Places]]] = (
+TIMM: Sequence[tuple[str, Callable[..., NamedTensors]]] = (
     (_STEM + r"\.conv\.weight", lambda t: {"stem.root.weight": t}),
     (_STEM + r"\.norm\.(weight|bias)", lambda t, p: {f"stem.root_norm.{p}": t}),
     (

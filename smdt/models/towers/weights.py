@@ -26,12 +26,12 @@ from smdt.models.towers.positions import SQUARE, resize_positions, tower_positio
 from smdt.models.towers.timm_tower import TimmTower
 from smdt.models.towers.tower import Size, Tower
 from smdt.models.towers.two_tower import TwoTower
-from smdt.models.towers.weight_names import Places, from_google, from_timm, is_google
+from smdt.models.towers.weight_names import NamedTensors, from_google, from_timm, is_google
 from smdt.models.trial import one_line
 
 
 class InitConfig(BaseModel):
-    """What a run starts from; a run that goes on from its own checkpoint ignores it."""
+    """Initial weights of a run; a run that resumes from its own checkpoint ignores them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,8 +45,8 @@ LOG_SCALE = "log_scale"
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What became of the weights of one module.
+class LoadReport:
+    """Load report of one module.
 
     Attributes:
         loaded: the module's names that got a value.
@@ -81,18 +81,18 @@ def read(path: Path) -> dict[str, Tensor]:
     raise InputError(f"weights {path}: neither a folder nor an .npz or .safetensors file")
 
 
-def unchanged(name: str, tensor: Tensor) -> Places:
+def keep_name(name: str, tensor: Tensor) -> NamedTensors:
     """Say that a file's names are the module's."""
     return {name: tensor}
 
 
-def fit(
+def load_tensors(
     module: nn.Module,
     tensors: Mapping[str, Tensor],
     source: str,
-    places_of: Callable[[str, Tensor], Places] = unchanged,
+    places_of: Callable[[str, Tensor], NamedTensors] = keep_name,
     on_grid: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor,
-) -> Fit:
+) -> LoadReport:
     """Copy tensors into a module.
 
     Args:
@@ -133,15 +133,15 @@ def fit(
             f"{', '.join([*tensors][:3])} …, this network's {', '.join([*state][:3])} …"
         )
     filled = set(loaded)
-    return Fit(loaded, resized, [name for name in state if name not in filled], unused)
+    return LoadReport(loaded, resized, [name for name in state if name not in filled], unused)
 
 
-def fit_towers(
+def load_towers(
     model: TwoTower,
     tensors: Mapping[str, Tensor],
     source: str,
     image_sizes: Mapping[str, Size] | None = None,
-) -> dict[str, Fit]:
+) -> dict[str, LoadReport]:
     """Copy tensors into both towers: a file of one network's into each of them.
 
     Args:
@@ -188,34 +188,36 @@ def _fit_tower(
     view: str,
     source: str,
     image_sizes: Mapping[str, Size] | None,
-) -> Fit:
+) -> LoadReport:
     built_for, part = of_view(tensors, view)
     if isinstance(tower, TimmTower):
         if is_google([*part]):
             raise InputError(
-                f"weights {source}: Google's file is for model.backbone=r50_vit_b16; a network of "
-                "timm's takes timm's safetensors"
+                f"weights {source}: Google's file is for model.backbone=r50_vit_b16; a timm "
+                "network takes timm's safetensors"
             )
         if built_for is None:
             origin: Size | None = SQUARE
         else:
             origin = None if image_sizes is None else image_sizes[built_for]
-        return fit(tower, part, source, _into_timm, tower_positions(tower, origin))
+        return load_tensors(tower, part, source, _into_timm, tower_positions(tower, origin))
     assert isinstance(tower, HybridTower), "there are two kinds of towers"
     if is_google([*part]):
         places_of = from_google
     else:
-        places_of = from_timm if "cls_token" in part else unchanged
-    return fit(tower, part, source, places_of, partial(_on_grid, tower))
+        places_of = from_timm if "cls_token" in part else keep_name
+    return load_tensors(tower, part, source, places_of, partial(_on_grid, tower))
 
 
-def _fit_scale(log_scale: nn.Parameter, tensors: Mapping[str, Tensor]) -> Fit:
+def _fit_scale(log_scale: nn.Parameter, tensors: Mapping[str, Tensor]) -> LoadReport:
     learned = [t for name, t in tensors.items() if name.split(".")[-1] == LOG_SCALE]
     with torch.no_grad():
         for scale in learned:
             log_scale.copy_(scale)
     names = [LOG_SCALE]
-    return Fit(loaded=names * len(learned), resized=[], fresh=[] if learned else names, unused=[])
+    return LoadReport(
+        loaded=names * len(learned), resized=[], fresh=[] if learned else names, unused=[]
+    )
 
 
 def _on_grid(tower: HybridTower, place: str, tensor: Tensor) -> Tensor:
@@ -224,6 +226,6 @@ def _on_grid(tower: HybridTower, place: str, tensor: Tensor) -> Tensor:
     return resize_positions(tensor, tower.encoder.grid)
 
 
-def _into_timm(name: str, tensor: Tensor) -> Places:
-    """Names of timm's networks are ours below `network`."""
+def _into_timm(name: str, tensor: Tensor) -> NamedTensors:
+    """Return a timm tensor under its own name and below our `network`."""
     return {name: tensor, f"network.{name}": tensor}

@@ -1,4 +1,4 @@
-"""What the scores of an alignment are worth: images and class maps that nothing was learned for."""
+"""Baselines of an alignment's scores: images and class maps without learning."""
 
 from collections.abc import Iterable, Sequence
 

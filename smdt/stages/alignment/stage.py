@@ -20,14 +20,14 @@ from smdt.data.randomness import sample_seed
 from smdt.data.split import Split
 from smdt.evaluation.alignment import AlignmentScores
 from smdt.geometry.augment import draw
-from smdt.geometry.mapping import PanoramaMapping
+from smdt.geometry.mapping import PanoramaProjection
 from smdt.geometry.view import normalise
-from smdt.losses.adversarial import adversarial_share, l1_share
+from smdt.losses.adversarial import local_adversarial_loss, local_l1_loss
 from smdt.models.gan.dual_cgan import Discriminators, Generators, Scores
-from smdt.semantics.augment import draw_semantics
+from smdt.semantics.augment import draw_class_masking
 from smdt.semantics.palette import known, to_classes, to_colours
 from smdt.stages.alignment.config import AlignmentConfig
-from smdt.stages.evaluation import missing_samples, open_held_out
+from smdt.stages.evaluation import missing_samples, open_evaluation_split
 from smdt.stages.mapped import mapped, require_mappable, warn_of_elevations
 from smdt.stages.panoramas import class_maps, ground_images
 from smdt.training.deepspeed.engine import Engine
@@ -46,7 +46,7 @@ Generated = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Views:
-    """What the step sees of some samples, panoramas of one size.
+    """Inputs of a step: panoramas of one size.
 
     Attributes:
         aerial: I_a, float32 [n, 3, H, W] in [-1, 1].
@@ -73,7 +73,7 @@ class AlignmentStage(Stage):
     def __init__(self, config: AlignmentConfig) -> None:
         self._config = config
         self._loops = config.model.feedback_loops
-        self.mapping = PanoramaMapping(config.geometry, *config.geometry.panorama_size)
+        self.mapping = PanoramaProjection(config.geometry, *config.geometry.panorama_size)
         self.generators = Generators(config.model)
         self.discriminators = Discriminators(config.model)
 
@@ -130,7 +130,7 @@ class AlignmentStage(Stage):
         """Return `inputs` painted, turned and mirrored as drawn for each pair in this epoch."""
         ids = batch.sample_ids[rows]
         drawn = draw(self._config.augment, [sample_seed(seed, batch.epoch, int(i)) for i in ids])
-        painted = draw_semantics(self._config.semantics, seed, batch.epoch, ids)
+        painted = draw_class_masking(self._config.semantics, seed, batch.epoch, ids)
         aerial, ground, classes = self._panoramas(batch, rows)
         ground = painted.apply(ground, classes)
         return Views(
@@ -156,7 +156,7 @@ class AlignmentStage(Stage):
         losses = torch.zeros(len(TERMS), device=context.device)
         for views in chunks:
             for made in kept or self._without_graph(generators.module, critic, views.aerial):
-                share = self._judge(discriminators.forward, views, made, global_batch)
+                share = self._discriminator_loss(discriminators.forward, views, made, global_batch)
                 discriminators.backward(share)
                 losses[TERMS.index("discriminators")] += share.detach()
         discriminators.step(context.rate_factor)
@@ -165,7 +165,7 @@ class AlignmentStage(Stage):
             for views in chunks:
                 shares = []
                 for made in kept or self._generate(generators.forward, critic, views.aerial):
-                    share, terms = self._miss(critic, views, made, global_batch)
+                    share, terms = self._generator_loss(critic, views, made, global_batch)
                     shares.append(share)
                     losses += terms
                 # One backward for all loops: with one each, feedback blocks that only a later loop
@@ -192,7 +192,7 @@ class AlignmentStage(Stage):
     ) -> list[Generated]:
         return list(self._generate(generators, critic, aerial))
 
-    def _judge(
+    def _discriminator_loss(
         self,
         discriminators: Callable[..., tuple[Tensor, ...]],
         views: Views,
@@ -206,11 +206,11 @@ class AlignmentStage(Stage):
         )
         true = [scores.true_segmentation, scores.true_ground]
         generated = [scores.generated_segmentation, scores.generated_ground]
-        shares = [adversarial_share(pair, True, global_batch) for pair in true]
-        shares += [adversarial_share(pair, False, global_batch) for pair in generated]
+        shares = [local_adversarial_loss(pair, True, global_batch) for pair in true]
+        shares += [local_adversarial_loss(pair, False, global_batch) for pair in generated]
         return 0.5 * torch.stack(shares).sum() / self._loops
 
-    def _miss(
+    def _generator_loss(
         self, critic: nn.Module, views: Views, made: Generated, global_batch: int
     ) -> tuple[Tensor, Tensor]:
         """Share of the generators' loss, with a graph, and of all `TERMS`, without."""
@@ -218,12 +218,14 @@ class AlignmentStage(Stage):
         true_segmentation = views.segmentation
         # The module, not the engine: DeepSpeed would take a second forward for the next step's.
         scores = Scores.of(critic(views.aerial, true_segmentation, views.ground, *made))
-        adversarial = adversarial_share(scores.generated_segmentation, True, global_batch)
-        adversarial = adversarial + adversarial_share(scores.generated_ground, True, global_batch)
-        l1_segmentation = l1_share(
+        adversarial = local_adversarial_loss(scores.generated_segmentation, True, global_batch)
+        adversarial = adversarial + local_adversarial_loss(
+            scores.generated_ground, True, global_batch
+        )
+        l1_segmentation = local_l1_loss(
             segmentation, true_segmentation, global_batch, known(views.classes)
         )
-        l1_image = l1_share(ground, views.ground, global_batch)
+        l1_image = local_l1_loss(ground, views.ground, global_batch)
         weights = self._config.loss
         share = (
             adversarial + weights.l1_segmentation * l1_segmentation + weights.l1_image * l1_image
@@ -236,7 +238,7 @@ class AlignmentStage(Stage):
     @torch.no_grad()
     def evaluate(self, context: StepContext, data: EvaluationData) -> Evaluation:
         """Compare what is generated from the split's aerial images with its ground images."""
-        split, loader = open_held_out(self.views, context, data)
+        split, loader = open_evaluation_split(self.views, context, data)
         self.generators.eval()
         size = self._config.geometry.panorama_size
         measured = AlignmentScores(size, context.device, data.panogan_compat)

@@ -1,4 +1,4 @@
-"""What the aerial tower of retrieval sees of a batch: raw tiles, mapped or aligned panoramas.
+"""Input of the aerial tower: raw tiles, mapped or aligned panoramas.
 
 H rows, W columns.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 from smdt.data.batch import Batch
 from smdt.data.split import Split
 from smdt.geometry.augment import Draw
-from smdt.geometry.mapping import GeometryConfig, Mapping, PanoramaMapping
+from smdt.geometry.mapping import GeometryConfig, PanoramaProjection, Projection
 from smdt.geometry.view import resize
 from smdt.stages.mapped import mapped, require_mappable, warn_of_elevations
 from smdt.stages.retrieval.aligned import FrozenAlignment, find_alignment, require_same_alignment
@@ -64,10 +64,10 @@ class RawTiles(AerialImages):
 class MappedTiles(AerialImages):
     """The aerial image, unrolled around its centre."""
 
-    def __init__(self, config: RetrievalConfig, mapping: Mapping) -> None:
+    def __init__(self, config: RetrievalConfig, mapping: Projection) -> None:
         super().__init__(config)
         panorama = config.geometry.model_dump(exclude={"tile_size"})
-        self._mapping = PanoramaMapping(GeometryConfig(mapping=mapping, **panorama), *self.size)
+        self._mapping = PanoramaProjection(GeometryConfig(mapping=mapping, **panorama), *self.size)
 
     def __call__(self, batch: Batch, rows: slice) -> Tensor:
         """Unroll."""
@@ -80,7 +80,7 @@ class MappedTiles(AerialImages):
 
 
 class AlignedFromShards(AerialImages):
-    """What `smdt align` made of the aerial image."""
+    """Aligned images from the shards, made by `smdt align`."""
 
     def __init__(self, config: RetrievalConfig) -> None:
         super().__init__(config)
@@ -96,7 +96,7 @@ class AlignedFromShards(AerialImages):
 
 
 class AlignedOnTheFly(AerialImages):
-    """What frozen generators make of the aerial image now."""
+    """Aligned images, made on the fly by frozen generators."""
 
     def __init__(self, config: RetrievalConfig, checkpoint: Path) -> None:
         super().__init__(config)
@@ -104,7 +104,7 @@ class AlignedOnTheFly(AerialImages):
 
     @cached_property
     def _alignment(self) -> FrozenAlignment:
-        """The generators: who only looks for photos never needs them."""
+        """The generators, loaded on first use: a photo search does not need them."""
         return FrozenAlignment(find_alignment(self._checkpoint, self._sha256))
 
     def __call__(self, batch: Batch, rows: slice) -> Tensor:

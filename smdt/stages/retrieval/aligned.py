@@ -23,7 +23,7 @@ from smdt.stages.alignment.stage import AlignmentStage
 from smdt.stages.base_config import Config
 from smdt.stages.mapped import mapped
 from smdt.stages.retrieval.config import RetrievalConfig
-from smdt.stages.weights import find_weights, load_weights
+from smdt.stages.weights import load_weights, resolve_checkpoint
 from smdt.training.checkpoints import checkpoint
 from smdt.training.checkpoints.run_folder import RunFolder
 
@@ -82,7 +82,7 @@ class FrozenAlignment:
         return to_levels(ground)
 
 
-def pinned(config: Config, resumed: Path | None = None) -> Config:
+def pin_alignment_weights(config: Config, resumed: Path | None = None) -> Config:
     """Return the configuration with the SHA-256 of what makes a run's aligned images.
 
     Every rank calls it and gets what rank 0 found. Other configurations stay as they are.
@@ -116,7 +116,7 @@ def _pinned(config: RetrievalConfig, resumed: Path | None) -> RetrievalConfig:
     else:
         split = Split.open(config.data.shards, config.data.split, config.data.cache)
         require_same_alignment(split, alignment.sha256)
-        found = weights_behind(split)
+        found = alignment_weights_sha256(split)
     alignment = alignment.model_copy(update={"sha256": found})
     return config.model_copy(update={"alignment": alignment})
 
@@ -132,14 +132,14 @@ def find_alignment(trained: Path, wanted_sha256: str | None) -> Path:
         InputError: there is none.
     """
     if wanted_sha256 is None:
-        return find_weights(trained)
+        return resolve_checkpoint(trained)
     for folder in (trained, *checkpoint.published(RunFolder(trained).checkpoints)):
         weights = folder / checkpoint.WEIGHTS
         if weights.is_file() and sha256(weights) == wanted_sha256:
             return folder
     raise InputError(
-        f"{trained} has no weights with SHA-256 {wanted_sha256}, and the towers know the aligned "
-        "images of no others: bring that checkpoint back, or say where it is "
+        f"{trained} has no weights with SHA-256 {wanted_sha256}, and the towers were trained "
+        "on its aligned images: restore that checkpoint, or name it "
         "(alignment.checkpoint, --alignment)"
     )
 
@@ -150,17 +150,18 @@ def require_same_alignment(split: Split, wanted_sha256: str | None) -> None:
     Raises:
         DataInputError: they were made by others.
     """
-    there = weights_behind(split)
+    there = alignment_weights_sha256(split)
     if wanted_sha256 is not None and there != wanted_sha256:
         raise DataInputError(
             f"The aligned images in {split.root} were made by weights with SHA-256 "
-            f"{there or 'unknown'}, and the towers know those of {wanted_sha256} alone: make them "
-            "anew with `smdt align`, or let those generators make them (alignment.checkpoint, "
+            f"{there or 'unknown'}, and the towers were trained on images of {wanted_sha256}: "
+            "make them again with `smdt align`, or let those generators make them "
+            "(alignment.checkpoint, "
             "--alignment)."
         )
 
 
-def weights_behind(split: Split) -> str | None:
+def alignment_weights_sha256(split: Split) -> str | None:
     """Return the SHA-256 of the weights that made a split's aligned images, None if unknown."""
     hashes = split.made.get("aligned", {}).get("sha256")
     found = hashes.get(checkpoint.WEIGHTS) if isinstance(hashes, dict) else None

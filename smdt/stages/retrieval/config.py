@@ -8,7 +8,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 from smdt.evaluation.protocol import ProtocolConfig
 from smdt.geometry.aerial import Aerial, AlignmentSourceConfig, RetrievalGeometryConfig
 from smdt.geometry.augment import AugmentConfig
-from smdt.geometry.look import RetrievalAugmentConfig
+from smdt.geometry.field_of_view import RetrievalAugmentConfig
 from smdt.losses.contrastive import LossConfig, SoftMarginConfig
 from smdt.models.towers.hybrid import HybridConfig, TinyConfig
 from smdt.models.towers.timm_tower import TimmConfig
@@ -20,7 +20,7 @@ from smdt.training.loop.trainer import EvaluationConfig
 
 
 class RetrievalEvaluationConfig(EvaluationConfig, ProtocolConfig):
-    """When a retrieval evaluates itself, on what, and by which rules."""
+    """Schedule, split and protocol of a retrieval's own evaluations."""
 
 
 class RetrievalConfig(Config):
@@ -28,8 +28,8 @@ class RetrievalConfig(Config):
 
     stage: Literal["retrieval"]
     aerial: Aerial = "mixed"
-    """What the aerial tower sees: the tile as it is, a mapping of it (`docs/mapping.md`), or what
-    an alignment makes of it (`docs/alignment.md`)."""
+    """Input of the aerial tower: the raw tile, a mapping of it (`docs/mapping.md`), or an aligned
+    image (`docs/alignment.md`)."""
     alignment: AlignmentSourceConfig = AlignmentSourceConfig()
     geometry: RetrievalGeometryConfig = RetrievalGeometryConfig()
     augment: RetrievalAugmentConfig = RetrievalAugmentConfig()
@@ -79,7 +79,7 @@ class RetrievalConfig(Config):
         if others.data.get("aerial") == "raw" and model.shared and ours:
             raise ValueError(
                 f"one tower of {model.backbone} can't see square tiles and panoramas: set "
-                "model.shared=false, another `aerial`, or a backbone of timm's"
+                "model.shared=false, another `aerial`, or a timm backbone"
             )
         return model
 

@@ -1,4 +1,4 @@
-"""What a search came to for some of its queries: similarities, and errors in metres.
+"""Statistics of a search for some of its queries: similarities, and errors in metres.
 
 Q queries of all ranks.
 """
@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_shards.format.globe import metres_apart, on_a_plane
+from data_shards.format.geodesy import great_circle_m, on_a_plane
 from smdt.data.split import Split
-from smdt.evaluation.outcomes import best_wrong, centred, evenly, known
+from smdt.evaluation.outcomes import best_negative_score, centred, evenly, known
 from smdt.evaluation.recall import nearest
-from smdt.stages.retrieval.ranking import Search
-from smdt.training.ranks.gathering import gather_ragged
+from smdt.stages.retrieval.ranking import SearchResult
+from smdt.training.ranks.gathering import all_gather_ragged
 
-MOST = 1000
-"""Queries that are looked at, evenly spaced."""
+MAX_QUERIES = 1000
+"""Maximum number of queries in the statistics, evenly spaced."""
 
 
-def outcomes(found: Search, ranks: NDArray[np.float64]) -> dict[str, Any]:
-    """Return similarities and errors of up to `MOST` queries; every rank calls it.
+def outcomes(found: SearchResult, ranks: NDArray[np.float64]) -> dict[str, Any]:
+    """Return similarities and errors of up to `MAX_QUERIES` queries; every rank calls it.
 
     Args:
         found: what was searched.
@@ -32,7 +32,7 @@ def outcomes(found: Search, ranks: NDArray[np.float64]) -> dict[str, Any]:
         of the nearest right and the nearest wrong item), `east_m` and `north_m` (its place, from
         the middle of all), `error_m` (how far the nearest item is from it). None is unknown.
     """
-    chosen = evenly(len(ranks), MOST)
+    chosen = evenly(len(ranks), MAX_QUERIES)
     own = chosen[(chosen >= found.first) & (chosen < found.first + len(found.query_ids))]
     rows = own - found.first
     right = found.truth.right[rows]
@@ -43,15 +43,15 @@ def outcomes(found: Search, ranks: NDArray[np.float64]) -> dict[str, Any]:
     )
     true = torch.einsum("qd,qrd->qr", query, found.items[torch.from_numpy(right)]).amax(dim=1)
     wrong = [
-        best_wrong(at.tolist(), score.tolist(), set(good.tolist()))
+        best_negative_score(at.tolist(), score.tolist(), set(good.tolist()))
         for at, score, good in zip(items, scores, right, strict=True)
     ]
     globe = bool((~np.isnan(found.queries.column("lat"))).any())
     places = positions(found.queries, globe, found.query_ids[rows])
     tiles = positions(found.gallery, globe, found.gallery_ids[items[:, 0].numpy()])
-    error = metres_apart(places, tiles) if globe else np.linalg.norm(places - tiles, axis=1)
+    error = great_circle_m(places, tiles) if globe else np.linalg.norm(places - tiles, axis=1)
     table = np.column_stack([true.cpu().double(), wrong, places, error])
-    gathered = gather_ragged(torch.from_numpy(table).to(found.query.device)).cpu().numpy()
+    gathered = all_gather_ragged(torch.from_numpy(table).to(found.query.device)).cpu().numpy()
     east_north = on_a_plane(gathered[:, 2:4]) if globe else centred(gathered[:, 2:4])
     return {
         "rank": known(ranks[chosen]),

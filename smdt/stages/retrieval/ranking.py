@@ -8,7 +8,7 @@ Q queries of all ranks, q of this one, G gallery items, D descriptor.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol as Interface
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,35 +21,35 @@ from smdt.data.loader import Batch
 from smdt.data.split import Split
 from smdt.evaluation.protocol import (
     PROTOCOLS,
-    Protocol,
+    EvaluationProtocol,
     ProtocolName,
-    Truth,
+    Relevance,
     check_area,
+    match_by_id,
     named_tiles,
     protocol_of,
     require_positions,
     same_cities,
-    same_number,
     tiles_within,
 )
 from smdt.evaluation.recall import nearest, true_ranks
-from smdt.stages.evaluation import loader_of_rank
+from smdt.stages.evaluation import make_rank_loader
 from smdt.training.loop.stage import EvaluationData, StepContext
-from smdt.training.ranks.gathering import gather_lists, gather_ragged
+from smdt.training.ranks.gathering import all_gather_lists, all_gather_ragged
 
 SEMI_POSITIVES = ("semi_positive_1", "semi_positive_2", "semi_positive_3")
 SHOWN = 12
-"""How many of the best and of the worst retrievals are kept for the report."""
+"""Number of best and of worst retrievals in the report."""
 NEAREST = 5
-"""How many of the nearest gallery items of each are kept."""
+"""Number of nearest gallery items of each."""
 
 
-class Embedder(Interface):
-    """What makes descriptors of batches."""
+class Embedder(Protocol):
+    """A model that makes descriptors of batches."""
 
     @property
     def views(self) -> tuple[str, ...]:
-        """What a batch must hold: for a ground descriptor, and for an aerial one."""
+        """Return the parts that a batch needs: for a ground descriptor, and for an aerial one."""
 
     def require(self, split: Split) -> None:
         """Check that a split is what descriptors can be made of."""
@@ -62,7 +62,7 @@ class Embedder(Interface):
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchResult:
     """Embedded queries and gallery, and what should be found.
 
     Attributes:
@@ -85,7 +85,7 @@ class Search:
     query: Tensor
     gallery_ids: Ids
     items: Tensor
-    truth: Truth
+    truth: Relevance
     missing: int
     repeated: int = 0
 
@@ -99,11 +99,11 @@ class Search:
         right = torch.from_numpy(self.truth.right).to(device)
         ignored = torch.from_numpy(self.truth.ignored).to(device) if ignoring else None
         own = true_ranks(self.query, self.items, right, ignored)
-        gathered: np.ndarray = gather_ragged(own).cpu().numpy()
+        gathered: np.ndarray = all_gather_ragged(own).cpu().numpy()
         return gathered
 
 
-def choose_protocol(name: ProtocolName | None, split: Split) -> Protocol:
+def choose_protocol(name: ProtocolName | None, split: Split) -> EvaluationProtocol:
     """Return the protocol of a configuration, or the one of the data set.
 
     Raises:
@@ -134,7 +134,7 @@ def embed(embedder: Embedder, loader: EvaluationLoader, views: Sequence[str]) ->
 
 
 def open_splits(
-    embedder: Embedder, protocol: Protocol, data: EvaluationData
+    embedder: Embedder, protocol: EvaluationProtocol, data: EvaluationData
 ) -> tuple[Split, Split]:
     """Open the split of the queries and that of the gallery, which may be one.
 
@@ -163,8 +163,8 @@ def open_splits(
 
 
 def search(
-    embedder: Embedder, protocol: Protocol, context: StepContext, data: EvaluationData
-) -> Search:
+    embedder: Embedder, protocol: EvaluationProtocol, context: StepContext, data: EvaluationData
+) -> SearchResult:
     """Embed queries and gallery by the rules of a protocol; every rank calls it.
 
     Raises:
@@ -189,29 +189,29 @@ def search(
 
 def _pairs(
     embedder: Embedder,
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     split: Split,
     context: StepContext,
     data: EvaluationData,
-) -> Search:
+) -> SearchResult:
     """The gallery are the aerial images of the queries' own split."""
-    loader = loader_of_rank(split, embedder.views, context, data.batch, data.max_missing)
+    loader = make_rank_loader(split, embedder.views, context, data.batch, data.max_missing)
     ids, ground, aerial = embed(embedder, loader, embedder.views)
-    own_ids, read_ids = ids.cpu().numpy(), gather_ragged(ids).cpu().numpy()
-    gallery_ids, items = read_ids, gather_ragged(aerial)
+    own_ids, read_ids = ids.cpu().numpy(), all_gather_ragged(ids).cpu().numpy()
+    gallery_ids, items = read_ids, all_gather_ragged(aerial)
     images = split.aerial_images(gallery_ids)
     if protocol.one_entry:
         entries = first_of_each(images)
         if len(entries) < len(read_ids):  # else nothing is copied
             gallery_ids = read_ids[entries]
             items = items[torch.from_numpy(entries).to(items.device)]
-        truth = same_number(split.places[own_ids], split.places[gallery_ids])
+        truth = match_by_id(split.places[own_ids], split.places[gallery_ids])
     elif protocol.within_m:
         near = tiles_within(split.utm[own_ids], split.utm[gallery_ids], protocol.within_m)
         truth = near.with_copies(images)
     else:
-        truth = same_number(own_ids, gallery_ids).with_copies(images)
-    return Search(
+        truth = match_by_id(own_ids, gallery_ids).with_copies(images)
+    return SearchResult(
         queries=split,
         gallery=split,
         first=int(np.searchsorted(read_ids, own_ids[0])) if len(own_ids) else 0,
@@ -231,14 +231,14 @@ def _two_splits(
     gallery: Split,
     context: StepContext,
     data: EvaluationData,
-) -> Search:
+) -> SearchResult:
     """Queries name their tiles in a gallery, of which the cities of the queries are searched."""
     ground_view, aerial_view = embedder.views
     chosen = np.flatnonzero(same_cities(queries.names("source_id"), gallery.names("source_id")))
     limits = context, data.batch, data.max_missing
-    tiles = loader_of_rank(gallery, [aerial_view], *limits, sample_ids=chosen)
-    tile_ids, items = (gather_ragged(part) for part in embed(embedder, tiles, [aerial_view]))
-    photos = loader_of_rank(queries, [ground_view], *limits)
+    tiles = make_rank_loader(gallery, [aerial_view], *limits, sample_ids=chosen)
+    tile_ids, items = (all_gather_ragged(part) for part in embed(embedder, tiles, [aerial_view]))
+    photos = make_rank_loader(queries, [ground_view], *limits)
     ids, ground = embed(embedder, photos, [ground_view])
 
     gallery_ids, own_ids = tile_ids.cpu().numpy(), ids.cpu().numpy()
@@ -249,8 +249,8 @@ def _two_splits(
     own_ids, ground = own_ids[answerable], ground[torch.from_numpy(answerable).to(ground.device)]
     semi_positives = np.stack([queries.column(name)[own_ids] for name in SEMI_POSITIVES], axis=1)
     truth = named_tiles(queries.column("positive")[own_ids], semi_positives, numbers)
-    answered = gather_ragged(torch.tensor([len(own_ids)], device=ground.device)).tolist()
-    return Search(
+    answered = all_gather_ragged(torch.tensor([len(own_ids)], device=ground.device)).tolist()
+    return SearchResult(
         queries=queries,
         gallery=gallery,
         first=sum(answered[: context.rank]),
@@ -263,7 +263,7 @@ def _two_splits(
     )
 
 
-def retrievals(found: Search, ranks: np.ndarray) -> list[dict[str, object]]:
+def retrievals(found: SearchResult, ranks: np.ndarray) -> list[dict[str, object]]:
     """Return the best and the worst queries with the nearest gallery items of each, best first.
 
     Every rank calls it and gets all of them.
@@ -290,5 +290,5 @@ def retrievals(found: Search, ranks: np.ndarray) -> list[dict[str, object]]:
         }
         for row, position in enumerate(own.tolist())
     }
-    everyone = dict(gather_lists([*entries.items()]))
+    everyone = dict(all_gather_lists([*entries.items()]))
     return [everyone[position] for position in shown.tolist()]

@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from smdt.data.loader import Batch
 from smdt.data.neighbours import NO_NEIGHBOUR
 from smdt.data.order import evaluation_slice
-from smdt.data.randomness import NO_EPOCH, chunk_seed, look_seed, sample_seed
+from smdt.data.randomness import NO_EPOCH, chunk_seed, field_of_view_seed, sample_seed
 from smdt.data.split import Split
 from smdt.evaluation.outcomes import recall_curve
 from smdt.evaluation.protocol import HIT_RATE
-from smdt.evaluation.recall import Piece, nearest_elsewhere, recalls
+from smdt.evaluation.recall import Piece, nearest_at_other_places, recalls
 from smdt.geometry.augment import Draw, draw, even_turns
-from smdt.geometry.look import draw_look
-from smdt.losses.contrastive import InfoNceConfig, loss_over_ranks
+from smdt.geometry.field_of_view import draw_field_of_view
+from smdt.losses.contrastive import InfoNceConfig, gathered_contrastive_loss
 from smdt.models.towers.two_tower import TwoTower
-from smdt.semantics.augment import draw_semantics
-from smdt.stages.evaluation import loader_of_rank
+from smdt.semantics.augment import draw_class_masking
+from smdt.stages.evaluation import make_rank_loader
 from smdt.stages.panoramas import class_maps, ground_images
 from smdt.stages.retrieval.aerial import aerial_images, aerial_view
 from smdt.stages.retrieval.config import RetrievalConfig
@@ -94,11 +94,13 @@ class RetrievalStage(Stage):
         ground, aerial = self.images(batch, rows)
         if "seg" in batch.images:
             classes = class_maps(batch, rows, self._config.geometry.panorama_size)
-            painted = draw_semantics(self._config.semantics, seed, batch.epoch, ids)
+            painted = draw_class_masking(self._config.semantics, seed, batch.epoch, ids)
             ground = painted.apply(ground, classes)
         drawn = draw(augment, [sample_seed(seed, batch.epoch, i) for i in ids])
-        look = draw_look(
-            augment.fov_deg, augment.unknown_heading, [look_seed(seed, batch.epoch, i) for i in ids]
+        look = draw_field_of_view(
+            augment.fov_deg,
+            augment.unknown_heading,
+            [field_of_view_seed(seed, batch.epoch, i) for i in ids],
         )
         return look.apply(drawn.apply(ground)), self._aerial.moved(aerial, drawn)
 
@@ -119,7 +121,7 @@ class RetrievalStage(Stage):
         # One chunk keeps its graph; more are embedded again, one graph at a time.
         with torch.set_grad_enabled(context.chunks == 1):
             embedded = [embed(chunk) for chunk in range(context.chunks)]
-        share, gradient = loss_over_ranks(self._config.loss, embedded, batch.shown)
+        share, gradient = gathered_contrastive_loss(self._config.loss, embedded, batch.shown)
         for chunk, part in enumerate(rows):
             outputs = embedded[0] if context.chunks == 1 else embed(chunk)
             engine.backward(gradient.surrogate(outputs, part))
@@ -157,7 +159,7 @@ class RetrievalStage(Stage):
     def neighbours(self, context: StepContext, split: Split, count: int) -> Tensor:
         """Find the aerial images of other places that each ground panorama is most like."""
         batch, max_missing = self._config.evaluation.batch, self._config.data.max_quarantined
-        loader = loader_of_rank(split, self.views, context, batch, max_missing)
+        loader = make_rank_loader(split, self.views, context, batch, max_missing)
         ids, ground, aerial = embed(self, loader, self.views)
 
         def shown(sample_ids: Tensor) -> Tensor:
@@ -166,7 +168,7 @@ class RetrievalStage(Stage):
         gallery = (
             Piece(items, shown(of_items)[:, 0], of_items) for of_items, items in pieces(ids, aerial)
         )
-        near = nearest_elsewhere(ground, shown(ids), gallery, count)
+        near = nearest_at_other_places(ground, shown(ids), gallery, count)
         # What could not be read has no neighbours and is none.
         own = evaluation_slice(len(split), context.rank, context.world_size)
         table = torch.full((len(own), count), NO_NEIGHBOUR, dtype=torch.int32, device=ground.device)
@@ -174,7 +176,7 @@ class RetrievalStage(Stage):
         return table
 
     def require(self, split: Split) -> None:
-        """Check that a split's aerial images are what the towers know, or can be made so.
+        """Check that a split has, or can make, the aerial images that the towers were trained on.
 
         Raises:
             InputError: they are not.
@@ -225,7 +227,11 @@ class RetrievalStage(Stage):
         rows = slice(0, len(batch.sample_ids))
         if view != self.views[0]:
             return self._aerial(batch, rows)
-        seeds = [look_seed(self._config.run.seed, NO_EPOCH, int(i)) for i in batch.sample_ids]
+        seeds = [
+            field_of_view_seed(self._config.run.seed, NO_EPOCH, int(i)) for i in batch.sample_ids
+        ]
         section = self._config.evaluation
-        look = draw_look((section.fov_deg, section.fov_deg), section.unknown_heading, seeds)
+        look = draw_field_of_view(
+            (section.fov_deg, section.fov_deg), section.unknown_heading, seeds
+        )
         return look.apply(self._ground(batch, rows))

@@ -22,7 +22,7 @@ from smdt.evaluation.iou import class_iou, confusion, mean_iou
 from smdt.geometry.augment import draw
 from smdt.models.segmenter import class_map, make_segmenter
 from smdt.semantics.labels import CLASSES
-from smdt.stages.evaluation import missing_samples, open_held_out
+from smdt.stages.evaluation import missing_samples, open_evaluation_split
 from smdt.stages.panoramas import EVERYTHING, class_maps, ground_images, panoramas
 from smdt.stages.segmentation.config import SegmentationConfig
 from smdt.training.deepspeed.engine import Engine
@@ -90,7 +90,7 @@ class SegmentationStage(Stage):
     @torch.no_grad()
     def evaluate(self, context: StepContext, data: EvaluationData) -> Evaluation:
         """Compare predicted class maps with the split's, at the size of the split's."""
-        split, loader = open_held_out(self.views, context, data)
+        split, loader = open_evaluation_split(self.views, context, data)
         self.segmenter.eval()
         size = self.image_size
         counts = torch.zeros(CLASS_COUNT, CLASS_COUNT, dtype=torch.int64, device=context.device)

@@ -51,12 +51,12 @@ class CheckpointConfig(BaseModel):
     every: Length = Span(1, "epoch")
     """Distance between two checkpoints; the end of the run always gets one."""
     keep_last: int = Field(2, gt=0)
-    """How many of the newest stay."""
+    """Number of newest checkpoints to keep."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run was when it saved.
+    """Progress of a run at a checkpoint.
 
     Attributes:
         step: optimisation steps done.
@@ -132,11 +132,11 @@ def publish_step(checkpoints: Path, step: int) -> int:
     """
     final = folder_of(checkpoints, step)
     size = publish(_unpublished(final), final)
-    name_latest(checkpoints, final)
+    update_latest(checkpoints, final)
     return size
 
 
-def name_latest(checkpoints: Path, folder: Path) -> None:
+def update_latest(checkpoints: Path, folder: Path) -> None:
     """Let the file `latest` name a published checkpoint; one that does is not written again.
 
     So a run goes on from its newest checkpoint also where the disk is full.
@@ -151,7 +151,7 @@ def _unpublished(final: Path) -> Path:
 
 
 def publish(unpublished: Path, final: Path) -> int:
-    """Put a folder where readers look for it, with the list of its files, all of it on disk.
+    """Publish a folder with the list of its files, all of it on disk.
 
     Returns:
         Its size in bytes.
@@ -181,8 +181,8 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     return {"size": path.stat().st_size, "sha256": digest}
 
 
-def damage(folder: Path, *, hashes: bool = True) -> str:
-    """Return what is wrong with a published checkpoint in one phrase, empty if it is whole.
+def integrity_error(folder: Path, *, hashes: bool = True) -> str:
+    """Return what is wrong with a published checkpoint in one phrase, empty if it is intact.
 
     Args:
         folder: the checkpoint.
@@ -209,7 +209,7 @@ def damage(folder: Path, *, hashes: bool = True) -> str:
 
 
 def folder_of(checkpoints: Path, step: int) -> Path:
-    """Return where the checkpoint after `step` steps stands."""
+    """Return the path of the checkpoint after `step` steps."""
     return checkpoints / f"step-{step:08d}"
 
 
@@ -233,7 +233,7 @@ def published(checkpoints: Path) -> list[Path]:
     return sorted(folders, key=step_of, reverse=True)
 
 
-def newest_good(checkpoints: Path) -> Path | None:
+def latest_valid(checkpoints: Path) -> Path | None:
     """Return the newest checkpoint that matches its list, with a warning for each that does not.
 
     None if nothing was published yet.
@@ -243,14 +243,14 @@ def newest_good(checkpoints: Path) -> Path | None:
     """
     found = published(checkpoints)
     for folder in found:
-        fault = damage(folder)
+        fault = integrity_error(folder)
         if not fault:
             return folder
         _log.warning("checkpoint %s is damaged (%s); trying the one before", folder, fault)
     if found:
         raise UserError(
-            f"{checkpoints}: none of the {len(found)} checkpoints is whole; "
-            "restore one from a copy, or set run.out to another folder"
+            f"{checkpoints}: none of the {len(found)} checkpoints is intact; restore one from "
+            "a copy, or set run.out to another folder"
         )
     return None
 
@@ -269,13 +269,13 @@ def load_progress(folder: Path) -> Progress:
         return progress if known else replace(progress, data=_completed(progress.data, folder))
     except KeyError as missing:
         raise InputError(
-            f"{folder / PROGRESS} does not say {missing}: another version of smdt wrote it; go on "
-            "with that one, or start a new run"
+            f"{folder / PROGRESS} does not say {missing}: another version of smdt wrote it; "
+            "resume with that one, or start a new run"
         ) from missing
 
 
 def _completed(state: DataState, folder: Path) -> DataState:
-    """Return a state with the batch and the order that the configuration beside it says."""
+    """Return a state with the batch size and the order of the checkpoint's configuration."""
     config = yaml.safe_load((folder / CONFIG).read_text())
     order = OrderConfig.model_validate(config["data"].get("order", {}))
     return state.completed(int(config["batch"]["global"]), order)

@@ -1,4 +1,4 @@
-"""What a rank that fails leaves for whoever decides about a restart."""
+"""Records of a failed rank for the restart decision."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from data_shards.base.errors import InputError, UserError
 from smdt.training.checkpoints.run_folder import RunFolder
-from smdt.training.ranks.lease import ATTEMPT, LeaseWatch
+from smdt.training.ranks.lease import ATTEMPT_VARIABLE, LeaseMonitor
 
 _log = logging.getLogger(__name__)
 
@@ -36,10 +36,10 @@ def record_failure(folder: RunFolder, error: Exception) -> None:
     A rank that only lost its partner does not talk over the one that knows why, and a rank of an
     attempt that is over not at all.
     """
-    lease = LeaseWatch.of(os.environ)
+    lease = LeaseMonitor.of(os.environ)
     if lease is not None and lease.superseded():
         return
-    state = folder.read_state_of(os.environ.get(ATTEMPT)) or {}
+    state = folder.read_state_of(os.environ.get(ATTEMPT_VARIABLE)) or {}
     if state.get("status") == "failed" and not isinstance(error, UserError):
         return
     try:

@@ -1,4 +1,4 @@
-"""Where a run goes on, in a form that its ranks can load.
+"""Finding the checkpoint to resume from, in a form that the ranks can load.
 
 Decided before the ranks form a process group, by rank 0 alone: it reads the hashes of a checkpoint
 and, where another number of ranks wrote it, converts it.
@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What a run starts from.
+class ResumePoint:
+    """The checkpoint that a run starts from, or none.
 
     Attributes:
         checkpoint: a whole one; None for a fresh start.
@@ -48,14 +48,14 @@ class Origin:
         return json.dumps([*named, self.best_holds])
 
     @classmethod
-    def from_json(cls, text: str) -> "Origin":
+    def from_json(cls, text: str) -> "ResumePoint":
         """Return what `to_json` said."""
         *named, best_holds = json.loads(text)
         found, states = (None if path is None else Path(path) for path in named)
         return cls(found, states, best_holds)
 
     def progress(self, world_size: int) -> Progress:
-        """Return how far the run is that goes on from a checkpoint, on so many ranks."""
+        """Return the progress of a run that resumes from a checkpoint, on this number of ranks."""
         assert self.checkpoint is not None, "asked of a run that goes on"
         saved = replace(checkpoint.load_progress(self.checkpoint), world_size=world_size)
         return saved if self.best_holds else replace(saved, best=None)
@@ -67,14 +67,14 @@ class Origin:
             checkpoint.load_engines(self.states, engines, weights)
 
 
-def find_origin(
+def find_resume_point(
     folder: RunFolder,
     resume: str,
     zero_stage: int,
     world_size: int,
     examine: Callable[[Path], bool] = lambda found: True,  # noqa: ARG005
-) -> Origin:
-    """Find what the run goes on from, and convert it if need be; one process calls it.
+) -> ResumePoint:
+    """Find the checkpoint to resume from, and convert it if needed; one process calls it.
 
     Args:
         folder: the run folder.
@@ -89,18 +89,18 @@ def find_origin(
     """
     found = find_checkpoint(folder, resume)
     if found is None:
-        return Origin()
+        return ResumePoint()
     progress = checkpoint.load_progress(found)
-    check_stage(found, progress, zero_stage)
+    check_zero_stage(found, progress, zero_stage)
     best_holds = examine(found)
-    retention.go_on_from(folder.checkpoints, found, progress.step)
+    retention.prepare_resume(folder.checkpoints, found, progress.step)
     states = found
     if zero_stage != 0 and progress.world_size != world_size:
-        states = universal_form(found, zero_stage, folder.universal)
-    return Origin(found, states, best_holds)
+        states = convert_to_universal(found, zero_stage, folder.universal)
+    return ResumePoint(found, states, best_holds)
 
 
-def check_stage(folder: Path, progress: Progress, zero_stage: int) -> None:
+def check_zero_stage(folder: Path, progress: Progress, zero_stage: int) -> None:
     """Check that a checkpoint was written with the ZeRO stage of this run.
 
     Raises:
@@ -115,7 +115,7 @@ def check_stage(folder: Path, progress: Progress, zero_stage: int) -> None:
 
 
 def find_checkpoint(folder: RunFolder, resume: str) -> Path | None:
-    """Return the checkpoint to go on from; None starts afresh.
+    """Return the checkpoint to resume from; None starts a new run.
 
     Raises:
         UserError: there is none to be had, or one that would be overwritten.
@@ -128,24 +128,24 @@ def find_checkpoint(folder: RunFolder, resume: str) -> Path | None:
             )
         return None
     if resume == "auto":
-        return checkpoint.newest_good(folder.checkpoints)
+        return checkpoint.latest_valid(folder.checkpoints)
     found = Path(resume)
-    fault = checkpoint.damage(found)
+    fault = checkpoint.integrity_error(found)
     if fault:
         raise InputError(f"checkpoint {found}: {fault}; name another one for --resume")
     step = checkpoint.load_progress(found).step
     for newer in checkpoint.published(folder.checkpoints):
-        if checkpoint.step_of(newer) > step and not checkpoint.damage(newer):
+        if checkpoint.step_of(newer) > step and not checkpoint.integrity_error(newer):
             raise InputError(
-                f"{newer} is newer than --resume {found}, so the next start would go on from it: "
+                f"{newer} is newer than --resume {found}, so the next start would resume from it: "
                 "omit --resume to do that now, delete what is newer, or set run.out to "
                 "another folder"
             )
     return found
 
 
-def universal_form(folder: Path, zero_stage: int, kept: Path) -> Path:
-    """Return the universal form of a checkpoint, made unless a whole one is there.
+def convert_to_universal(folder: Path, zero_stage: int, kept: Path) -> Path:
+    """Return the universal form of a checkpoint; it is made unless an intact one exists.
 
     It is made under another name and published by one rename, as checkpoints are.
 
@@ -157,9 +157,9 @@ def universal_form(folder: Path, zero_stage: int, kept: Path) -> Path:
     # The list of hashes tells checkpoints of one name apart.
     identity = hashlib.sha256((folder / checkpoint.FILES).read_bytes()).hexdigest()[:16]
     final = kept / f"{folder.name}-{identity}"
-    if final.exists() and not checkpoint.damage(final):
+    if final.exists() and not checkpoint.integrity_error(final):
         return final
-    forget_universal_forms(kept)
+    delete_universal_forms(kept)
     unpublished = final.with_name(f"{final.name}.tmp")
     unpublished.mkdir(parents=True)
     for engine in (path for path in sorted(folder.iterdir()) if path.is_dir()):
@@ -169,6 +169,6 @@ def universal_form(folder: Path, zero_stage: int, kept: Path) -> Path:
     return final
 
 
-def forget_universal_forms(kept: Path) -> None:
+def delete_universal_forms(kept: Path) -> None:
     """Delete them all: the run has a newer checkpoint."""
     shutil.rmtree(kept, ignore_errors=True)

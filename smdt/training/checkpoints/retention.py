@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay, which are deleted, and which are set aside.
+"""Retention of checkpoints: which are kept, deleted or set aside.
 
 Only whole checkpoints at or before the current step count. Everything else is renamed to a name
 that says why, and stays: `step-00000010.damaged`, or `step-00000020.newer` for one that is newer
@@ -17,12 +17,12 @@ from data_shards.base.names import printable
 from smdt.training.checkpoints.checkpoint import (
     LATEST,
     Progress,
-    damage,
     folder_of,
+    integrity_error,
     load_progress,
-    name_latest,
     published,
     step_of,
+    update_latest,
 )
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def steps_to_keep(
 
 
 class Retention:
-    """Keeps the checkpoints of a run that its configuration wants; one process of the run does.
+    """Deletes the checkpoints of a run that its configuration does not keep; one process calls it.
 
     Args:
         checkpoints: folder of the run's checkpoints.
@@ -88,12 +88,12 @@ class Retention:
         return [progress for step, (_, progress) in whole.items() if step in kept]
 
     def _read(self, folder: Path) -> Progress:
-        """Return what a checkpoint says that is whole.
+        """Return the progress of an intact checkpoint.
 
         Raises:
             InputError: it is damaged.
         """
-        fault = damage(folder, hashes=folder not in self._verified)
+        fault = integrity_error(folder, hashes=folder not in self._verified)
         if fault:
             raise InputError(fault)
         self._verified.add(folder)
@@ -106,8 +106,8 @@ class Retention:
             file.unlink()
 
 
-def go_on_from(checkpoints: Path, origin: Path, step: int) -> None:
-    """Set aside what can't be what the run goes on from, and let `latest` name what can.
+def prepare_resume(checkpoints: Path, origin: Path, step: int) -> None:
+    """Set aside checkpoints that the run cannot resume from, and update `latest`.
 
     Args:
         checkpoints: folder of the run's checkpoints.
@@ -118,14 +118,14 @@ def go_on_from(checkpoints: Path, origin: Path, step: int) -> None:
         UserError: `latest` can't be written.
     """
     for folder in published(checkpoints):
-        fault = "" if folder == origin else damage(folder)
+        fault = "" if folder == origin else integrity_error(folder)
         if fault:
             set_aside(folder, "damaged", fault)
         elif step_of(folder) > step:
             set_aside(folder, "newer", f"newer than step {step}, where the run goes on")
         else:
             try:
-                name_latest(checkpoints, folder)
+                update_latest(checkpoints, folder)
             except OSError as error:
                 why = f"{checkpoints / LATEST} can't be written: {error.strerror}"
                 raise UserError(why) from error
@@ -134,7 +134,7 @@ def go_on_from(checkpoints: Path, origin: Path, step: int) -> None:
 
 
 def set_aside(folder: Path, suffix: str, reason: str) -> None:
-    """Rename a checkpoint so that nothing takes it for one, and say so in one line.
+    """Rename a checkpoint so that it is not listed any more, and report it in one line.
 
     Args:
         folder: the checkpoint.

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from data_shards.base.atomic import write_atomic
 from data_shards.base.errors import InputError
 from data_shards.base.store import require_local
-from smdt.training.ranks.lease import ATTEMPT
+from smdt.training.ranks.lease import ATTEMPT_VARIABLE
 
 Status = Literal["running", "done", "preempted", "failed"]
 Event = Literal["started", "saved", "done", "preempted", "failed"]
@@ -75,7 +75,7 @@ class RunFolder:
         if step is None:
             step = (self.read_state() or {"step": 0})["step"]
         content = {"status": status, "step": step, "reason": reason, "retry": retry}
-        write_json(self.state, content | {"attempt": os.environ.get(ATTEMPT)})
+        write_json(self.state, content | {"attempt": os.environ.get(ATTEMPT_VARIABLE)})
 
     def read_state(self) -> dict[str, Any] | None:
         """Return what `state.json` says, None before the first start."""

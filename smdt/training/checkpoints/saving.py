@@ -1,4 +1,4 @@
-"""How a run saves: every rank writes while training waits, rank 0 publishes while it goes on.
+"""Saving of a run: every rank writes while training waits, rank 0 publishes during training.
 
 Publishing reads all files again for their hashes, and waits until the disk has them. Until its
 rename nothing that was there before is touched: a kill at any moment loses none of it.
@@ -21,7 +21,7 @@ from smdt.data.order import DataState
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.training.checkpoints import checkpoint
 from smdt.training.checkpoints.checkpoint import CheckpointConfig, Progress
-from smdt.training.checkpoints.resume import forget_universal_forms
+from smdt.training.checkpoints.resume import delete_universal_forms
 from smdt.training.checkpoints.retention import Retention
 from smdt.training.checkpoints.run_folder import RunFolder
 from smdt.training.deepspeed.engine import Engine
@@ -49,7 +49,7 @@ class _Unpublished:
 
 
 class Saver:
-    """Saves the checkpoints of a run and keeps those that its configuration wants.
+    """Saves the checkpoints of a run and deletes those that its configuration does not keep.
 
     Args:
         folder: of the run.
@@ -88,7 +88,7 @@ class Saver:
         self.settle(progress, wait=True)
         begun = time.perf_counter()
         checkpoints = self._folder.checkpoints
-        with self._full_disk_told(progress.step):
+        with self._full_disk_reported(progress.step):
             checkpoint.write(checkpoints, self._engines, progress, self._records)
         written = time.perf_counter()
         self._metrics.checkpoint_seconds.set(written - begun)
@@ -119,7 +119,7 @@ class Saver:
         if last is None or not (wait or last.published.done()):
             return
         self._unpublished = None
-        with self._full_disk_told(last.progress.step):
+        with self._full_disk_reported(last.progress.step):
             published = last.published.result()
         self._folder.note(
             "saved",
@@ -130,11 +130,11 @@ class Saver:
         )
         self._metrics.checkpoint_bytes.set(published.size)
         self._metrics.checkpoint_last_success_timestamp_seconds.set_to_current_time()
-        forget_universal_forms(self._folder.universal)
+        delete_universal_forms(self._folder.universal)
         self._keep_tables([progress.data, *published.states])
 
     @contextmanager
-    def _full_disk_told(self, step: int) -> Iterator[None]:
+    def _full_disk_reported(self, step: int) -> Iterator[None]:
         folder: Path = self._folder.checkpoints
         try:
             yield

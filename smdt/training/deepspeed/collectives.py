@@ -1,4 +1,4 @@
-"""How long this rank is inside collectives: the stage's, DeepSpeed's and the ranks' agreement.
+"""Time inside collectives of this rank: the stage's, DeepSpeed's and the step status.
 
 Ranks meet in many collectives in a step, and a rank that is late makes the others wait in
 whichever comes next. The time in all of them is therefore what tells ranks apart: the straggler
@@ -13,22 +13,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from smdt.training.deepspeed.device_work import Stopwatch
+from smdt.training.deepspeed.device_work import DeviceTimer
 from smdt.training.deepspeed.patches import wrap_collectives
 
 
-class Collectives:
+class CollectiveTimer:
     """Times the collectives of this process."""
 
     def __init__(self) -> None:
-        self._watches: list[Stopwatch] = []
+        self._watches: list[DeviceTimer] = []
         self._inside = False
 
     def watch(self) -> None:
         """Time every collective from now on; before DeepSpeed takes hold of the functions."""
         wrap_collectives(self._timed)
 
-    def take(self) -> list[Stopwatch]:
+    def take(self) -> list[DeviceTimer]:
         """Return the watches of the collectives since the last call."""
         taken, self._watches = self._watches, []
         return taken
@@ -49,15 +49,15 @@ class Collectives:
 
         return timed
 
-    def _new_watch(self, device: torch.device) -> Stopwatch:
-        self._watches.append(Stopwatch(device))
+    def _new_watch(self, device: torch.device) -> DeviceTimer:
+        self._watches.append(DeviceTimer(device))
         return self._watches[-1]
 
 
 class _TimedWork:
-    """A collective that goes on while the program does something else, until it is waited for."""
+    """An asynchronous collective until it is waited for."""
 
-    def __init__(self, work: dist.Work, new_watch: Callable[[], Stopwatch]) -> None:
+    def __init__(self, work: dist.Work, new_watch: Callable[[], DeviceTimer]) -> None:
         self._work: Any = work
         self._new_watch = new_watch
 

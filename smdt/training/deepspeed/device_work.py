@@ -1,4 +1,4 @@
-"""What a step leaves on the device, read when the device is done with it.
+"""Timings and scalars on the device, read when the device has finished.
 
 An accelerator works behind the program that feeds it: to read a value at once would make the
 program wait for everything that it has asked for. What telemetry wants to know is therefore noted
@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 def new_mark(device: torch.device) -> torch.Event:
-    """Return a mark for an accelerator's stream of work that will know its time."""
+    """Return a timing event of an accelerator's stream."""
     return torch.Event(device, enable_timing=True)
 
 
-class Stopwatch:
-    """How long the device worked on something, by its own clock.
+class DeviceTimer:
+    """Device time of a block, measured with events.
 
     Args:
         device: whose work is timed.
@@ -57,7 +57,7 @@ class Stopwatch:
         return self._seconds
 
 
-class Scalars:
+class DeviceScalars:
     """Numbers that a step made, on their way from the device.
 
     Args:
@@ -82,7 +82,7 @@ class Scalars:
             self._arrived.record()
 
     @property
-    def are_here(self) -> bool:
+    def ready(self) -> bool:
         """Whether reading them waits for nothing."""
         return not self._away
 

@@ -20,10 +20,10 @@ from smdt.training.deepspeed import patches
 from smdt.training.deepspeed.optimizer import FiniteAdamW, OptimizerConfig
 from smdt.training.deepspeed.parameter_groups import parameter_groups
 from smdt.training.deepspeed.settings import require_deepspeed, zero_stage
-from smdt.training.ranks.place import find_place
+from smdt.training.ranks.environment import rank_and_world_size
 
 GPU_BACKEND = "cpu:gloo,cuda:nccl"
-"""How ranks on GPUs meet: NCCL alone, DeepSpeed's choice, refuses every tensor of the CPU."""
+"""Backends of ranks on GPUs: DeepSpeed's default, NCCL alone, refuses every CPU tensor."""
 
 
 def init_distributed(timeout_seconds: float) -> torch.device:
@@ -45,7 +45,7 @@ def init_distributed(timeout_seconds: float) -> torch.device:
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    find_place()
+    rank_and_world_size()
     patches.warn_of_other_versions()
     patches.skip_shared_memory_kernel()
     timeout = timedelta(seconds=timeout_seconds)
@@ -192,7 +192,7 @@ class Engine:
         """
         optimizer = self._engine.optimizer
         if self._universal:
-            patches.give_every_rank_a_part(optimizer)
+            patches.add_empty_fragments(optimizer)
         ours = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         path, _ = self._engine.load_checkpoint(str(folder), tag=self.name)
         if path is None:

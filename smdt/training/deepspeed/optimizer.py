@@ -24,7 +24,7 @@ class OptimizerConfig(BaseModel):
     gradient_clipping: float = Field(1.0, ge=0)
     """Largest norm of the global gradient; 0 does not clip."""
     layer_decay: float = Field(1.0, gt=0, le=1)
-    """What each layer's rate is multiplied by for the layer below it, down to the image."""
+    """Learning-rate factor of each layer, relative to the layer above it."""
 
 
 class AdamConfig(OptimizerConfig):
@@ -48,7 +48,7 @@ class FiniteAdamW(torch.optim.AdamW):
     """
 
     found_inf: Tensor
-    """1 where the step is to be skipped: what a fused step of torch looks at."""
+    """1 if the step is to be skipped: torch's fused optimizers read it."""
 
     skipped_steps: Tensor | float = 0.0
 

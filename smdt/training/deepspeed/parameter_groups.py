@@ -1,4 +1,4 @@
-"""Which parameters an optimizer decays, and how fast each of them learns (pure)."""
+"""Parameter groups: weight decay and learning rates (pure)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from data_shards.base.errors import InputError
 
 
 @runtime_checkable
-class Layered(Protocol):
-    """A module that knows which of its layers are near the image."""
+class HasLayerDepths(Protocol):
+    """A module that declares the depth of its layers."""
 
     def depths(self) -> Mapping[str, int]:
         """Return the depth of the layer that each parameter belongs to, 0 next to the image."""
@@ -51,10 +51,10 @@ def parameter_groups(
     names = {name: p for name, p in module.named_parameters() if p.requires_grad}
     depths: Mapping[str, int] = dict.fromkeys(names, 0)
     if layer_decay < 1:
-        if not isinstance(module, Layered):
+        if not isinstance(module, HasLayerDepths):
             raise InputError(
-                "optimizer.layer_decay is for the retrieval stage, whose towers know their layers: "
-                "leave it at 1"
+                "optimizer.layer_decay is for the retrieval stage, whose towers declare "
+                "layer depths: leave it at 1"
             )
         depths = module.depths()
     last = max(depths.values(), default=0)

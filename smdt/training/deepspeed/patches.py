@@ -95,7 +95,7 @@ def flatten_without_copy(optimizer: Any) -> None:  # noqa: ANN401
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the values of tensors one after another: the same memory, if they lie so already.
+    """Return the values of tensors in one flat tensor; a view if they are contiguous.
 
     Args:
         tensors: of one dtype and device, at least one.
@@ -135,7 +135,7 @@ def padding_kept() -> Iterator[None]:
         ZeROCheckpoint._strip_tensor_paddings = strip
 
 
-def give_every_rank_a_part(optimizer: Any) -> None:  # noqa: ANN401 (DeepSpeed has no types)
+def add_empty_fragments(optimizer: Any) -> None:  # noqa: ANN401 (DeepSpeed has no types)
     """Let a rank whose part of a parameter group is all padding load the universal form too.
 
     DeepSpeed takes the number of steps from the group's first parameter on this rank, and fails

@@ -57,8 +57,8 @@ def deepspeed_settings(
             )
     if "writer" in user.get("checkpoint", {}) or "datastates_ckpt" in user:
         raise InputError(
-            "DeepSpeed configuration: 'checkpoint.writer' and 'datastates_ckpt' go on writing when "
-            "a checkpoint counts as whole; remove them: hashes are made behind the training"
+            "DeepSpeed configuration: 'checkpoint.writer' and 'datastates_ckpt' keep writing "
+            "after `save_checkpoint` returns; remove them: the files are hashed right after"
         )
     filled: dict[str, Any] = {
         "train_batch_size": global_batch,

@@ -1,4 +1,4 @@
-"""Which neighbour table each epoch of policy `hard` is ordered by.
+"""The neighbour table of each epoch of policy `hard`.
 
 A table is made when an epoch begins and kept in the run folder until no checkpoint names it. A run
 that goes on in mid-epoch finds its table there and never makes it again: on other ranks, or after
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from data_shards.base.errors import DataError
 from smdt.data import neighbours
 from smdt.data.loader import TrainLoader
-from smdt.data.neighbours import NeighbourTable, on_the_map
+from smdt.data.neighbours import NeighbourTable, nearest_by_position
 from smdt.data.order import DataState, HardConfig, OrderConfig, evaluation_slice
 from smdt.training.loop.stage import Stage, StepContext
 from smdt.training.ranks.gathering import pieces
@@ -37,15 +37,15 @@ class Phase:
 
 def phase_of(config: HardConfig, epoch: int) -> Phase:
     """Say which phase of the curriculum an epoch is in (pure)."""
-    on_the_map = config.random_epochs
-    if epoch < on_the_map:
-        return Phase("random", 0, on_the_map)
+    nearest_by_position = config.random_epochs
+    if epoch < nearest_by_position:
+        return Phase("random", 0, nearest_by_position)
     if config.refresh is None:
-        return Phase("map", on_the_map, None)
+        return Phase("map", nearest_by_position, None)
     length = config.refresh if config.map_epochs is None else config.map_epochs
-    embedded = on_the_map + length
+    embedded = nearest_by_position + length
     if epoch < embedded:
-        return Phase("map", on_the_map, embedded)
+        return Phase("map", nearest_by_position, embedded)
     begin = epoch - (epoch - embedded) % config.refresh
     return Phase("embeddings", begin, begin + config.refresh)
 
@@ -58,7 +58,7 @@ class Period:
     end_epoch: int
 
 
-class Mining:
+class HardNegativeMiner:
     """Makes, keeps and finds the tables of a run; every rank has one.
 
     Args:
@@ -133,7 +133,7 @@ class Mining:
         split, count = self._loader.split, self._config.hard.neighbours
         own = evaluation_slice(len(split), self._context.rank, self._context.world_size)
         try:
-            found = on_the_map(split, count, own)
+            found = nearest_by_position(split, count, own)
         except DataError:
             if self._config.hard.refresh is None:
                 raise

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class NonFiniteGuard:
-    """How many steps in a row a run may lose.
+    """Limits the number of skipped steps in a row.
 
     Args:
         limit: so many; one more ends it.
@@ -49,7 +49,7 @@ class NonFiniteGuard:
         _log.warning("%s; the step is skipped", lost)
         if self._lost > self._limit:
             raise UserError(
-                f"{lost}; of {self._lost} steps in a row none could be made: look at the samples "
+                f"{lost}; of {self._lost} steps in a row none could be made: check the samples "
                 "(lost_keys in metrics.jsonl), lower optimizer.learning_rate or raise "
                 "schedule.warmup_steps, then start again from the last checkpoint"
             )

@@ -1,4 +1,4 @@
-"""What a stage of training is: the trainer knows no stage but through this."""
+"""The interface between trainer and stages."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class BatchConfig(BaseModel):
 
 @dataclass(frozen=True)
 class StepContext:
-    """Where in the run, and on which rank, a step happens."""
+    """Step number and rank of a step."""
 
     step: int
     seed: int
@@ -43,7 +43,7 @@ class StepContext:
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """What an evaluation reads.
+    """Inputs of an evaluation.
 
     Attributes:
         shards: folder of the data set.
@@ -64,7 +64,7 @@ class EvaluationData:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a stage says of itself.
+    """Scores of an evaluation.
 
     Attributes:
         protocol: what was compared with what, a label of the metrics.
@@ -108,7 +108,7 @@ class Stage(ABC):
 
     @abstractmethod
     def evaluate(self, context: StepContext, data: EvaluationData) -> Evaluation:
-        """Evaluate the modules as they are; every rank calls it and gets the same answer.
+        """Evaluate the current modules; every rank calls it and gets the same answer.
 
         Without a process group the only rank is this process.
         """
@@ -134,7 +134,7 @@ class Stage(ABC):
         self.require(split)
 
     def neighbours(self, context: StepContext, split: Split, count: int) -> torch.Tensor:
-        """Find the samples that the modules, as they are, find most alike; every rank calls it.
+        """Find the nearest samples with the current modules; every rank calls it.
 
         Args:
             context: this rank.

@@ -15,18 +15,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from smdt.data.loader import Batch, DataConfig, TrainLoader
 from smdt.telemetry.console import Display
 from smdt.telemetry.metrics import TrainingMetrics
-from smdt.telemetry.tensorboard import Events
+from smdt.telemetry.tensorboard import EventWriter
 from smdt.training.checkpoints.checkpoint import CheckpointConfig, Progress
 from smdt.training.checkpoints.run_folder import RunFolder, write_json
 from smdt.training.checkpoints.saving import Saver
-from smdt.training.deepspeed.device_work import Scalars
+from smdt.training.deepspeed.device_work import DeviceScalars
 from smdt.training.deepspeed.engine import Engine
-from smdt.training.loop.control import Agreement, Control
-from smdt.training.loop.mining import Mining
+from smdt.training.loop.mining import HardNegativeMiner
 from smdt.training.loop.nonfinite import NonFiniteGuard
 from smdt.training.loop.stage import BatchConfig, EvaluationData, Stage, StepContext
-from smdt.training.loop.step_watch import StepWatch
-from smdt.training.ranks.gathering import gather_ragged
+from smdt.training.loop.step_recorder import StepRecorder
+from smdt.training.loop.step_status import StepStatus, StepStatusReducer
+from smdt.training.ranks.gathering import all_gather_ragged
 from smdt.training.ranks.stopping import StopRequest
 from smdt.training.schedule import Length, Plan, ScheduleConfig, Span
 
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class RunConfig(BaseModel):
-    """Which run this is."""
+    """Name, folder and seed of a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,13 +45,13 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0)
     """Seed of weights, data order and augmentation."""
     timeout_seconds: float = Field(600.0, gt=0)
-    """How long a collective waits for a lost rank before the run ends."""
+    """Timeout of a collective."""
     max_lost_steps: int = Field(3, ge=0)
     """Steps in a row that may be skipped, their loss or gradient not finite; one more ends it."""
 
 
 class EvaluationConfig(BaseModel):
-    """When and on what a run evaluates itself."""
+    """Schedule and split of a run's own evaluations."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,7 +62,7 @@ class EvaluationConfig(BaseModel):
     batch: int = Field(32, gt=0)
     """Samples that a rank embeds at once."""
     max_missing: int = Field(0, ge=0)
-    """How many unreadable samples an evaluation may leave out."""
+    """Maximum number of unreadable samples in an evaluation."""
 
 
 class TrainerConfig(BaseModel):
@@ -79,13 +79,13 @@ class TrainerConfig(BaseModel):
 
     @property
     def evaluation_data(self) -> EvaluationData:
-        """What the run's own evaluations read."""
+        """Return the inputs of the run's own evaluations."""
         own, data = self.evaluation, self.data
         return EvaluationData(data.shards, own.split, own.batch, own.max_missing, data.cache)
 
 
 class Trainer:
-    """Runs a stage from where its progress stands to the end of the schedule.
+    """Runs a stage from its progress to the end of the schedule.
 
     Args:
         config: the run.
@@ -96,7 +96,7 @@ class Trainer:
         folder: the run folder.
         control: the ranks' agreement.
         stop: whether this rank was asked to stop.
-        watch: what measures the steps.
+        recorder: measures the steps.
         metrics: this rank's metrics.
         display: what a person sees.
         events: where curves go beside `metrics.jsonl`, from rank 0.
@@ -112,12 +112,12 @@ class Trainer:
         *,
         context: StepContext,
         folder: RunFolder,
-        control: Control,
+        control: StepStatusReducer,
         stop: StopRequest,
-        watch: StepWatch,
+        recorder: StepRecorder,
         metrics: TrainingMetrics,
         display: Display,
-        events: Events,
+        events: EventWriter,
         records: Mapping[str, str],
     ) -> None:
         self._config = config
@@ -128,11 +128,13 @@ class Trainer:
         self._folder = folder
         self._control = control
         self._stop = stop
-        self._watch = watch
+        self._recorder = recorder
         self._metrics = metrics
         self._display = display
         self._events = events
-        self._mining = Mining(config.data.order, loader, stage, context, folder.neighbours)
+        self._mining = HardNegativeMiner(
+            config.data.order, loader, stage, context, folder.neighbours
+        )
         self._saver = Saver(
             folder,
             config.checkpoint,
@@ -159,7 +161,7 @@ class Trainer:
         """
         total = plan.total
         self._display.step(progress.step, {})
-        self._watch.open(progress.step, total)
+        self._recorder.start_run(progress.step, total)
         stopped = False
         while progress.step < total and not stopped:
             period = self._mining.period(progress.data, plan.epochs)
@@ -200,12 +202,12 @@ class Trainer:
         self, stream: Iterator[Batch], progress: Progress, plan: Plan
     ) -> tuple[Progress, Mapping[str, torch.Tensor]]:
         """Make one optimisation step; return the new progress and this rank's loss shares."""
-        self._watch.begin()
+        self._recorder.start_step()
         batch = next(stream)
         step = progress.step + 1
         factor = plan.rate_factor(progress.step, self._config.schedule)
         context = replace(self._context, step=progress.step, rate_factor=factor)
-        with self._watch.computing(step, batch.epoch):
+        with self._recorder.measure_compute(step, batch.epoch):
             losses = self._stage.step(self._engines, batch, context)
         self._sample_ids[step] = torch.from_numpy(batch.sample_ids)
         samples = progress.samples + self._config.batch.global_batch
@@ -217,22 +219,22 @@ class Trainer:
         Returns:
             Whether any rank was asked to stop.
         """
-        agreed = [self._control.post(step, Scalars(losses), bool(self._stop))]
+        agreed = [self._control.post(step, DeviceScalars(losses), bool(self._stop))]
         if settle or any(each is not None and each.stop for each in agreed):
             agreed.append(self._control.collect())
-        self._watch.end(step)
+        self._recorder.end_step(step)
         known = [each for each in agreed if each is not None]
         for each in known:
             self._report(each)
         return any(each.stop for each in known)
 
-    def _report(self, agreement: Agreement) -> None:
+    def _report(self, agreement: StepStatus) -> None:
         """Publish a step that all ranks have agreed about."""
-        record = self._watch.tell(agreement)
+        record = self._recorder.publish(agreement)
         own = self._sample_ids.pop(agreement.step)
         lost: dict[str, list[str]] = {}
         if not record.finite:
-            lost["lost_keys"] = [self._loader.split.key(n) for n in gather_ragged(own).tolist()]
+            lost["lost_keys"] = [self._loader.split.key(n) for n in all_gather_ragged(own).tolist()]
         rate = self._config.batch.global_batch / record.step_seconds
         self._display.step(agreement.step, {"loss": agreement.losses["loss"], "samples/s": rate})
         if self._context.rank == 0:

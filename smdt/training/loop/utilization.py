@@ -1,4 +1,4 @@
-"""How much of what its device can do at most a run uses (Chowdhery et al. 2022, appendix B).
+"""Model FLOPs utilization (Chowdhery et al. 2022, appendix B).
 
 Counted is what the method asks for: products and convolutions, forward and backward. What is
 computed twice to save memory counts once, all else not at all.

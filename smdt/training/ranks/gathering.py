@@ -11,7 +11,7 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-def gather_equal(own: Tensor) -> Tensor:
+def all_gather_rows(own: Tensor) -> Tensor:
     """Concatenate every rank's rows, of which all have as many; all ranks call it. No gradient.
 
     Args:
@@ -30,7 +30,7 @@ def gather_equal(own: Tensor) -> Tensor:
     return gathered
 
 
-def gather_lists(own: list[T]) -> list[T]:
+def all_gather_lists(own: list[T]) -> list[T]:
     """Concatenate every rank's list; all ranks call it and get the same. For a few small things."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return own.copy()
@@ -39,7 +39,7 @@ def gather_lists(own: list[T]) -> list[T]:
     return [each for part in everyone for each in part]
 
 
-def gather_ragged(own: Tensor) -> Tensor:
+def all_gather_ragged(own: Tensor) -> Tensor:
     """Concatenate every rank's rows; all ranks call it and get the same. No gradient passes.
 
     Args:
@@ -83,7 +83,7 @@ def pieces(*own: Tensor) -> Iterator[Sequence[Tensor]]:
 
 
 def _counts(own: Tensor) -> list[int]:
-    """How many rows each rank has."""
+    """Return the number of rows of each rank."""
     counts = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=own.device)
     counts[dist.get_rank()] = len(own)
     dist.all_reduce(counts)

@@ -14,17 +14,17 @@ from pathlib import Path
 
 from data_shards.base.atomic import write_atomic
 
-FILE = "SMDT_LEASE"
+LEASE_VARIABLE = "SMDT_LEASE"
 """Environment variable of a rank: path of its run's lease."""
-ATTEMPT = "SMDT_ATTEMPT"
+ATTEMPT_VARIABLE = "SMDT_ATTEMPT"
 """Environment variable of a rank: the attempt that it belongs to."""
-PATIENCE_SECONDS = 30.0
-"""How long a rank goes on without a sign of its launcher."""
+LEASE_TIMEOUT_SECONDS = 30.0
+"""How long a rank continues without a heartbeat of its launcher."""
 
 
 @dataclass(frozen=True)
-class Holder:
-    """What a lease says.
+class LeaseRecord:
+    """Contents of a lease.
 
     Attributes:
         attempt: whose ranks may run; empty between two attempts.
@@ -41,7 +41,7 @@ class Holder:
         write_atomic(file, (json.dumps(asdict(self)) + "\n").encode())
 
 
-def read(file: Path) -> tuple[Holder, int]:
+def read(file: Path) -> tuple[LeaseRecord, int]:
     """Return what the lease says and when it was last touched, in nanoseconds.
 
     Raises:
@@ -51,13 +51,13 @@ def read(file: Path) -> tuple[Holder, int]:
     # Opening asks a network file system anew; the time alone may come from its cache.
     with file.open() as opened:
         try:
-            holder = Holder(**json.loads(opened.read()))
+            holder = LeaseRecord(**json.loads(opened.read()))
         except (TypeError, ValueError) as error:  # a damaged disk, or another program
             raise FileNotFoundError(f"{file} is not a lease: {error}") from error
         return holder, os.fstat(opened.fileno()).st_mtime_ns
 
 
-class LeaseWatch:
+class LeaseMonitor:
     """A rank's view of the lease.
 
     Args:
@@ -76,11 +76,11 @@ class LeaseWatch:
         self._since = clock()
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> "LeaseWatch | None":
+    def of(cls, environment: Mapping[str, str]) -> "LeaseMonitor | None":
         """Return the watch of a rank that a supervising launcher started, None for any other."""
-        if FILE not in environment:
+        if LEASE_VARIABLE not in environment:
             return None
-        return cls(Path(environment[FILE]), environment[ATTEMPT])
+        return cls(Path(environment[LEASE_VARIABLE]), environment[ATTEMPT_VARIABLE])
 
     def superseded(self) -> bool:
         """Return whether the lease names another attempt."""
@@ -90,7 +90,7 @@ class LeaseWatch:
             return False
 
     def ended(self) -> bool:
-        """Return whether this rank should leave: superseded, or nobody holds the lease."""
+        """Return whether this rank should exit: superseded, or the lease expired."""
         touched_ns = self._touched_ns
         try:
             holder, touched_ns = read(self._file)
@@ -101,4 +101,4 @@ class LeaseWatch:
                 return True
         if touched_ns != self._touched_ns:
             self._touched_ns, self._since = touched_ns, self._clock()
-        return self._clock() - self._since > PATIENCE_SECONDS
+        return self._clock() - self._since > LEASE_TIMEOUT_SECONDS

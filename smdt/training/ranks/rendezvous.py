@@ -1,4 +1,4 @@
-"""Where ranks meet before they form a process group: rank 0 decides something, all others hear it.
+"""Rendezvous of ranks before they form a process group: rank 0 decides, the others get the result.
 
 Collectives have a timeout, so that a lost rank ends the run. Reading the hashes of a checkpoint or
 converting it may take longer than any sensible one.
@@ -16,11 +16,11 @@ from data_shards.base.errors import InputError, UserError
 
 _DECISION, _HEARD = "smdt/decision", "smdt/heard"
 _POLL = timedelta(seconds=5)
-FAREWELL_SECONDS = 10.0
-"""How long rank 0 stays for the others to hear why it leaves."""
+SHUTDOWN_GRACE_SECONDS = 10.0
+"""How long rank 0 serves the result to the others before it exits."""
 
 
-class Meeting:
+class Rendezvous:
     """The ranks of a run, over a store that rank 0 serves for as long as it keeps this object.
 
     Args:
@@ -31,7 +31,7 @@ class Meeting:
         timeout = timedelta(seconds=timeout_seconds)
         self._store, self._rank, self._ranks = next(rendezvous("env://", timeout=timeout))
 
-    def decided(self, decide: Callable[[], str]) -> str:
+    def run_on_rank_zero(self, decide: Callable[[], str]) -> str:
         """Return what `decide` returns on rank 0, which alone calls it; once, by every rank.
 
         Args:
@@ -69,7 +69,7 @@ class Meeting:
         return str(heard["decision"])
 
     def _stay(self) -> None:
-        """Serve the store until all others have heard, or some time has passed."""
-        end = time.monotonic() + FAREWELL_SECONDS
+        """Serve the store until all others have read it, or a timeout."""
+        end = time.monotonic() + SHUTDOWN_GRACE_SECONDS
         while self._store.add(_HEARD, 0) < self._ranks - 1 and time.monotonic() < end:
             time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""How a rank learns that it should stop, and that nobody waits for it any more."""
+"""Signals that stop a rank, and detection of a lost launcher."""
 
 import os
 import signal
@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from smdt.training.ranks.lease import LeaseWatch
+from smdt.training.ranks.lease import LeaseMonitor
 
-LAUNCHER = "SMDT_LAUNCHER_PID"
+LAUNCHER_PID_VARIABLE = "SMDT_LAUNCHER_PID"
 """Environment variable: the process on the same machine whose death ends the ranks."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -37,15 +37,15 @@ class StopRequest:
         return self._signalled or self._file.exists()
 
 
-def die_with_parent(poll_seconds: float = 1.0) -> None:
+def exit_with_parent(poll_seconds: float = 1.0) -> None:
     """End this process at once when what started it is gone.
 
-    DeepSpeed's launcher does not take its ranks along when it is killed, nor does anything take
-    DeepSpeed's launcher along; whoever starts that one says its own process id in `LAUNCHER`, or
-    holds a lease where it starts ranks on other machines.
+    DeepSpeed's launcher does not end its ranks when it is killed, and nothing ends DeepSpeed's
+    launcher. A process that starts it sets `LAUNCHER_PID_VARIABLE` to its own process id, or holds
+    a lease if it starts ranks on other machines.
     """
-    parent, launcher = os.getppid(), os.environ.get(LAUNCHER)
-    lease = LeaseWatch.of(os.environ)
+    parent, launcher = os.getppid(), os.environ.get(LAUNCHER_PID_VARIABLE)
+    lease = LeaseMonitor.of(os.environ)
     # A launcher on this machine may be suspended, and its ranks go on.
     gone = None if lease is None else lease.ended if launcher is None else lease.superseded
 

@@ -176,7 +176,7 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(pki, registry, tmp_path
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
-        ("server.pem,none.key", "there is no file"),
+        ("server.pem,none.key", "file not found"),
         ("server.pem,client.key", r"client.key must be a certificate, its key in PEM form"),
         ("server.pem,server.key,client.key", "must be a certificate, its key"),
     ],

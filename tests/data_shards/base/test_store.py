@@ -11,7 +11,7 @@ import pytest
 from data_shards.base import store
 from data_shards.base.atomic import atomic_file, write_atomic
 from data_shards.base.errors import InputError, StoreError
-from data_shards.base.store import location, persistently
+from data_shards.base.store import location, retry
 from data_shards.build.dataset import build
 from data_shards.build.finalize import finalize
 from data_shards.format.manifest import load
@@ -79,7 +79,7 @@ def test_waits_grow_and_end(monkeypatch):
         raise ConnectionError("https://host/x?X-Amz-Signature=hunter2")
 
     with pytest.raises(StoreError, match=r"^s3://b/x .* \(ConnectionError\)") as caught:
-        persistently(fail, location("s3://b/x"), wait)
+        retry(fail, location("s3://b/x"), wait)
     assert waits[:4] == [0.1, 0.2, 0.4, 0.8]
     assert max(waits) == 10
     assert 60 < sum(waits) <= 70
@@ -157,7 +157,7 @@ def test_an_exception_leaves_the_old_file_in_a_store(s3):
 
 
 def test_a_missing_bucket_or_data_set_is_the_users_mistake(s3, memory_source):
-    with pytest.raises(InputError, match="no such bucket"):
+    with pytest.raises(InputError, match="the bucket does not exist"):
         build(memory_source(), "s3://no-such-bucket/x", OPTIONS, workers=1)
     with pytest.raises(InputError, match=r"s3://data/nowhere has no manifest\.json"):
         load("s3://data/nowhere")

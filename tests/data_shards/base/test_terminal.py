@@ -8,7 +8,7 @@ from rich.table import Table
 from data_shards.base.names import printable
 from data_shards.base.terminal import Terminal
 from data_shards.build.progress import Work
-from data_shards.console import Bar, show_verification
+from data_shards.console import BuildProgressBar, show_verification
 from data_shards.inspect.verify import Verification
 from data_shards.inspect.verify_shard import Damage
 from smdt.telemetry.console import ProgressBar
@@ -72,7 +72,7 @@ def test_nothing_that_is_printable_changes_and_nothing_else_is_left(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bars_show_their_titles_as_they_are(name, capsys):
-    with Bar(name) as bar:
+    with BuildProgressBar(name) as bar:
         bar.begin(Work(1, 0, 10, 0))
     with ProgressBar(10, name) as progress:
         progress.step(1, {"[loss]": 1.0})

@@ -8,7 +8,7 @@ from data_shards.base.errors import ShardError, Stopped
 from data_shards.build.dataset import build, build_share, finish
 from data_shards.build.finalize import finalize
 from data_shards.build.job_array import ArrayTask
-from data_shards.build.progress import Watcher, Work
+from data_shards.build.progress import BuildCallback, Work
 from data_shards.format.index import read_table
 from data_shards.format.manifest import load
 from data_shards.format.plan import BuildOptions
@@ -17,7 +17,7 @@ from data_shards.sources.folder import FolderSource
 OPTIONS = BuildOptions(samples_per_shard=3)
 
 
-class Listener(Watcher):
+class Listener(BuildCallback):
     def __init__(self):
         self.work, self.rows = [], 0
 
@@ -188,7 +188,7 @@ def test_shards_that_went_elsewhere_are_not_taken_for_written(memory_source, tmp
         build(memory_source(), tmp_path / "out", OPTIONS, executor=elsewhere)
 
 
-class SwallowsInterrupts(Watcher):
+class SwallowsInterrupts(BuildCallback):
     """Asks the process to stop at a moment when Python drops the exception."""
 
     def finish(self, summary):

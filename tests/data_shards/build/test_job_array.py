@@ -34,15 +34,15 @@ def test_what_is_written_and_what_kubernetes_says():
 @pytest.mark.parametrize(
     ("text", "environment", "sentence"),
     [
-        ("8/8", {}, "no task 8 of 8, they count from 0"),
-        ("0/0", {}, "no task 0 of 0"),
+        ("8/8", {}, "task 8 is out of range: 8 tasks, counted from 0"),
+        ("0/0", {}, "task 0 is out of range: 0 tasks"),
         ("-1/8", {}, "neither K/N, as 0/8, nor auto"),
         ("3", {}, "neither K/N, as 0/8, nor auto"),
         ("auto", {}, "neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX"),
         ("auto", {"SLURM_ARRAY_TASK_ID": "1"}, "needs the variable SLURM_ARRAY_TASK_MIN"),
         ("auto", {"JOB_COMPLETION_INDEX": "1"}, "JOB_COMPLETIONS, which the Job's manifest"),
         ("auto", {"JOB_COMPLETION_INDEX": "1", "JOB_COMPLETIONS": "x"}, "is 'x', which is no"),
-        ("auto", {"JOB_COMPLETION_INDEX": "4", "JOB_COMPLETIONS": "4"}, "no task 4 of 4"),
+        ("auto", {"JOB_COMPLETION_INDEX": "4", "JOB_COMPLETIONS": "4"}, "task 4 is out of range: 4 tasks"),
         ("auto", slurm(3, [1, 3, 7]), "1 to 7, are not evenly numbered"),
         ("auto", slurm(2, [1, 2, 7]), "1 to 7, are not evenly numbered"),
     ],

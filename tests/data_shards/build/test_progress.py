@@ -1,11 +1,11 @@
-from data_shards.build.progress import Tally
+from data_shards.build.progress import RunTotals
 from data_shards.format.index import Rejection, ShardSummary
 
 
 def test_a_tally_adds_up():
     rejections = [Rejection(split="t", row=r, reason="x", detail="") for r in range(2)]
     shard = ShardSummary(samples=3, tar_bytes=10, tar_sha256="", pixels={}, rejected=rejections)
-    tally = Tally()
+    tally = RunTotals()
     tally.finish(shard)
     tally.finish(shard)
     figures = tally.figures()

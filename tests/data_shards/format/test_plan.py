@@ -52,7 +52,7 @@ def test_unwritable_and_damaged_folders(tmp_path, memory_source):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="can't be written"):
         plan.claim(tmp_path / "file")
-    with pytest.raises(InputError, match="No build was begun"):
+    with pytest.raises(InputError, match="holds no build"):
         BuildPlan.load(tmp_path)
     (tmp_path / "build.json").write_text("{")
     with pytest.raises(ShardError, match="is damaged"):

@@ -222,7 +222,9 @@ def test_an_index_that_failed_its_hash_is_never_read(copy, monkeypatch):
     for name in ("read_table", "read_part", "read_digests"):
         for module in ("verify", "verify_shard"):
             monkeypatch.setattr(
-                f"data_shards.{module}.{name}", lambda path: read.append(path), raising=False
+                f"data_shards.inspect.{module}.{name}",
+                lambda path: read.append(path),
+                raising=False,
             )
     for split in ("train", "val"):
         for path in (copy / split).iterdir():

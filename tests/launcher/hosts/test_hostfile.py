@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from data_shards.base.errors import InputError
-from launcher.hosts.hostfile import count, filtered, fitting, include_filter, parse, read_hosts
+from launcher.hosts.hostfile import apply_filter, count, fitting, include_filter, parse, read_hosts
 
 TEXT = """# the cluster
 node-0 slots=4
@@ -32,13 +32,13 @@ def test_what_deepspeed_reads_is_what_we_read():
         ("node-0", "line 1 is 'node-0'"),
         ("\nnode-0 slots=0", "line 2 is"),
         ("node-0 slots=2 slots=3", "line 1 is"),
-        ("node-0 slots=1\nnode-0 slots=1", "line 2: node-0 stands there twice"),
-        ("node-0 slots=1\nNode-0 slots=1", "line 2: Node-0 stands there twice"),
-        ("fd00::1 slots=1", "line 1: 'fd00::1' is no host name"),
-        ("node-%h slots=1", "no host name"),
+        ("node-0 slots=1\nnode-0 slots=1", "line 2: node-0 is listed twice"),
+        ("node-0 slots=1\nNode-0 slots=1", "line 2: Node-0 is listed twice"),
+        ("fd00::1 slots=1", "line 1: 'fd00::1' is not a host name"),
+        ("node-%h slots=1", "not a host name"),
         ("me@node-0 slots=1", "~/.ssh/config"),
-        ("node-[0-3] slots=1", "no host name"),
-        ("-oProxyCommand=x slots=1", "no host name"),
+        ("node-[0-3] slots=1", "not a host name"),
+        ("-oProxyCommand=x slots=1", "not a host name"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(tmp_path, text, sentence):
@@ -73,7 +73,7 @@ def test_filters_are_deepspeeds(text, is_include):
     sizes = {name: len(slots) for name, slots in HOSTS.items()}
     theirs = parse_inclusion_exclusion(sizes, include, exclude)
     assume(theirs)
-    ours = filtered(HOSTS, include, exclude)
+    ours = apply_filter(HOSTS, include, exclude)
     assert [(n, list(s)) for n, s in ours.items()] == [(n, list(s)) for n, s in theirs.items()]
 
 
@@ -89,12 +89,12 @@ def test_filters_are_deepspeeds(text, is_include):
 )
 def test_a_filter_of_what_is_not_there_is_refused(include, exclude, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        filtered(HOSTS, include, exclude)
+        apply_filter(HOSTS, include, exclude)
 
 
 def test_the_filter_of_a_choice_makes_that_choice():
     choice = {"node-0": (1, 3), "node-2.rack": (0,)}
-    assert filtered(HOSTS, include=include_filter(choice)) == choice
+    assert apply_filter(HOSTS, include=include_filter(choice)) == choice
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 60), st.integers(1, 3))

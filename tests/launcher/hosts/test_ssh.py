@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from launcher.hosts.ssh import ask, ask_all
+from launcher.hosts.ssh import call_host, call_hosts
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def ssh(tmp_path, monkeypatch):
 def test_an_answer_comes_with_the_hosts_clock(ssh, tmp_path):
     ssh('echo "a banner" >&2; exec bash -c "$command"')
     question = ("sweep", {"lease": str(tmp_path / "lease")})
-    answers = ask_all({"a": question, "b": question}, 60)
+    answers = call_hosts({"a": question, "b": question}, 60)
     assert list(answers) == ["a", "b"]
     for answer in answers.values():
         assert answer.error == ""
@@ -33,7 +33,7 @@ def test_an_answer_comes_with_the_hosts_clock(ssh, tmp_path):
 
 def test_a_host_that_cannot_be_reached_says_why(ssh):
     ssh('echo; echo "ssh: connect to host $host port 22: Connection refused" >&2; exit 255')
-    answer = ask("b", "sweep", {}, 60)
+    answer = call_host("b", "sweep", {}, 60)
     assert answer.content == {}
     assert answer.error == "ssh: connect to host b port 22: Connection refused"
     assert answer.skew_seconds is None
@@ -41,7 +41,7 @@ def test_a_host_that_cannot_be_reached_says_why(ssh):
 
 def test_a_host_that_answers_nothing_is_waited_for_so_long(ssh):
     ssh("exec sleep 60")
-    assert ask("b", "sweep", {}, 0.3).error == "no answer within 0.3 s"
+    assert call_host("b", "sweep", {}, 0.3).error == "no answer within 0.3 s"
 
 
 MEGABYTE = "head -c 1000000 /dev/zero | tr '\\0' x"
@@ -63,7 +63,7 @@ def test_what_a_host_says_beside_its_answer_is_no_answer(ssh, before):
         echo "{{\\"clock\\": $(date +%s.%N)}}"; cat > /dev/null
         echo; echo '{{"killed": 3, "left": []}}'; echo logout""")
     began = time.monotonic()
-    answer = ask("b", "sweep", {"lease": "y" * 200_000}, 20)
+    answer = call_host("b", "sweep", {"lease": "y" * 200_000}, 20)
     assert (answer.content, answer.error) == ({"killed": 3, "left": []}, "")
     assert abs(answer.skew_seconds) < 1
     assert time.monotonic() - began < 15
@@ -71,16 +71,16 @@ def test_what_a_host_says_beside_its_answer_is_no_answer(ssh, before):
 
 def test_the_reason_is_the_last_line_however_much_came_before(ssh):
     ssh(f'{MEGABYTE} >&2; echo >&2; echo "Permission denied" >&2; exit 255')
-    assert ask("b", "sweep", {}, 20).error == "Permission denied"
+    assert call_host("b", "sweep", {}, 20).error == "Permission denied"
 
 
 @pytest.mark.slow
 def test_what_ssh_started_ends_with_it(ssh, tmp_path):
     ssh(f"(sleep 2; touch {tmp_path}/late) & wait")
-    assert ask("b", "sweep", {}, 0.5).error == "no answer within 0.5 s"
+    assert call_host("b", "sweep", {}, 0.5).error == "no answer within 0.5 s"
     time.sleep(2)
     assert not (tmp_path / "late").exists()
 
 
 def test_nobody_to_ask_is_nothing_to_do():
-    assert ask_all({}, 1) == {}
+    assert call_hosts({}, 1) == {}

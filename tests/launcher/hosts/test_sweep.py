@@ -7,7 +7,7 @@ import time
 import pytest
 
 from launcher.hosts.sweep import processes, sweep
-from smdt.training.ranks.lease import FILE
+from smdt.training.ranks.lease import LEASE_VARIABLE
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def start(tmp_path):
 
     def make(lease):
         command = [sys.executable, "-c", "print(flush=True); import time; time.sleep(60)"]
-        environment = {**os.environ, FILE: str(lease)}
+        environment = {**os.environ, LEASE_VARIABLE: str(lease)}
         started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE))
         started[-1].stdout.readline()
         return started[-1]

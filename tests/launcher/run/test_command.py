@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from data_shards.base.errors import InputError
 from launcher.run.command import (
-    ClusterPlan,
-    LocalPlan,
+    ClusterLaunch,
+    LocalLaunch,
     check_address,
     check_gpus,
     check_working_folder,
@@ -29,10 +29,10 @@ from launcher.run.variables import environment_script
 ARGUMENTS = train_arguments(
     Path("run.yaml"), Path("zero2.json"), "auto", ["run.seed=3", "schedule.length=20 steps"]
 )
-PLAN = LocalPlan(
+PLAN = LocalLaunch(
     module="smdt.train", arguments=ARGUMENTS, devices=["4", "6"], port=29511, cores=5, has_gpu=False
 )
-CLUSTER = ClusterPlan(
+CLUSTER = ClusterLaunch(
     module="smdt.train",
     arguments=ARGUMENTS,
     hostfile=Path("hosts"),

@@ -5,9 +5,9 @@ import pytest
 
 from data_shards.base.errors import Stopped, UserError
 from launcher.run import local
-from launcher.run.command import LocalPlan, local_attempt
+from launcher.run.command import LocalLaunch, local_attempt
 from smdt.training.checkpoints.run_folder import RunFolder
-from smdt.training.ranks.lease import ATTEMPT
+from smdt.training.ranks.lease import ATTEMPT_VARIABLE
 
 
 @pytest.fixture
@@ -15,12 +15,12 @@ def run(tmp_path, monkeypatch):
     """A run whose ranks end at once and say nothing; its state is what some attempt left."""
 
     def left_by(attempt, status="preempted", ranks="true"):
-        monkeypatch.setenv(ATTEMPT, attempt)
+        monkeypatch.setenv(ATTEMPT_VARIABLE, attempt)
         folder = RunFolder(tmp_path / "run")
         folder.create()
         folder.write_state(status, 7)
         monkeypatch.setattr(local, "_start", lambda plan: subprocess.Popen([ranks]))
-        local.run_local(LocalPlan("smdt.train", [], ["-1"], 1, 1, False), folder)
+        local.run_local(LocalLaunch("smdt.train", [], ["-1"], 1, 1, False), folder)
 
     return left_by
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from launcher.hosts.probe import Facts
-from launcher.hosts.ssh import Answer
-from launcher.run.preflight import Preflight, judge, meeting_address, wanted_device
+from launcher.hosts.ssh import HostResponse
+from launcher.run.preflight import PreflightReport, compare_hosts, rendezvous_address, wanted_device
 
 GOOD = Facts(
     versions={"python": "3.11.7", "torch": "2.14.1"},
@@ -26,9 +26,12 @@ HOSTS = {"a": tuple(range(8)), "b": tuple(range(8))}
 
 def look(theirs=GOOD, skew_seconds=0.0, error=""):
     """Judge two hosts, of which b answers `theirs`."""
-    answers = {"a": Answer({"x": 1}, "", 0.0), "b": Answer({"x": 1}, error, skew_seconds)}
+    answers = {
+        "a": HostResponse({"x": 1}, "", 0.0),
+        "b": HostResponse({"x": 1}, error, skew_seconds),
+    }
     facts = {"a": GOOD} if error else {"a": GOOD, "b": theirs}
-    return Preflight(facts, judge(GOOD, HOSTS, answers, facts))
+    return PreflightReport(facts, compare_hosts(GOOD, HOSTS, answers, facts))
 
 
 def test_hosts_that_are_alike_are_ready():
@@ -99,15 +102,15 @@ def test_a_host_that_does_not_answer(error, check):
 
 def test_cores_are_no_accelerators():
     cpu = replace(GOOD, device="cpu", devices=2)
-    answers = dict.fromkeys(HOSTS, Answer({"x": 1}, "", 0.0))
-    findings = judge(cpu, HOSTS, answers, dict.fromkeys(HOSTS, cpu))
+    answers = dict.fromkeys(HOSTS, HostResponse({"x": 1}, "", 0.0))
+    findings = compare_hosts(cpu, HOSTS, answers, dict.fromkeys(HOSTS, cpu))
     assert [(f.check, f.blocking) for f in findings] == [("accelerators", False)] * 2
 
 
 def test_ranks_meet_where_deepspeed_would_let_them():
-    assert meeting_address(GOOD, None) == "10.0.0.2"
-    assert meeting_address(GOOD, "ib0.a") == "ib0.a"
-    assert meeting_address(replace(GOOD, addresses=[]), None) == GOOD.own_address
+    assert rendezvous_address(GOOD, None) == "10.0.0.2"
+    assert rendezvous_address(GOOD, "ib0.a") == "ib0.a"
+    assert rendezvous_address(replace(GOOD, addresses=[]), None) == GOOD.own_address
 
 
 def without(device, *hosts):
@@ -117,8 +120,8 @@ def without(device, *hosts):
 
 
 def refused(facts, began_with="cpu"):
-    answers = dict.fromkeys(HOSTS, Answer({"x": 1}, "", 0.0))
-    return [f.host for f in judge(GOOD, HOSTS, answers, facts, began_with)]
+    answers = dict.fromkeys(HOSTS, HostResponse({"x": 1}, "", 0.0))
+    return [f.host for f in compare_hosts(GOOD, HOSTS, answers, facts, began_with)]
 
 
 @pytest.mark.parametrize("host", list(HOSTS))

@@ -46,7 +46,7 @@ def test_variables_to_pass_must_be_set():
     with pytest.raises(InputError, match="--env C: the variable is not set here"):
         passed_variables(["C"], {"A": "1"})
     for name in ("A=1", "É", "A\n"):
-        with pytest.raises(InputError, match="is no variable's name"):
+        with pytest.raises(InputError, match="is not a variable name"):
             passed_variables([name], {"A": "1", name: "1"})
 
 
@@ -137,5 +137,5 @@ def test_deepspeeds_own_file_of_variables(line, value):
 
 
 def test_a_wrong_line_of_that_file_is_named():
-    with pytest.raises(InputError, match=r"\.deepspeed_env, line 2: 'export A' is no NAME=VALUE"):
+    with pytest.raises(InputError, match=r"\.deepspeed_env, line 2: 'export A' is not NAME=VALUE"):
         deepspeed_env_lines("B=1\nexport A=1\n", Path(".deepspeed_env"))

@@ -13,10 +13,10 @@ import yaml
 
 from data_shards.base.errors import InputError
 from data_shards.base.names import kubernetes_name
-from launcher.schedulers.render import Allocation, jobset, slurm_script
+from launcher.schedulers.render import SchedulerJob, jobset, slurm_script
 from tests.distributed.runs import ROOT
 
-ALLOCATION = Allocation(
+ALLOCATION = SchedulerJob(
     name="My.Run_1",
     run="/data/it's a run",
     folder="/opt/smdt",
@@ -63,7 +63,7 @@ def test_the_ranks_of_a_slurm_script_get_their_arguments_as_they_are():
 
 @pytest.mark.parametrize("option", ["partition=gpu", "--a b", "--x=1\n#SBATCH --y"])
 def test_what_is_no_option_of_sbatch_is_refused(option):
-    with pytest.raises(InputError, match="none of sbatch"):
+    with pytest.raises(InputError, match="not an option of sbatch"):
         slurm_script(ALLOCATION, [option])
 
 

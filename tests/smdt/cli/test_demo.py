@@ -165,7 +165,7 @@ def test_a_stop_reaches_the_command_that_runs_and_keeps_what_is_finished(tmp_pat
         process.send_signal(number)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 75, said
-    assert said.splitlines()[-1] == "The demo was stopped: start it again to go on."
+    assert said.splitlines()[-1] == "The demo was stopped: start it again to resume."
     assert "Traceback" not in said
     assert processes_of(out / "shards") == {}
     assert list(out.glob("shards/train/*.parquet"))

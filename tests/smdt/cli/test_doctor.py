@@ -7,7 +7,7 @@ import torch
 
 from data_shards.base.errors import UserError
 from smdt.cli import doctor
-from smdt.cli.doctor import Finding, capability_cure, driver_cure, examine, findings
+from smdt.cli.doctor import Finding, capability_fix, driver_fix, findings, run_doctor
 
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_100a", "sm_120"]
 
@@ -21,18 +21,18 @@ def test_what_is_needed_and_missing_fails_with_its_name(monkeypatch):
     found = [Finding("torch", "2"), Finding("dali", "not installed", "install the lock")]
     monkeypatch.setattr(doctor, "findings", lambda: found)
     with pytest.raises(UserError, match="dali"):
-        examine(None)
+        run_doctor(None)
 
 
 def test_what_is_only_useful_does_not_fail(monkeypatch, capsys):
     found = [Finding("C++ compiler", "none", "install g++", needed=False)]
     monkeypatch.setattr(doctor, "findings", lambda: found)
-    examine(None)
+    run_doctor(None)
     assert "install g++" in capsys.readouterr().out
 
 
 def test_nothing_is_missing_where_the_tests_run(tmp_path):
-    examine(tmp_path / "doctor.json")
+    run_doctor(tmp_path / "doctor.json")
     found = json.loads((tmp_path / "doctor.json").read_text())
     assert {"Python", "torch", "NVIDIA driver", "decoding", "ssh, pdsh"} <= {
         finding["subject"] for finding in found
@@ -76,12 +76,12 @@ def test_shared_memory_of_a_container_is_too_small(monkeypatch):
     [(13000, "13.0", True), (13000, "13.2", True), (14010, "13.0", True), (12090, "13.0", False)],
 )
 def test_a_driver_runs_the_major_versions_that_it_knows(supported, built_for, fits):
-    assert (driver_cure(supported, built_for) == "") == fits
+    assert (driver_fix(supported, built_for) == "") == fits
 
 
 @pytest.mark.parametrize(("capability", "fits"), [((9, 0), True), ((7, 5), True), ((7, 0), False)])
 def test_a_gpu_needs_kernels(capability, fits):
-    cure = capability_cure(capability, ARCHITECTURES)
+    cure = capability_fix(capability, ARCHITECTURES)
     assert (cure == "") == fits
     assert fits or "7.5 or newer" in cure
 
@@ -90,6 +90,6 @@ def test_the_installed_pytorch_says_what_it_was_built_for():
     """`get_arch_list`, on which the check relies, is empty without a GPU before PyTorch 2.12."""
     architectures = torch._C._cuda_getArchFlags().split()
     assert torch.cuda.get_arch_list() in (architectures, [])
-    assert driver_cure(13000, torch.version.cuda) == ""
-    assert capability_cure((9, 0), architectures) == ""
-    assert capability_cure((7, 0), architectures)
+    assert driver_fix(13000, torch.version.cuda) == ""
+    assert capability_fix((9, 0), architectures) == ""
+    assert capability_fix((7, 0), architectures)

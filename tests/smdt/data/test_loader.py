@@ -12,7 +12,7 @@ import torch
 from data_shards.base.errors import DataError, DataInputError
 from smdt.data import neighbours
 from smdt.data import tars as tars_module
-from smdt.data.neighbours import NeighbourTable, on_the_map
+from smdt.data.neighbours import NeighbourTable, nearest_by_position
 from smdt.data.order import DataState
 from smdt.data.reader import Reader
 from smdt.data.split import Split
@@ -83,7 +83,7 @@ def test_a_resume_on_other_ranks_goes_on_with_the_same_global_batches(
     table = None
     if policy == "hard":
         split = Split.open(built, "train")
-        near = on_the_map(split, 8, range(len(split)))
+        near = nearest_by_position(split, 8, range(len(split)))
         sha256 = neighbours.save(tmp_path, [near], near.shape)
         table = NeighbourTable.load(tmp_path, sha256)
     undisturbed = of_all_ranks(start(built), before)
@@ -217,7 +217,7 @@ def test_a_state_of_another_run_is_refused(built, train, start):
     for state, message in [
         (DataState("0" * 64, 3, 0, 0), "other shards"),
         (DataState(good.manifest_hash, 4, 0, 0), "seed 4, not 3"),
-        (DataState(good.manifest_hash, 3, 0, 10), "10 samples .* no multiple of .* 6"),
+        (DataState(good.manifest_hash, 3, 0, 10), "10 samples .* not a multiple of .* 6"),
     ]:
         with pytest.raises(DataInputError, match=message):
             loader.stream(state, 1)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data_shards.base.errors import DataError
 from smdt.data import neighbours
-from smdt.data.neighbours import NeighbourTable, on_the_map
+from smdt.data.neighbours import NeighbourTable, nearest_by_position
 
 
 class Positions:
@@ -47,7 +47,7 @@ def kilometres(lat, lon) -> np.ndarray:
 def test_the_nearest_on_the_globe_also_across_the_date_line(seed, count, k):
     rng = np.random.default_rng(seed)
     lat, lon = rng.uniform(-90, 90, count), rng.uniform(-180, 180, count)
-    table = on_the_map(on_the_globe(lat, lon), k, range(count))
+    table = nearest_by_position(on_the_globe(lat, lon), k, range(count))
     assert table.dtype == np.int32
     assert table.shape == (count, k)
     distance = kilometres(lat, lon)
@@ -61,14 +61,14 @@ def test_the_nearest_on_the_globe_also_across_the_date_line(seed, count, k):
 def test_any_rows_of_the_table_are_the_same_as_the_whole():
     rng = np.random.default_rng(0)
     split = on_the_globe(rng.uniform(-90, 90, 30), rng.uniform(-180, 180, 30))
-    whole = on_the_map(split, 5, range(30))
-    parts = [on_the_map(split, 5, range(a, b)) for a, b in ((0, 7), (7, 7), (7, 30))]
+    whole = nearest_by_position(split, 5, range(30))
+    parts = [nearest_by_position(split, 5, range(a, b)) for a, b in ((0, 7), (7, 7), (7, 30))]
     assert np.array_equal(np.concatenate(parts), whole)
 
 
 def test_samples_of_one_place_are_no_neighbours_and_take_turns_as_such():
     lat = np.array([10.0, 10.0, 10.0, 10.1, 10.3])
-    table = on_the_map(on_the_globe(lat, np.zeros(5), [0, 0, 0, 1, 2]), 4, range(5))
+    table = nearest_by_position(on_the_globe(lat, np.zeros(5), [0, 0, 0, 1, 2]), 4, range(5))
     assert table[0].tolist() == [3, 4, -1, -1]
     assert table[3].tolist() == [0, 4, -1, -1]
     assert table[4].tolist() == [3, 1, -1, -1]
@@ -78,7 +78,7 @@ def test_places_that_a_sample_belongs_to_as_well_are_no_neighbours():
     lat, nothing = np.array([10.0, 10.1, 10.3, 10.7]), np.full(4, np.nan)
     also = np.array([[1, -1], [0, 2], [-1, -1], [2, 7]])
     split = Positions(lat, np.zeros(4), nothing, nothing, [0, 1, 2, 3], np.minimum(also, 3))
-    table = on_the_map(split, 2, range(4))
+    table = nearest_by_position(split, 2, range(4))
     assert table.tolist() == [[2, 3], [3, -1], [1, 0], [1, 0]]
 
 
@@ -88,7 +88,7 @@ def test_the_nearest_of_the_others_whatever_is_left_out(seed, count, k):
     lat, lon = rng.uniform(-90, 90, count), rng.uniform(-180, 180, count)
     nothing = np.full(count, np.nan)
     also = rng.integers(-1, count, (count, 3))
-    table = on_the_map(
+    table = nearest_by_position(
         Positions(lat, lon, nothing, nothing, np.arange(count), also), k, range(count)
     )
     distance = kilometres(lat, lon)
@@ -102,19 +102,21 @@ def test_the_nearest_of_the_others_whatever_is_left_out(seed, count, k):
 
 def test_samples_without_a_position_have_no_neighbours_and_are_none():
     lat = np.array([10.0, np.nan, 10.2])
-    table = on_the_map(on_the_globe(lat, lat), 2, range(3))
+    table = nearest_by_position(on_the_globe(lat, lat), 2, range(3))
     assert table.tolist() == [[2, -1], [-1, -1], [0, -1]]
 
 
 def test_utm_serves_where_there_is_no_latitude():
     nothing = np.full(3, np.nan)
     split = Positions(nothing, nothing, [0.0, 100.0, 30.0], [0.0, 0.0, 0.0], np.arange(3))
-    assert on_the_map(split, 2, range(3)).tolist() == [[2, 1], [2, 0], [0, 1]]
+    assert nearest_by_position(split, 2, range(3)).tolist() == [[2, 1], [2, 0], [0, 1]]
 
 
 def test_no_position_at_all_is_a_sentence():
-    with pytest.raises(DataError, match=r"no neighbour on the map: set data\.order\.hard\.refresh"):
-        on_the_map(on_the_globe(np.full(3, np.nan), np.full(3, np.nan)), 2, range(3))
+    with pytest.raises(
+        DataError, match=r"which neighbours on the map need: set data\.order\.hard\.refresh"
+    ):
+        nearest_by_position(on_the_globe(np.full(3, np.nan), np.full(3, np.nan)), 2, range(3))
 
 
 def test_a_saved_table_is_found_by_its_hash(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from smdt.data import order as order_module
+from smdt.data import replacement
 from smdt.data.distinct_places import batches_per_epoch
 from smdt.data.order import (
     DataState,
@@ -21,9 +21,9 @@ from smdt.data.order import (
     epoch_order,
     evaluation_slice,
     rank_slice,
-    stand_in,
     stream_order,
 )
+from smdt.data.replacement import replacement_sample
 
 SEEDS = st.integers(0, 2**63 - 1)
 EPOCHS = st.integers(0, 1000)
@@ -237,7 +237,9 @@ def test_stand_ins_of_one_batch_never_share_a_place(seed, places, data):
     batch = first_batch(seed, places, size)
     wanted = [(attempt, slot) for attempt in range(3) for slot in range(size)]
     possible = wanted[: distinct - size]
-    chosen = [stand_in(batch, slot, attempt, places) for attempt, slot in reversed(possible)]
+    chosen = [
+        replacement_sample(batch, slot, attempt, places) for attempt, slot in reversed(possible)
+    ]
     assert len(set(places[chosen].tolist()) - set(places[batch.sample_ids].tolist())) == len(chosen)
 
 
@@ -252,10 +254,10 @@ def test_every_slot_reaches_every_sample_that_is_free(seed, places, data, most_d
     taken = held, set(batch.sample_ids.tolist())
     free = [i for i, place in enumerate(places) if place not in taken[0] and i not in taken[1]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order_module, "MOST_DRAWS", most_draws)
-        chosen = [stand_in(batch, slot, attempt, places) for attempt in range(len(free))]
+        patch.setattr(replacement, "MOST_DRAWS", most_draws)
+        chosen = [replacement_sample(batch, slot, attempt, places) for attempt in range(len(free))]
         with pytest.raises(ValueError, match="no place left"):
-            stand_in(batch, slot, len(free), places)
+            replacement_sample(batch, slot, len(free), places)
     assert sorted(chosen) == free
     new = set(places.tolist()) - set(places[batch.sample_ids].tolist())
     assert set(places[chosen[: len(new)]].tolist()) == new, "each place before any comes twice"
@@ -266,7 +268,7 @@ def test_a_stand_in_where_nearly_all_samples_are_at_one_place_is_found_quickly()
     places = np.unique(places, return_inverse=True)[1]
     batch = first_batch(0, places, 90)
     begin = time.process_time()
-    chosen = {stand_in(batch, slot, 0, places) for slot in (8, 10)}
+    chosen = {replacement_sample(batch, slot, 0, places) for slot in (8, 10)}
     assert time.process_time() - begin < 10
     assert not set(places[list(chosen)]) & set(places[batch.sample_ids])
 
@@ -274,7 +276,11 @@ def test_a_stand_in_where_nearly_all_samples_are_at_one_place_is_found_quickly()
 def test_stand_ins_are_spread_over_the_split():
     places = np.arange(10_000)
     batch = first_batch(0, places, 8)
-    chosen = [stand_in(batch, slot, attempt, places) for slot in range(8) for attempt in range(50)]
+    chosen = [
+        replacement_sample(batch, slot, attempt, places)
+        for slot in range(8)
+        for attempt in range(50)
+    ]
     assert np.bincount(np.array(chosen) // 1000, minlength=10).min() > 15
 
 

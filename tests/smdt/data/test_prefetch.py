@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 
-from smdt.data.prefetch import FINISHED_AHEAD, one_ahead, run_ahead
+from smdt.data.prefetch import FINISHED_AHEAD, prefetch_jobs, prefetch_one
 
 
 def running() -> int:
@@ -27,7 +27,7 @@ def square_of_sum(_, pieces):
 
 
 def ahead_of(jobs, piece=lambda value: value, finish=square_of_sum, threads=4, ahead=3, **options):
-    return run_ahead(
+    return prefetch_jobs(
         jobs,
         lambda job: [partial(piece, job + part) for part in range(3)],
         finish,
@@ -130,17 +130,17 @@ def test_closing_drops_queued_work_and_sets_the_flag():
 
 def test_one_ahead_works_on_the_next_while_one_is_used():
     started = []
-    with closing(one_ahead(lambda job: started.append(job) or job**2, range(5))) as results:
+    with closing(prefetch_one(lambda job: started.append(job) or job**2, range(5))) as results:
         assert next(results) == 0
         wait_for(lambda: started == [0, 1])
         assert started == [0, 1]
         assert list(results) == [1, 4, 9, 16]
     assert running() == 0
-    assert list(one_ahead(abs, [])) == []
+    assert list(prefetch_one(abs, [])) == []
 
 
 def test_one_ahead_raises_at_the_failing_jobs_turn():
-    results = one_ahead(lambda job: 1 // job, [2, 1, 0])
+    results = prefetch_one(lambda job: 1 // job, [2, 1, 0])
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from smdt.evaluation.outcomes import (
     DEPTHS,
-    best_wrong,
+    best_negative_score,
     evenly,
     known,
     recall_curve,
@@ -36,8 +36,8 @@ def test_what_is_chosen_is_spread_evenly(count, most):
 
 
 def test_the_best_wrong_one_is_the_first_that_is_not_right():
-    assert best_wrong([4, 7, 1], [0.9, 0.8, 0.1], {4, 1}) == 0.8
-    assert math.isnan(best_wrong([4], [0.9], {4}))
+    assert best_negative_score([4, 7, 1], [0.9, 0.8, 0.1], {4, 1}) == 0.8
+    assert math.isnan(best_negative_score([4], [0.9], {4}))
 
 
 def test_unknown_values_are_none_in_json():

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from smdt.evaluation.protocol import (
     PROTOCOLS,
-    Truth,
+    Relevance,
+    match_by_id,
     named_tiles,
     protocol_of,
     same_cities,
-    same_number,
     tiles_within,
 )
 from smdt.evaluation.recall import EvaluationError, true_ranks
@@ -56,7 +56,7 @@ def test_named_tiles_are_found_by_their_number_whatever_the_order(seed, queries,
 
 
 def test_own_tiles_are_found_among_those_that_could_be_read():
-    truth = same_number(np.array([9, 3]), np.array([1, 3, 8, 9]))
+    truth = match_by_id(np.array([9, 3]), np.array([1, 3, 8, 9]))
     assert truth.right.tolist() == [[3], [1]]
 
 
@@ -125,7 +125,7 @@ def test_copies_of_what_is_right_are_right_and_of_what_does_not_count_do_not_cou
     images = rng.integers(0, distinct, gallery)
     right = rng.integers(0, gallery, (queries, 2))
     ignored = rng.integers(0, gallery, (queries, int(rng.integers(0, 3))))
-    found = Truth(right, ignored).with_copies(images)
+    found = Relevance(right, ignored).with_copies(images)
     for before, after in ((right, found.right), (ignored, found.ignored)):
         for row, expected in zip(after, before, strict=True):
             assert set(row) == set(np.flatnonzero(np.isin(images, images[expected])))
@@ -134,5 +134,5 @@ def test_copies_of_what_is_right_are_right_and_of_what_does_not_count_do_not_cou
 @given(st.integers(0, 999), st.integers(1, 20), st.integers(1, 6))
 def test_every_item_with_the_number_of_a_query_is_right(seed, gallery, distinct):
     numbers = np.random.default_rng(seed).integers(0, distinct, gallery)
-    for query, right in zip(numbers, same_number(numbers, numbers).right, strict=True):
+    for query, right in zip(numbers, match_by_id(numbers, numbers).right, strict=True):
         assert set(right) == set(np.flatnonzero(numbers == query))

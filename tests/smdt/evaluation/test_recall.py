@@ -9,7 +9,7 @@ from smdt.evaluation.recall import (
     Piece,
     chance,
     nearest,
-    nearest_elsewhere,
+    nearest_at_other_places,
     recalls,
     true_ranks,
 )
@@ -125,7 +125,7 @@ def test_a_random_order_scores_chance():
 
 
 def test_no_query_is_an_error():
-    with pytest.raises(EvaluationError, match="no query"):
+    with pytest.raises(EvaluationError, match="nothing to evaluate"):
         recalls(np.empty(0), 10)
 
 
@@ -135,7 +135,7 @@ def test_nearest_elsewhere_skips_the_own_place(queries, gallery, k, seed):
     query, items = unit(queries, 8, seed), unit(gallery, 8, seed + 1)
     shown, place = rng.integers(-1, 6, (queries, 3)), rng.integers(0, 6, gallery)
     whole = Piece(items, torch.from_numpy(place), torch.arange(gallery))
-    found = nearest_elsewhere(query, torch.from_numpy(shown), [whole], k, block=7)
+    found = nearest_at_other_places(query, torch.from_numpy(shown), [whole], k, block=7)
     scores = query.double().numpy() @ items.double().numpy().T
     for row in range(queries):
         others = np.flatnonzero(~np.isin(place, shown[row]))
@@ -147,7 +147,7 @@ def test_nearest_elsewhere_refuses_nan():
     bad = torch.full((2, 4), float("nan"))
     items = Piece(unit(3, 4), torch.arange(3), torch.arange(3))
     with pytest.raises(EvaluationError, match="zero or not finite"):
-        nearest_elsewhere(bad, torch.zeros(2, 1, dtype=torch.int64), [items], 2)
+        nearest_at_other_places(bad, torch.zeros(2, 1, dtype=torch.int64), [items], 2)
 
 
 @given(
@@ -168,7 +168,7 @@ def test_a_gallery_in_pieces_gives_the_same_table_also_where_scores_are_equal(
     shown, place = rng.integers(-1, 4, (queries, 2)), rng.integers(0, 4, count)
     ids = np.sort(rng.permutation(3 * count)[:count])
     split = [torch.from_numpy(each).split(lengths) for each in (items, place, ids)]
-    found = nearest_elsewhere(
+    found = nearest_at_other_places(
         torch.from_numpy(query),
         torch.from_numpy(shown),
         (Piece(*parts) for parts in zip(*split, strict=True)),

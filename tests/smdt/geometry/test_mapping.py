@@ -10,7 +10,7 @@ from smdt.geometry.mapping import (
     CACHED_GRIDS,
     GeometryConfig,
     GeometryError,
-    PanoramaMapping,
+    PanoramaProjection,
     panorama_taps,
 )
 
@@ -25,7 +25,7 @@ def random_image(side: int, seed: int = 0) -> torch.Tensor:
 
 
 def unroll(images, mapping="mixed", size=(8, 16), extent=EXTENT_M, elevation=ELEVATION_DEG, n=1):
-    module = PanoramaMapping(GeometryConfig(mapping=mapping, supersample=n), *size)
+    module = PanoramaProjection(GeometryConfig(mapping=mapping, supersample=n), *size)
     count = len(images)
     return module(images, np.full(count, extent), np.tile(elevation, (count, 1)))
 
@@ -149,7 +149,7 @@ def test_every_sample_has_its_own_size_extent_and_elevation():
     images = [random_image(20), random_image(33), random_image(20)]
     extents = np.array([30.0, 90.0, 60.0])
     elevations = np.array([[-30.0, 30.0], [-45.0, 45.0], [-20.0, 60.0]])
-    module = PanoramaMapping(GeometryConfig(mapping="perspective"), 8, 16)
+    module = PanoramaProjection(GeometryConfig(mapping="perspective"), 8, 16)
     together = module(images, extents, elevations)
     for i in range(3):
         alone = module(images[i : i + 1], extents[i : i + 1], elevations[i : i + 1])
@@ -166,16 +166,16 @@ def test_the_configuration_fills_in_what_the_data_does_not_say():
     nothing = np.array([math.nan]), np.full((1, 2), math.nan)
     images = [random_image(20)]
     config = GeometryConfig(extent_m=EXTENT_M, elevation_deg=ELEVATION_DEG)
-    filled = PanoramaMapping(config, 8, 16)(images, *nothing)
+    filled = PanoramaProjection(config, 8, 16)(images, *nothing)
     assert torch.equal(filled, unroll(images))
-    other = PanoramaMapping(GeometryConfig(extent_m=1.0, elevation_deg=(-1, 1)), 8, 16)
+    other = PanoramaProjection(GeometryConfig(extent_m=1.0, elevation_deg=(-1, 1)), 8, 16)
     assert torch.equal(other(images, np.array([EXTENT_M]), np.array([ELEVATION_DEG])), filled)
-    PanoramaMapping(GeometryConfig(mapping="polar"), 8, 16)(images, *nothing)
+    PanoramaProjection(GeometryConfig(mapping="polar"), 8, 16)(images, *nothing)
 
 
 def test_what_nobody_says_is_an_error_that_names_the_field():
     images, unknown = [random_image(20)], np.array([math.nan])
-    module = PanoramaMapping(GeometryConfig(), 8, 16)
+    module = PanoramaProjection(GeometryConfig(), 8, 16)
     with pytest.raises(GeometryError, match=r"geometry\.extent_m"):
         module(images, unknown, np.array([ELEVATION_DEG]))
     with pytest.raises(GeometryError, match=r"geometry\.elevation_deg"):

@@ -4,20 +4,20 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smdt.geometry.radius import GroundView, mixed_radius, perspective_radius, polar_radius
+from smdt.geometry.radius import GroundCamera, mixed_radius, perspective_radius, polar_radius
 
 heights = st.integers(2, 160)
 sides = st.integers(2, 1300)
 views = st.builds(
-    GroundView,
+    GroundCamera,
     camera_height_m=st.floats(0.5, 10),
     extent_m=st.floats(20, 400),
     elevation_deg=st.tuples(st.floats(-90, 20), st.floats(25, 90)),
 )
-CVUSA = GroundView(2.0, 172.0, (-32.75, 32.75))
+CVUSA = GroundCamera(2.0, 172.0, (-32.75, 32.75))
 
 
-def perspective_oracle(row: int, height: int, side: int, view: GroundView) -> float:
+def perspective_oracle(row: int, height: int, side: int, view: GroundCamera) -> float:
     bottom, top = view.elevation_deg
     delta = (top - bottom) / height
     angle = (row + 0.5 - top / delta) * delta
@@ -87,6 +87,6 @@ def test_cvusa_joins_below_the_horizon_and_looks_at_the_camera_foot():
 
 def test_a_panorama_of_the_sky_is_polar():
     rows = np.arange(32, dtype=float)
-    sky = GroundView(2.0, 172.0, (0.0, 90.0))
+    sky = GroundCamera(2.0, 172.0, (0.0, 90.0))
     np.testing.assert_array_equal(mixed_radius(rows, 32, 64, sky), polar_radius(rows, 32, 64))
     assert np.isinf(perspective_radius(rows, 32, 64, sky)).all()

@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smdt.geometry.view import (
-    as_photographed,
     keep_field_of_view,
     normalise,
-    north_up,
     resize,
     resize_classes,
+    roll_to_heading,
+    roll_to_north,
     turn,
 )
 
@@ -53,23 +53,23 @@ def test_a_rolled_panorama_with_its_heading_is_the_same_panorama(width, columns,
     image = noise(2, width)
     rolled = torch.from_numpy(np.roll(image.numpy(), -columns, axis=1))
     said = np.array([heading_deg, heading_deg + columns * 360 / width])
-    plain, turned = north_up([image, rolled], said)
+    plain, turned = roll_to_north([image, rolled], said)
     assert torch.equal(plain, turned)
-    assert torch.equal(as_photographed([turned], said[1:])[0], rolled)
+    assert torch.equal(roll_to_heading([turned], said[1:])[0], rolled)
 
 
 @given(st.floats(-720, 720), st.integers(8, 64))
 def test_north_comes_to_within_half_a_column_of_the_middle(heading_deg, width):
     """Oracle: of each column the direction that it looks to, carried in its pixels."""
     degrees = heading_deg + (torch.arange(width, dtype=torch.float64) - width // 2) * 360 / width
-    (turned,) = north_up([degrees.view(1, width, 1)], np.array([heading_deg]))
+    (turned,) = roll_to_north([degrees.view(1, width, 1)], np.array([heading_deg]))
     middle = float(turned[0, width // 2])
     assert abs((middle + 180) % 360 - 180) <= 180 / width + 360 / width / 1000
 
 
 def test_panoramas_of_one_size_stay_one_tensor_and_an_unknown_heading_is_north():
     images = torch.stack([noise(4, 8), noise(4, 8, seed=1)])
-    turned = north_up(images, np.array([90.0, np.nan]))
+    turned = roll_to_north(images, np.array([90.0, np.nan]))
     assert torch.equal(turned[0], images[0].roll(2, dims=1))
     assert torch.equal(turned[1], images[1])
     assert isinstance(turned, torch.Tensor)

@@ -19,7 +19,7 @@ from data_shards.sources.source import SplitPlan
 from data_shards.world.source import WorldSource
 from smdt.cli.main import app
 from smdt.data.split import Split
-from smdt.geometry.mapping import PanoramaMapping
+from smdt.geometry.mapping import PanoramaProjection
 from smdt.inference.align import open_alignment
 from smdt.stages import config as configuration
 from tests.checkpoints import save_untrained
@@ -44,7 +44,7 @@ def tars(root, split="val"):
 
 def test_each_image_is_what_the_generators_make_of_the_mapped_tile(alignment, aligned_world):
     config, stage = alignment.config, alignment.stage
-    mapping = PanoramaMapping(config.geometry, *alignment.size)
+    mapping = PanoramaProjection(config.geometry, *alignment.size)
     split = Split.open(aligned_world, "val")
     for path in tars(aligned_world):
         for name, data in members(path).items():

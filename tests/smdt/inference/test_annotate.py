@@ -145,7 +145,7 @@ def test_a_killed_job_goes_on_and_makes_only_what_is_missing(job, annotated, tmp
 
 def test_another_model_or_the_source_itself_is_refused_as_a_place(job, world):
     begin(job, Brightness())
-    with pytest.raises(InputError, match=r"begun with made\.seg\.threshold 128, not 99"):
+    with pytest.raises(InputError, match=r"started with made\.seg\.threshold 128, not 99"):
         begin(job, Brightness(99))
     with pytest.raises(DataError, match="name another folder"):
         begin(replace(job, out=str(world)), Brightness())
@@ -182,7 +182,7 @@ def test_a_source_that_was_built_anew_is_not_mixed_with_what_was_made_of_the_old
     begin(job, Brightness())
     manifest = source / layout.MANIFEST
     manifest.write_bytes(manifest.read_bytes() + b" ")
-    with pytest.raises(InputError, match="or of this one before it was built anew"):
+    with pytest.raises(InputError, match="or from an older build of this one"):
         begin(job, Brightness())
 
 

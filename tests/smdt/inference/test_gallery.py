@@ -19,7 +19,7 @@ from data_shards.format.sample import Meta, Sample
 from data_shards.sources.source import SplitPlan
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
-from smdt.geometry.look import RetrievalAugmentConfig
+from smdt.geometry.field_of_view import RetrievalAugmentConfig
 from smdt.inference.embed import (
     PARTS,
     EmbedJob,
@@ -32,7 +32,7 @@ from smdt.inference.embed import (
     shards_left,
 )
 from smdt.inference.gallery import Gallery
-from smdt.inference.locate import Locator, Look
+from smdt.inference.locate import Locator, PhotoQuery
 from smdt.stages import config as configuration
 from tests.checkpoints import UntrainedAlignment, save_untrained
 
@@ -138,7 +138,7 @@ def test_what_the_user_puts_into_a_gallery_stays(job):
         ({"turn": "quarters"}, 4, None),
         ({"turn": False}, 1, None),
         ({"turn": False}, 2, "trained on turned pairs"),
-        ({"turn": True, "unknown_heading": True}, 2, "know north"),
+        ({"turn": True, "unknown_heading": True}, 2, "get the heading"),
         ({"turn": "quarters"}, 3, "take 2 or 4"),
     ],
 )
@@ -196,7 +196,7 @@ def test_what_is_no_gallery_is_refused(job, tmp_path):
     finish(job)
     description = json.loads((job.out / "gallery.json").read_text())
     (job.out / "gallery.json").write_text(json.dumps(description | {"format": 99}))
-    with pytest.raises(InputError, match="format 99, and this code knows 1"):
+    with pytest.raises(InputError, match="format 99, and this version reads 1"):
         Gallery.open(job.out)
     (job.out / "gallery.json").write_text(json.dumps(description))
     (job.out / "descriptors.safetensors").write_bytes(b"torn")
@@ -214,7 +214,7 @@ def test_generators_that_moved_are_named_and_a_photo_needs_none(
     save_untrained(trained, configuration.load(path))
     job = replace(job, trained=trained, out=tmp_path / "aligned-gallery")
     there.rename(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match=r"say where it is .*--alignment"):
+    with pytest.raises(InputError, match=r"name it .*--alignment"):
         prepare(job)
     assert not job.out.exists(), "what can't be made claims no folder"
     other = UntrainedAlignment.save(world, tmp_path / "other", seed=2).folder
@@ -225,7 +225,7 @@ def test_generators_that_moved_are_named_and_a_photo_needs_none(
     run(job)
     locate = Locator(finish(job))
     photo = torch.zeros(32, 128, 3, dtype=torch.uint8)
-    assert len(locate(photo, Look.of(360.0, 0.0, "panorama", 1), 3)) == 3
+    assert len(locate(photo, PhotoQuery.of(360.0, 0.0, "panorama", 1), 3)) == 3
 
 
 def test_a_finished_gallery_needs_its_tars_no_more(job, world, tmp_path):

@@ -13,7 +13,7 @@ from smdt.inference.align import open_alignment
 from smdt.inference.annotate import Annotation, annotate, finish
 from smdt.inference.embed import EmbedJob, embed
 from smdt.inference.embed import finish as finish_gallery
-from smdt.inference.locate import Locator, Look, read_photo
+from smdt.inference.locate import Locator, PhotoQuery, read_photo
 from smdt.inference.segment import open_segmentation
 from smdt.report.pictures import Pictures
 from smdt.stages import config as configuration
@@ -132,7 +132,7 @@ def test_a_panorama_is_located_as_its_rolled_copy(data_sets, trained, tmp_path):
         for name, data, said in (("a", plain, 0.0), ("b", rolled, float(heading))):
             (tmp_path / name).write_bytes(data)
             photo = read_photo(tmp_path / name)
-            found.append(locator(photo, Look.of(360, said, "panorama", 72), count))
+            found.append(locator(photo, PhotoQuery.of(360, said, "panorama", 72), count))
         expected, got = ([(each.item, each.score) for each in places] for places in found)
         assert expected == got
         told = {each.heading_deg for each in found[1]}
@@ -148,7 +148,7 @@ def test_a_located_panorama_is_what_an_evaluation_sees(data_sets, trained, tmp_p
     loader = EvaluationLoader(split, views=["ground"], batch=1, rank=0, world_size=1, device=CPU)
     for sample, (data, batch) in enumerate(zip(parts(data_sets[1], "ground"), loader, strict=True)):
         (tmp_path / "photo.png").write_bytes(data)
-        look = Look.of(360, float(split.column("heading")[sample]), "panorama", 72)
+        look = PhotoQuery.of(360, float(split.column("heading")[sample]), "panorama", 72)
         (best,) = locator(read_photo(tmp_path / "photo.png"), look, 1)
         with torch.no_grad():
             (query,) = locator._stage.embed(batch, ["ground"])

@@ -14,7 +14,7 @@ from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.evaluation.recall import EvaluationError, nearest
 from smdt.inference.embed import EmbedJob, embed, finish
-from smdt.inference.locate import Locator, Look, best_places, embed_at, geojson, read_photo
+from smdt.inference.locate import Locator, PhotoQuery, best_places, embed_at, geojson, read_photo
 from smdt.stages import config as configuration
 from tests.checkpoints import save_untrained
 
@@ -66,13 +66,13 @@ def test_broken_descriptors_find_nothing():
     [
         ((0.0, None, "panorama", 8), "--fov: .* more than 0 and at most 360"),
         ((180.0, None, "rectilinear", 8), "at most 170 degrees, not 180"),
-        ((90.0, None, "fisheye", 8), "--lens: 'fisheye' is none of panorama, rectilinear"),
-        ((90.0, float("nan"), "panorama", 8), "--heading: nan is no direction"),
+        ((90.0, None, "fisheye", 8), "--lens: 'fisheye' is not one of panorama, rectilinear"),
+        ((90.0, float("nan"), "panorama", 8), "--heading: nan is not a direction"),
     ],
 )
 def test_what_no_photo_can_be_is_refused(said, sentence):
     with pytest.raises(InputError, match=sentence):
-        Look.of(*said)
+        PhotoQuery.of(*said)
 
 
 def test_photos_are_read_upright_and_in_colour(tmp_path):
@@ -140,7 +140,7 @@ def test_a_panorama_of_known_heading_is_one_query_as_in_an_evaluation(make_galle
     gallery = make_gallery()
     locator = Locator(gallery)
     panorama = ground(world)
-    found = locator(panorama, Look.of(360, 0, "panorama", 72), 24)
+    found = locator(panorama, PhotoQuery.of(360, 0, "panorama", 72), 24)
     query = locator._stage.towers.embed_ground(panorama.permute(2, 0, 1).unsqueeze(0))
     scores = (query.detach() @ gallery.descriptors.T)[0]
     assert sorted(each.item for each in found) == list(range(24))
@@ -159,11 +159,13 @@ def test_a_photo_is_tried_where_each_heading_would_put_it(make_gallery, world):
     placed = torch.zeros(1, 3, 32, 128)
     placed[0, :, :, 80:112] = piece.permute(2, 0, 1)
     expected = locator._stage.towers.embed_ground(placed).detach() @ gallery.descriptors.T
-    (best,) = locator(piece, Look.of(90, 90, "panorama", 72), 1)
+    (best,) = locator(piece, PhotoQuery.of(90, 90, "panorama", 72), 1)
     assert best.score == pytest.approx(float(expected.max()), abs=1e-5)
     assert (best.item, best.heading_deg) == (int(expected.argmax()), 90.0)
-    scanned = locator(piece, Look.of(90, None, "panorama", 4), 24)
-    at_east = {each.item: each.score for each in locator(piece, Look.of(90, 90, "panorama", 4), 24)}
+    scanned = locator(piece, PhotoQuery.of(90, None, "panorama", 4), 24)
+    at_east = {
+        each.item: each.score for each in locator(piece, PhotoQuery.of(90, 90, "panorama", 4), 24)
+    }
     assert all(each.score >= at_east[each.item] - 1e-6 for each in scanned)
     assert {each.heading_deg for each in scanned} <= {0.0, 90.0, 180.0, 270.0}
 
@@ -202,7 +204,7 @@ def test_a_score_is_the_mean_over_turns_of_photo_and_place(make_gallery, world, 
                 means[row, item] = np.mean(
                     [float((a * b).sum()) for a, b in zip(photos, turned, strict=True)]
                 )
-    found = locator(piece, Look.of(90, said, "panorama", 4), 24)
+    found = locator(piece, PhotoQuery.of(90, said, "panorama", 4), 24)
     assert [each.score for each in found] == pytest.approx(
         np.sort(means.max(axis=0))[::-1].tolist(), abs=1e-5
     )
@@ -216,7 +218,7 @@ def test_towers_that_never_know_a_heading_get_the_photo_in_the_middle(make_galle
     gallery = make_gallery(unknown_heading=True, fov_deg=[70, 360])
     locator = Locator(gallery)
     assert locator.narrowest_deg == 70
-    found = locator(ground(world), Look.of(360, 120, "panorama", 72), 3)
+    found = locator(ground(world), PhotoQuery.of(360, 120, "panorama", 72), 3)
     assert [each.heading_deg for each in found] == [None] * 3
 
 
@@ -235,7 +237,7 @@ def test_a_gallery_of_other_weights_is_refused(make_gallery, write_config, tmp_p
 
 def test_places_without_coordinates_are_no_points(make_gallery, world):
     gallery = make_gallery()
-    found = Locator(gallery)(ground(world), Look.of(360, 0, "panorama", 1), 2)
+    found = Locator(gallery)(ground(world), PhotoQuery.of(360, 0, "panorama", 1), 2)
     collection = geojson(found, gallery)
     assert collection["type"] == "FeatureCollection"
     split = Split.open(world, "val")

@@ -47,8 +47,8 @@ def test_options_are_those_of_the_command_and_need_no_defaults():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("", "'' is none of segment, align, embed, evaluate"),
-        ("sharpen --shards a", "'sharpen' is none of"),
+        ("", "'' is not one of segment, align, embed, evaluate"),
+        ("sharpen --shards a", "'sharpen' is not one of"),
         ("align --shards a --out b", "--checkpoint"),
         ("align --shards a --out b --checkpoint c --batch many", "--batch"),
         ("align --shards a --out b --checkpoint c --bat 3", "--bat"),
@@ -63,7 +63,7 @@ def test_what_no_job_has_is_refused(words, said):
 def test_a_rank_does_its_part(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setattr(rank, "die_with_parent", lambda: None)
+    monkeypatch.setattr(rank, "exit_with_parent", lambda: None)
     done = []
     jobs = {"segment": (AnnotateJob, lambda *arguments: done.append(arguments))}
     monkeypatch.setattr(rank, "JOBS", jobs)

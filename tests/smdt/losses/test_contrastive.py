@@ -12,26 +12,26 @@ from pydantic import TypeAdapter
 from smdt.losses.contrastive import (
     InfoNceConfig,
     LossConfig,
+    NegativeMask,
     SoftMarginConfig,
-    Wrong,
-    info_nce_rows,
-    soft_margin_rows,
-    wrong_rows,
+    local_info_nce_loss,
+    local_soft_margin_loss,
+    negative_mask,
 )
 
 SCALE = torch.tensor([1 / 0.07], dtype=torch.float64)
 
 
 def soft_margin(ground, aerial, rows, wrong):
-    return soft_margin_rows(ground, aerial, rows, wrong, 10.0)
+    return local_soft_margin_loss(ground, aerial, rows, wrong, 10.0)
 
 
 def info_nce(ground, aerial, rows, wrong):
-    return info_nce_rows(ground, aerial, rows, wrong, SCALE.to(ground.dtype), 0.1)
+    return local_info_nce_loss(ground, aerial, rows, wrong, SCALE.to(ground.dtype), 0.1)
 
 
 LOSSES = pytest.mark.parametrize("loss", [soft_margin, info_nce])
-Loss = Callable[[torch.Tensor, torch.Tensor, slice, Wrong], torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor, slice, NegativeMask], torch.Tensor]
 
 
 def descriptors(batch: int, seed: int = 0, dim: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,9 +41,9 @@ def descriptors(batch: int, seed: int = 0, dim: int = 6) -> tuple[torch.Tensor, 
     return ground, aerial
 
 
-def distinct(batch: int, rows: slice) -> Wrong:
+def distinct(batch: int, rows: slice) -> NegativeMask:
     """Negatives of a batch in which everything shows another place."""
-    return wrong_rows(torch.arange(batch).unsqueeze(1), rows)
+    return negative_mask(torch.arange(batch).unsqueeze(1), rows)
 
 
 def overlapping(batch: int, seed: int) -> torch.Tensor:
@@ -101,7 +101,7 @@ def info_nce_oracle(
 def test_soft_margin_equals_a_plain_loop(batch, seed, gamma):
     ground, aerial = descriptors(batch, seed)
     shown, rows = overlapping(batch, seed), slice(0, batch)
-    loss = soft_margin_rows(ground, aerial, rows, wrong_rows(shown, rows), gamma)
+    loss = local_soft_margin_loss(ground, aerial, rows, negative_mask(shown, rows), gamma)
     expected = soft_margin_oracle(ground.numpy(), aerial.numpy(), shown, gamma)
     assert loss.item() == pytest.approx(expected)
 
@@ -117,7 +117,7 @@ def test_info_nce_equals_a_plain_loop(batch, seed, temperature, smoothing):
     ground, aerial = descriptors(batch, seed)
     shown, rows = overlapping(batch, seed), slice(0, batch)
     scale = torch.tensor([1 / temperature])
-    loss = info_nce_rows(ground, aerial, rows, wrong_rows(shown, rows), scale, smoothing)
+    loss = local_info_nce_loss(ground, aerial, rows, negative_mask(shown, rows), scale, smoothing)
     expected = info_nce_oracle(ground.numpy(), aerial.numpy(), shown, temperature, smoothing)
     assert loss.item() == pytest.approx(expected)
 
@@ -139,10 +139,10 @@ def test_info_nce_is_torchs_cross_entropy_where_every_pair_is_another_place():
 def test_any_partition_of_the_rows_has_the_same_loss_and_gradient(loss: Loss, cuts, seed):
     ground, aerial = (x.requires_grad_() for x in descriptors(12, seed))
     shown = overlapping(12, seed)
-    whole = loss(ground, aerial, slice(0, 12), wrong_rows(shown, slice(0, 12)))
+    whole = loss(ground, aerial, slice(0, 12), negative_mask(shown, slice(0, 12)))
     expected = torch.autograd.grad(whole, (ground, aerial))
     parts = [slice(start, stop) for start, stop in pairwise([0, *sorted(cuts), 12])]
-    shares = [loss(ground, aerial, part, wrong_rows(shown, part)) for part in parts]
+    shares = [loss(ground, aerial, part, negative_mask(shown, part)) for part in parts]
     assert sum(share.item() for share in shares) == pytest.approx(whole.item())
     gradients = [torch.autograd.grad(share, (ground, aerial)) for share in shares]
     for view, gradient in enumerate(expected):
@@ -155,14 +155,14 @@ def test_what_shows_the_same_place_has_no_part_in_the_loss(loss: Loss):
     shown = torch.tensor([[0, 1], [1, -1], [2, -1], [3, -1]])
     rows = slice(0, 1)
     # Panorama 0 belongs to tile 1 too; tile 0 is wrong for panorama 1 all the same.
-    wrong = wrong_rows(shown, rows)
+    wrong = negative_mask(shown, rows)
     assert wrong.aerial.tolist() == [[False, False, True, True]]
     assert wrong.ground.tolist() == [[False, True, True, True]]
     of_ground, of_aerial = torch.autograd.grad(loss(ground, aerial, rows, wrong), (ground, aerial))
     assert of_aerial[1].eq(0).all()
     assert of_ground[1].ne(0).any()
     twin = torch.tensor([[0], [0], [2], [3]])
-    wrong = wrong_rows(twin, rows)
+    wrong = negative_mask(twin, rows)
     assert wrong.aerial.tolist() == wrong.ground.tolist() == [[False, False, True, True]]
 
 
@@ -170,11 +170,11 @@ def test_what_shows_the_same_place_has_no_part_in_the_loss(loss: Loss):
 def test_the_gradient_is_right(loss: Loss):
     ground, aerial = (x.requires_grad_() for x in descriptors(4))
     rows = slice(1, 3)
-    wrong = wrong_rows(overlapping(4, 0), rows)
+    wrong = negative_mask(overlapping(4, 0), rows)
     assert torch.autograd.gradcheck(lambda g, a: loss(g, a, rows, wrong), (ground, aerial))
     scale = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda s: info_nce_rows(ground.detach(), aerial.detach(), rows, wrong, s, 0.1), scale
+        lambda s: local_info_nce_loss(ground.detach(), aerial.detach(), rows, wrong, s, 0.1), scale
     )
 
 
@@ -182,11 +182,11 @@ def test_the_gradient_is_finite_for_extreme_descriptors():
     opposite = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     swapped = (opposite.clone().requires_grad_(), opposite.flip(0).requires_grad_())
     rows = slice(0, 2)
-    soft_margin_rows(*swapped, rows, distinct(2, rows), 1000.0).backward()
+    local_soft_margin_loss(*swapped, rows, distinct(2, rows), 1000.0).backward()
     assert all(bool(torch.isfinite(x.grad).all()) for x in swapped)
-    loss = soft_margin_rows(*swapped, rows, distinct(2, rows), 1000.0)
+    loss = local_soft_margin_loss(*swapped, rows, distinct(2, rows), 1000.0)
     assert loss.item() == pytest.approx(4000.0)
-    loss = info_nce_rows(*swapped, rows, distinct(2, rows), torch.tensor([1000.0]), 0.0)
+    loss = local_info_nce_loss(*swapped, rows, distinct(2, rows), torch.tensor([1000.0]), 0.0)
     loss.backward()
     assert all(bool(torch.isfinite(x.grad).all()) for x in swapped)
     assert loss.item() == pytest.approx(2000.0)
@@ -198,7 +198,7 @@ def test_a_perfect_batch_has_no_loss_and_a_collapsed_one_that_of_chance():
     assert soft_margin(perfect, perfect, rows, wrong).item() < 1e-6
     assert soft_margin(collapsed, collapsed, rows, wrong).item() == pytest.approx(math.log(2))
     sharp = torch.tensor([100.0])
-    assert info_nce_rows(perfect, perfect, rows, wrong, sharp, 0.0).item() < 1e-6
+    assert local_info_nce_loss(perfect, perfect, rows, wrong, sharp, 0.0).item() < 1e-6
     assert info_nce(collapsed, collapsed, rows, wrong).item() == pytest.approx(math.log(8))
 
 

@@ -7,8 +7,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
-from smdt.losses.contrastive import InfoNceConfig, SoftMarginConfig, loss_over_ranks
-from smdt.training.ranks.place import free_port
+from smdt.losses.contrastive import InfoNceConfig, SoftMarginConfig, gathered_contrastive_loss
+from smdt.training.ranks.environment import free_port
 
 BATCH, DIM, SCALE, GAMMA = 12, 8, 7.0, 10.0
 SHOWN = np.full((BATCH, 3), -1)
@@ -55,7 +55,7 @@ def rank_main(rank: int, ranks: int, port: int, name: str, out) -> None:
     halves = [slice(0, len(ground) // 2), slice(len(ground) // 2, None)]
     scalars = [scale] if name == "info_nce" else []
     chunks = [(ground[half], aerial[half], *scalars) for half in halves]
-    loss, gradient = loss_over_ranks(CONFIGS[name], chunks, SHOWN[share])
+    loss, gradient = gathered_contrastive_loss(CONFIGS[name], chunks, SHOWN[share])
     out[rank] = (
         float(loss),
         gradient.ground,

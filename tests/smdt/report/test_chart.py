@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smdt.report.chart import HEIGHT, WIDTH, line_chart, thin
+from smdt.report.chart import HEIGHT, WIDTH, downsample, line_chart
 
 points = st.lists(st.tuples(st.floats(0, 1e6), st.floats(-1e6, 1e6)), min_size=1, max_size=30).map(
     sorted
@@ -29,7 +29,7 @@ def test_nothing_measured_is_said():
 @given(st.integers(1, 2000), st.integers(1, 50))
 def test_thinning_keeps_the_mean_of_equal_runs(count, most):
     line = [(float(i), 1.0) for i in range(count)]
-    thinned = thin(line, most)
+    thinned = downsample(line, most)
     assert len(thinned) <= most
     assert all(y == 1.0 for _, y in thinned)
     assert thinned[0][0] <= thinned[-1][0]

@@ -37,7 +37,7 @@ def test_whatever_stands_in_a_file_there_is_a_report(run, content, caplog):
         file.write_bytes(CONTENTS[content])
     assert "a-run" in write_report(run.root).read_text()
     if content in ("empty", "cut short", "a list", "null", "other bytes"):
-        assert f"{run.evaluation} is no JSON object" in caplog.text
+        assert f"{run.evaluation} is not a JSON object" in caplog.text
 
 
 def test_a_young_run_and_one_whose_data_set_is_gone(run, caplog):

@@ -99,7 +99,7 @@ def test_the_name_of_a_run_is_one_word(minimal, name):
 
 
 def test_an_unknown_class_names_the_nearest(minimal):
-    sentence = "semantics.remove: 'vehicel' is no class; did you mean 'vehicle'"
+    sentence = "semantics.remove: 'vehicel' is not a class; did you mean 'vehicle'"
     with pytest.raises(InputError, match=sentence):
         configuration.load(minimal, ["semantics.remove.vehicel=0.3"])
 
@@ -122,7 +122,7 @@ def test_part_of_an_optimizer_keeps_the_stage_s_other_defaults(minimal):
 
 @pytest.mark.parametrize("stage", ["retreival", ""])
 def test_an_unknown_stage_is_refused_with_those_there_are(minimal, stage):
-    with pytest.raises(InputError, match=r"is no stage.*retrieval, segmentation, alignment"):
+    with pytest.raises(InputError, match=r"is not a stage.*retrieval, segmentation, alignment"):
         configuration.load(minimal, [f"stage={stage}"])
 
 

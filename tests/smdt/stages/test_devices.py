@@ -17,7 +17,12 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from smdt.data.batch import Batch
 from smdt.data.order import DataState
-from smdt.losses.contrastive import InfoNceConfig, SoftMarginConfig, share_of_rows, wrong_rows
+from smdt.losses.contrastive import (
+    InfoNceConfig,
+    SoftMarginConfig,
+    local_contrastive_loss,
+    negative_mask,
+)
 from smdt.stages.base_config import Config
 from smdt.stages.config import SCHEMAS
 from smdt.stages.registry import make_stage, training_views
@@ -133,8 +138,8 @@ def test_the_loss_of_towers(on_gpu, loss):
     ground, aerial, *scalars = stage.towers(*inputs)
     assert all(tensor.device == GPU for tensor in (ground, aerial, *scalars))
     rows = slice(0, 1)
-    wrong = wrong_rows(torch.arange(2, device=GPU).unsqueeze(1), rows)
-    share = share_of_rows(config.loss, (ground, aerial), rows, wrong, scalars)
+    wrong = negative_mask(torch.arange(2, device=GPU).unsqueeze(1), rows)
+    share = local_contrastive_loss(config.loss, (ground, aerial), rows, wrong, scalars)
     assert share.device == GPU
 
 

@@ -11,7 +11,7 @@ from data_shards.format.plan import BuildOptions
 from data_shards.world.source import WorldSource
 from smdt.data.loader import TrainLoader
 from smdt.data.split import Split
-from smdt.losses.contrastive import soft_margin_rows, wrong_rows
+from smdt.losses.contrastive import local_soft_margin_loss, negative_mask
 from smdt.stages import config as configuration
 from smdt.stages.evaluation import evaluate_stage
 from smdt.stages.retrieval.stage import RetrievalStage
@@ -63,7 +63,7 @@ def recall_at_10(shards, folder, *, shuffled: bool) -> float:
     steps = EPOCHS * loader.steps_per_epoch
     partner = np.random.default_rng(0).permutation(BATCH)
     whole = slice(0, BATCH)
-    wrong = wrong_rows(torch.arange(BATCH).unsqueeze(1), whole)
+    wrong = negative_mask(torch.arange(BATCH).unsqueeze(1), whole)
     with closing(loader.stream(loader.start, EPOCHS)) as stream:
         for step, batch in enumerate(stream):
             for group in optimizer.param_groups:
@@ -71,7 +71,7 @@ def recall_at_10(shards, folder, *, shuffled: bool) -> float:
             ground, aerial = stage.augmented(batch, slice(0, BATCH), 0)
             if shuffled:
                 aerial = aerial[partner]
-            loss = soft_margin_rows(*stage.towers(ground, aerial), whole, wrong, 10.0)
+            loss = local_soft_margin_loss(*stage.towers(ground, aerial), whole, wrong, 10.0)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(stage.towers.parameters(), 1.0)

@@ -103,7 +103,9 @@ def test_weights_of_another_stage_or_kind_are_refused(write, tmp_path):
         initialise(make_stage(config), config)
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     config = write(f"init.weights={tmp_path / 'a.safetensors'}", **gan)
-    with pytest.raises(InputError, match="is no run and no checkpoint, as the stage 'alignment'"):
+    with pytest.raises(
+        InputError, match="is neither a run nor a checkpoint, which the stage 'alignment'"
+    ):
         initialise(make_stage(config), config)
     config = write(f"init.weights={tmp_path / 'missing'}")
     with pytest.raises(InputError, match="missing: neither a folder nor an"):

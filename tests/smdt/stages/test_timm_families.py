@@ -44,7 +44,7 @@ FAMILIES: dict[str, Family] = {
     "convnext": Family("test_convnext"),
     "cpubone": Family("cpubone_nano"),
     "crossvit": Family(
-        "crossvit_tiny_240", (240, 240), refused="its features are no map of places"
+        "crossvit_tiny_240", (240, 240), refused="its features are not a spatial map"
     ),
     "csatv2": Family("csatv2"),
     "cspnet": Family("cs3darknet_focus_s"),
@@ -58,7 +58,7 @@ FAMILIES: dict[str, Family] = {
     "efficientformer": Family("efficientformer_l1", size=LARGE),
     "efficientformer_v2": Family("efficientformerv2_s0"),
     "efficientnet": Family("test_efficientnet"),
-    "efficientvim": Family("efficientvim_m1", refused="its features are no map of places"),
+    "efficientvim": Family("efficientvim_m1", refused="its features are not a spatial map"),
     "efficientvit_mit": Family("efficientvit_b0"),
     "efficientvit_msra": Family("efficientvit_m0"),
     "eva": Family("vit_tiny_patch16_dinov3_qkvb"),

@@ -6,7 +6,7 @@ from data_shards.base.errors import InputError
 from smdt.evaluation.protocol import PROTOCOLS
 from smdt.stages import config as configuration
 from smdt.stages.evaluation import evaluate_stage
-from smdt.stages.trained import Asked, evaluate_trained
+from smdt.stages.trained import EvaluationOverrides, evaluate_trained
 from tests.checkpoints import save_untrained
 
 
@@ -45,7 +45,7 @@ def test_published_scores_of_images_are_asked_of_a_stage_that_makes_images(saved
 
 
 def test_the_rules_that_are_asked_for_are_those_of_the_scores(saved, world):
-    narrow = Asked("cvusa", 90.0, unknown_heading=True)
+    narrow = EvaluationOverrides("cvusa", 90.0, unknown_heading=True)
     evaluation = evaluate_trained(saved[0], str(world), "val", 0, asked=narrow)
     assert evaluation.protocol == "cvusa-fov90-unknown-heading"
     again = evaluate_trained(saved[0], str(world), "val", 0, asked=narrow)
@@ -63,13 +63,15 @@ def query(row) -> int:
 
 def test_a_known_heading_leaves_a_whole_panorama_as_it_is(saved, world):
     whole = evaluate_trained(saved[0], str(world), "val", 0)
-    known = evaluate_trained(saved[0], str(world), "val", 0, asked=Asked(None, 360.0, False))
+    known = evaluate_trained(
+        saved[0], str(world), "val", 0, asked=EvaluationOverrides(None, 360.0, False)
+    )
     assert known == whole
 
 
 def test_the_split_is_that_of_the_protocol_or_of_the_data_set(world):
-    assert Asked().split(str(world)) == "val"
-    assert Asked("cvact_test").split(str(world)) == "test"
+    assert EvaluationOverrides().split(str(world)) == "val"
+    assert EvaluationOverrides("cvact_test").split(str(world)) == "test"
     assert {name: PROTOCOLS[name].split for name in PROTOCOLS} == {
         "pairs": "val",
         "cvusa": "val",
@@ -83,9 +85,9 @@ def test_the_split_is_that_of_the_protocol_or_of_the_data_set(world):
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        (Asked("cvusb"), "--protocol: .*'cvusa'"),
-        (Asked(fov_deg=0.0), "--fov: .*greater than 0"),
-        (Asked(fov_deg=400.0), "--fov: .*360"),
+        (EvaluationOverrides("cvusb"), "--protocol: .*'cvusa'"),
+        (EvaluationOverrides(fov_deg=0.0), "--fov: .*greater than 0"),
+        (EvaluationOverrides(fov_deg=400.0), "--fov: .*360"),
     ],
 )
 def test_rules_that_there_are_not_are_a_sentence(config, asked, sentence):
@@ -103,6 +105,6 @@ def test_rules_of_retrieval_are_not_asked_of_another_stage(tmp_path):
         """
     )
     config = configuration.load(path)
-    assert Asked().apply(config) == config
+    assert EvaluationOverrides().apply(config) == config
     with pytest.raises(InputError, match="stage 'alignment'"):
-        Asked("cvusa").apply(config)
+        EvaluationOverrides("cvusa").apply(config)

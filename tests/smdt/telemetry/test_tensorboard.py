@@ -5,7 +5,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_shards.base.errors import InputError
 from smdt.telemetry.exporter import TelemetryConfig
-from smdt.telemetry.tensorboard import Events, TensorBoard
+from smdt.telemetry.tensorboard import EventWriter, TensorBoard
 
 
 def curves(folder):
@@ -49,5 +49,5 @@ def test_without_the_package_a_sentence_says_what_to_do(monkeypatch, tmp_path):
 
 
 def test_a_run_that_wants_none_writes_none(tmp_path):
-    Events().step(1, {"loss": {"loss": 1.0}})
+    EventWriter().step(1, {"loss": {"loss": 1.0}})
     assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smdt.models.gan.discriminator import Judgement, PyramidDiscriminator, tied_scores
+from smdt.models.gan.discriminator import DiscriminatorOutput, PyramidDiscriminator, tied_scores
 
 
 def plain_block(x: torch.Tensor, block: nn.Sequential, pool: bool) -> torch.Tensor:
@@ -32,7 +32,7 @@ def test_equals_the_network_written_out(size):
     torch.manual_seed(0)
     net = PyramidDiscriminator(6, 2).double()
     x = torch.randn(2, 6, *size, dtype=torch.float64)
-    judged = Judgement(*net(x))
+    judged = DiscriminatorOutput(*net(x))
     levels = []
     for number, level in enumerate(net.levels):
         x = plain_block(x, level, pool=number < 4)
@@ -50,7 +50,7 @@ def test_equals_the_network_written_out(size):
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 128), (64, 256)])
 def test_scales_are_halves_down_to_a_sixteenth_twice(size):
-    judged = Judgement(*PyramidDiscriminator(6, 2)(torch.randn(3, 6, *size)))
+    judged = DiscriminatorOutput(*PyramidDiscriminator(6, 2)(torch.randn(3, 6, *size)))
     height, width = size
     for scale, factor in enumerate((2, 4, 8, 16, 16)):
         area = (height // factor, width // factor)
@@ -73,10 +73,10 @@ def test_parameter_count_is_that_of_the_closed_form(width):
 def test_a_score_is_real_plus_the_inner_product_with_the_partner():
     generator = torch.Generator().manual_seed(0)
 
-    def judgement() -> Judgement:
+    def judgement() -> DiscriminatorOutput:
         real = [torch.randn(2, 1, 3, 4, generator=generator) for _ in range(5)]
         embedding = [torch.randn(2, 6, 3, 4, generator=generator) for _ in range(5)]
-        return Judgement(real, embedding, embedding)
+        return DiscriminatorOutput(real, embedding, embedding)
 
     one, other = judgement(), judgement()
     for scale, score in enumerate(tied_scores(one, other)):

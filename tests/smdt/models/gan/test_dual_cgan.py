@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from smdt.models.gan.discriminator import Judgement, tied_scores
+from smdt.models.gan.discriminator import DiscriminatorOutput, tied_scores
 from smdt.models.gan.dual_cgan import Discriminators, DualCganConfig, Generators, Scores
 
 ARRANGEMENTS = [
@@ -78,10 +78,10 @@ def test_scores_are_those_of_four_separate_pairs(arrangement):
     condition = generated_segmentation if arrangement == "chain" else aerial
 
     def d1(image: torch.Tensor):
-        return Judgement(*net.of_segmentation(torch.cat([aerial, image], dim=1)))
+        return DiscriminatorOutput(*net.of_segmentation(torch.cat([aerial, image], dim=1)))
 
     def d2(image: torch.Tensor):
-        return Judgement(*net.of_ground(torch.cat([condition, image], dim=1)))
+        return DiscriminatorOutput(*net.of_ground(torch.cat([condition, image], dim=1)))
 
     expected = [
         tied_scores(d1(segmentation), d2(ground)),

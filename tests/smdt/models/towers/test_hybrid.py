@@ -18,7 +18,7 @@ from smdt.models.towers.hybrid import HybridTower, R50VitB16Config
 from smdt.models.towers.stem import ResNetStemConfig
 from smdt.models.towers.two_tower import TwoTower
 from smdt.models.towers.weight_names import from_timm
-from smdt.models.towers.weights import Fit, fit, fit_towers, read, resize_positions
+from smdt.models.towers.weights import LoadReport, load_tensors, load_towers, read, resize_positions
 from tests.google_weights import google_arrays
 
 pytestmark = pytest.mark.slow  # importing timm takes seconds
@@ -68,11 +68,11 @@ def small_timm(size: tuple[int, int]) -> VisionTransformer:
     return published_epsilons(network).eval()
 
 
-def take_weights(tower: HybridTower, network: VisionTransformer) -> Fit:
+def take_weights(tower: HybridTower, network: VisionTransformer) -> LoadReport:
     """Give a tower timm's weights, its positions as the grid that the image has."""
     # timm's files have a square grid of positions
     state = {k: v for k, v in network.state_dict().items() if k != "pos_embed"}
-    fitted = fit(tower, state, "timm", from_timm)
+    fitted = load_tensors(tower, state, "timm", from_timm)
     with torch.no_grad():
         tower.encoder.class_position.copy_(network.pos_embed[:, :1])
         tower.encoder.positions.copy_(network.pos_embed[:, 1:].unflatten(1, tower.encoder.grid))
@@ -103,7 +103,7 @@ def test_timm_reads_the_same_out_of_google_s_file(tmp_path):
     network = small_timm((64, 64))
     network.load_pretrained(str(tmp_path / "w.npz"))
     model = TwoTower(SMALL, (64, 64), (64, 64)).eval()
-    fit_towers(model, read(tmp_path / "w.npz"), "w.npz")
+    load_towers(model, read(tmp_path / "w.npz"), "w.npz")
     images = 255 * torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(
         model.double().embed_aerial(images.double()),
@@ -117,7 +117,7 @@ def test_timm_s_file_loads_whole_into_both_towers(tmp_path):
     network = small_timm((64, 64)).double()
     save_file(network.state_dict(), tmp_path / "timm.safetensors")
     model = TwoTower(SMALL, (32, 96), (64, 64)).double().eval()
-    fits = fit_towers(model, read(tmp_path / "timm.safetensors"), "timm.safetensors")
+    fits = load_towers(model, read(tmp_path / "timm.safetensors"), "timm.safetensors")
     for view, resized in (("ground", ["encoder.positions"]), ("aerial", [])):
         assert fits[view].fresh == []
         assert set(fits[view].unused) == {"head.weight", "head.bias"}

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from data_shards.base.errors import InputError
 from smdt.models.towers.timm_tower import TimmConfig, TimmTower
 from smdt.models.towers.two_tower import TwoTower
-from smdt.models.towers.weights import fit_towers, resize_positions
+from smdt.models.towers.weights import load_towers, resize_positions
 
 pytestmark = pytest.mark.slow  # importing timm takes seconds
 
@@ -102,7 +102,7 @@ def test_fixed_norms_keep_the_statistics_of_the_weights(tmp_path):
     save_file(trained.state_dict(), tmp_path / "weights.safetensors")
     config = TimmConfig(backbone="efficientnet_b0", batch_norm="fixed")
     model = TwoTower(config, SIZE, SIZE).train()
-    fits = fit_towers(model, load_file(tmp_path / "weights.safetensors"), "weights.safetensors")
+    fits = load_towers(model, load_file(tmp_path / "weights.safetensors"), "weights.safetensors")
     assert fits["ground"].fresh == fits["aerial"].fresh == []
     assert set(fits["ground"].unused) == {"classifier.weight", "classifier.bias"}
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -132,7 +132,7 @@ def test_a_network_without_positions_takes_any_two_sizes():
 def test_positions_of_timm_s_file_are_those_of_a_square():
     plain = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=3)
     model = TwoTower(TimmConfig(backbone="vit_tiny_patch16_224"), SIZE, (64, 64))
-    fits = fit_towers(model, plain.state_dict(), "file")
+    fits = load_towers(model, plain.state_dict(), "file")
     assert fits["ground"].resized == ["network.pos_embed"]
     assert fits["aerial"].resized == []
     expected = resize_positions(plain.pos_embed[:, 1:].unflatten(1, (4, 4)), (4, 6))
@@ -150,7 +150,7 @@ def test_dinov2_s_file_goes_on_with_panoramas(name, pooling):
     with torch.no_grad():
         plain.pos_embed.add_(torch.randn_like(plain.pos_embed))
     model = TwoTower(TimmConfig(backbone=name, pooling=pooling), (70, 98), (70, 70)).eval()
-    fits = fit_towers(model, plain.state_dict(), "file")
+    fits = load_towers(model, plain.state_dict(), "file")
     for view, resized in (("ground", ["network.pos_embed"]), ("aerial", [])):
         assert fits[view].fresh == (["pool.power"] if pooling == "gem" else [])
         assert set(fits[view].unused) == {"head.weight", "head.bias"}
@@ -177,7 +177,7 @@ def test_positions_of_ours_are_those_of_the_image_that_they_were_trained_on():
     config = TimmConfig(backbone="vit_tiny_patch16_224")
     source, model = TwoTower(config, (32, 128), SIZE), TwoTower(config, (64, 64), SIZE)
     sizes = {"ground": (32, 128), "aerial": SIZE}
-    fits = fit_towers(model, source.state_dict(), "run", sizes)
+    fits = load_towers(model, source.state_dict(), "run", sizes)
     assert fits["ground"].resized == ["network.pos_embed"]  # 2 x 8 to 4 x 4, as many
     grid = source.ground.network.pos_embed[:, 1:].unflatten(1, (2, 8))
     torch.testing.assert_close(
@@ -230,14 +230,16 @@ def test_convnext_b_shared_is_one_network():
 
 
 def test_what_timm_cannot_do_is_said_in_a_sentence():
-    with pytest.raises(InputError, match=r"neither we nor timm have 'convnext_bse'; did you mean"):
+    with pytest.raises(
+        InputError, match=r"'convnext_bse' is not a backbone of ours or of timm; did you mean"
+    ):
         tower("convnext_bse")
     with pytest.raises(InputError, match="convnext_atto has no class token; choose mean or gem"):
         tower("convnext_atto", pooling="class_token")
     with pytest.raises(InputError, match=r"does not divide an image of 60x96.*multiple of 16"):
         tower("vit_tiny_patch16_224", (60, 96))
     with pytest.raises(InputError, match=r"Google.s file is for model\.backbone=r50_vit_b16"):
-        fit_towers(
+        load_towers(
             TwoTower(TimmConfig(backbone="convnext_atto"), SIZE, SIZE),
             {"embedding/kernel": torch.zeros(1)},
             "file",
@@ -251,7 +253,7 @@ def test_a_shared_vit_s_positions_are_those_of_the_panorama_for_both_towers():
     """It was built for the panorama: its 2 x 8 positions are as many as the tile's 4 x 4."""
     one = TwoTower(TimmConfig(backbone="vit_tiny_patch16_224", shared=True), *SIZES.values())
     two = TwoTower(TimmConfig(backbone="vit_tiny_patch16_224"), *SIZES.values())
-    fits = fit_towers(two, one.state_dict(), "run", SIZES)
+    fits = load_towers(two, one.state_dict(), "run", SIZES)
     assert (fits["ground"].resized, fits["aerial"].resized) == ([], ["network.pos_embed"])
     source = one.ground.network.pos_embed[:, 1:]
     assert torch.equal(two.ground.network.pos_embed[:, 1:], source)
@@ -264,7 +266,7 @@ def test_a_shared_vit_s_positions_are_those_of_the_panorama_for_both_towers():
 def test_positions_of_images_that_nobody_names_are_refused():
     source = TwoTower(TimmConfig(backbone="vit_tiny_patch16_224"), *SIZES.values())
     with pytest.raises(InputError, match=r"does not say which images .*: name the run"):
-        fit_towers(source, source.state_dict(), "weights.safetensors")
+        load_towers(source, source.state_dict(), "weights.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -279,8 +281,8 @@ def test_relative_positions_of_another_grid_are_refused(name, trained, size):
     source, model = (TwoTower(TimmConfig(backbone=name), each, each) for each in (trained, size))
     sizes = dict.fromkeys(("ground", "aerial"), trained)
     with pytest.raises(InputError, match=f"weights run: .* does not fit: .*{size[0]}"):
-        fit_towers(model, source.state_dict(), "run", sizes)
-    fits = fit_towers(model, model.state_dict(), "run", dict.fromkeys(sizes, size))
+        load_towers(model, source.state_dict(), "run", sizes)
+    fits = load_towers(model, model.state_dict(), "run", dict.fromkeys(sizes, size))
     assert fits["ground"].fresh == fits["aerial"].fresh == []
 
 
@@ -288,7 +290,7 @@ def test_relative_positions_in_windows_of_equal_sides_go_with_any_image():
     config = TimmConfig(backbone="swin_tiny_patch4_window7_224", shared=True)
     source, model = (TwoTower(config, each, each) for each in ((224, 448), (448, 224)))
     sizes = dict.fromkeys(("ground", "aerial"), (224, 448))
-    assert fit_towers(model, source.state_dict(), "run", sizes)["ground"].fresh == []
+    assert load_towers(model, source.state_dict(), "run", sizes)["ground"].fresh == []
 
 
 @pytest.mark.parametrize(

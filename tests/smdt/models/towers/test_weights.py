@@ -8,7 +8,7 @@ from data_shards.base.errors import InputError
 from smdt.models.towers.hybrid import HybridTower, R50VitB16Config, TinyConfig
 from smdt.models.towers.stem import ConvStemConfig, ResNetStemConfig
 from smdt.models.towers.two_tower import TwoTower
-from smdt.models.towers.weights import fit, fit_towers, read, resize_positions
+from smdt.models.towers.weights import load_tensors, load_towers, read, resize_positions
 from tests.google_weights import google_arrays
 
 SMALL_FILE = {
@@ -107,7 +107,7 @@ def test_google_s_file_fills_every_tensor_of_both_towers(tmp_path, wrapper, atte
     file = google_arrays(**SMALL_FILE)
     np.savez(tmp_path / "weights.npz", **{f"{wrapper}{k}": v for k, v in file.items()})
     model = towers(attention=attention)
-    fits = fit_towers(model, read(tmp_path / "weights.npz"), "weights.npz")
+    fits = load_towers(model, read(tmp_path / "weights.npz"), "weights.npz")
     check_every_tensor(model, file, (2, 6))
     for view in ("ground", "aerial"):
         assert fits[view].fresh == []
@@ -124,14 +124,14 @@ def test_google_s_file_of_full_size_fills_every_tensor(tmp_path):
     np.savez(tmp_path / "weights.npz", **file)
     size = (128, 512)
     model = TwoTower(R50VitB16Config(backbone="r50_vit_b16"), size, size)
-    fits = fit_towers(model, read(tmp_path / "weights.npz"), "weights.npz")
+    fits = load_towers(model, read(tmp_path / "weights.npz"), "weights.npz")
     check_every_tensor(model, file, (8, 32))
-    assert all(fit.fresh == [] and set(fit.unused) == HEAD for fit in fits.values())
+    assert all(report.fresh == [] and set(report.unused) == HEAD for report in fits.values())
 
 
 def test_positions_of_the_same_grid_are_copied(google):
     model = towers(size=(64, 64))
-    fits = fit_towers(model, read(google), "weights.npz")
+    fits = load_towers(model, read(google), "weights.npz")
     assert fits["ground"].resized == []
     file = google_arrays(**SMALL_FILE)["Transformer/posembed_input/pos_embedding"]
     np.testing.assert_array_equal(
@@ -155,7 +155,7 @@ def test_towers_of_ours_go_on_with_another_panorama(tmp_path):
         tmp_path / "weights.safetensors",
     )
     model = towers(seed=2, size=(48, 160))
-    fits = fit_towers(model, read(tmp_path / "weights.safetensors"), "weights.safetensors")
+    fits = load_towers(model, read(tmp_path / "weights.safetensors"), "weights.safetensors")
     for view in ("ground", "aerial"):
         assert fits[view].fresh == fits[view].unused == []
         assert fits[view].resized == ["encoder.positions"]
@@ -172,11 +172,11 @@ def test_towers_of_ours_go_on_with_another_panorama(tmp_path):
 
 def test_shared_and_separate_towers_take_each_other_s_weights():
     apart, together = towers(seed=1), towers(seed=2, shared=True)
-    fits = fit_towers(towers(shared=True), apart.state_dict(), "apart")
+    fits = load_towers(towers(shared=True), apart.state_dict(), "apart")
     assert len(fits) == 1
     assert set(fits["ground"].unused) == {n for n in apart.state_dict() if n.startswith("aerial.")}
     model = towers(seed=3)
-    fit_towers(model, together.state_dict(), "together")
+    load_towers(model, together.state_dict(), "together")
     for tower in (model.ground, model.aerial):
         assert torch.equal(tower.project.weight, together.ground.project.weight)
 
@@ -184,39 +184,39 @@ def test_shared_and_separate_towers_take_each_other_s_weights():
 def test_what_has_no_counterpart_is_fresh_or_unused():
     trained = towers(seed=1, attention="self", layers=2)
     model = towers(seed=2, pooling="gem")
-    fitted = fit_towers(model, trained.state_dict(), "trained")["aerial"]
+    fitted = load_towers(model, trained.state_dict(), "trained")["aerial"]
     assert "encoder.pool.power" in fitted.fresh
     assert {n for n in fitted.fresh if "layers.0" in n} == {
         "encoder.layers.0.norm2.weight",
         "encoder.layers.0.norm2.bias",
     }
     assert any("layers.2" in name for name in fitted.fresh)
-    fitted = fit_towers(trained, model.state_dict(), "model")["ground"]
+    fitted = load_towers(trained, model.state_dict(), "model")["ground"]
     assert "encoder.pool.power" in fitted.unused
 
 
 def test_a_learned_temperature_goes_on_where_there_is_one():
     trained, model = (TwoTower(TinyConfig(), SIZE, SIZE, start) for start in (0.02, 0.07))
-    fits = fit_towers(model, trained.state_dict(), "file")
+    fits = load_towers(model, trained.state_dict(), "file")
     assert (fits["loss"].loaded, fits["loss"].fresh) == (["log_scale"], [])
     assert model.log_scale.item() == pytest.approx(np.log(50))
     without = TwoTower(TinyConfig(), SIZE, SIZE)
-    assert fit_towers(model, without.state_dict(), "file")["loss"].fresh == ["log_scale"]
-    assert set(fit_towers(without, trained.state_dict(), "file")) == {"ground", "aerial"}
+    assert load_towers(model, without.state_dict(), "file")["loss"].fresh == ["log_scale"]
+    assert set(load_towers(without, trained.state_dict(), "file")) == {"ground", "aerial"}
 
 
 def test_weights_of_another_network_are_refused(google):
     tiny = TwoTower(TinyConfig(), SIZE, SIZE)
     with pytest.raises(InputError, match=r"file: 'embedding/kernel' of shape \[1, 1, 128, 12\]"):
-        fit_towers(tiny, read(google), "file")
+        load_towers(tiny, read(google), "file")
     with pytest.raises(InputError, match="file: nothing fits; its 1 tensors are called other"):
-        fit_towers(tiny, {"other": torch.zeros(3)}, "file")
+        load_towers(tiny, {"other": torch.zeros(3)}, "file")
     wider = towers(width=24)
     with pytest.raises(InputError, match=r"project.weight has shape \[24, 128, 1, 1\]"):
-        fit_towers(wider, read(google), "file")
+        load_towers(wider, read(google), "file")
     oblong = {"Transformer/posembed_input/pos_embedding": torch.zeros(1, 1 + 6, 12)}
-    with pytest.raises(InputError, match="6 positions are no square grid"):
-        fit_towers(towers(), {"embedding/kernel": torch.zeros(1, 1, 128, 12), **oblong}, "file")
+    with pytest.raises(InputError, match="6 positions do not form a square grid"):
+        load_towers(towers(), {"embedding/kernel": torch.zeros(1, 1, 128, 12), **oblong}, "file")
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
@@ -238,7 +238,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
 
 def test_any_module_can_be_filled_by_its_own_names():
     source, module = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    fitted = fit(module, source.state_dict() | {"more": torch.zeros(1)}, "file")
+    fitted = load_tensors(module, source.state_dict() | {"more": torch.zeros(1)}, "file")
     assert (fitted.loaded, fitted.unused) == (["weight", "bias"], ["more"])
     assert torch.equal(module.weight, source.weight)
 
@@ -247,4 +247,4 @@ def test_the_stem_s_kind_is_part_of_the_network():
     assert isinstance(TwoTower(TinyConfig(), SIZE, SIZE).ground, HybridTower)
     other = TwoTower(TinyConfig(stem=ConvStemConfig(width=16)), SIZE, SIZE)
     with pytest.raises(InputError, match=r"stem.0.weight"):
-        fit_towers(TwoTower(TinyConfig(), SIZE, SIZE), other.state_dict(), "other")
+        load_towers(TwoTower(TinyConfig(), SIZE, SIZE), other.state_dict(), "other")

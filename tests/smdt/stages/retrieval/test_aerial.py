@@ -4,10 +4,10 @@ import torch.nn.functional as F
 
 from data_shards.base.errors import DataInputError
 from smdt.data.split import Split
-from smdt.geometry.mapping import GeometryConfig, PanoramaMapping
+from smdt.geometry.mapping import GeometryConfig, PanoramaProjection
 from smdt.geometry.view import resize_classes
 from smdt.report.page import write_report
-from smdt.semantics.augment import draw_semantics
+from smdt.semantics.augment import draw_class_masking
 from smdt.stages import config as configuration
 from smdt.stages.evaluation import evaluate_stage
 from smdt.stages.registry import references
@@ -87,7 +87,7 @@ def test_augmentation_moves_both_views_and_paints_the_ground_alone(make_config, 
     stage = RetrievalStage(config)
     ground, aerial = stage.augmented(batch, ALL, seed=3)
     plain_ground, plain_aerial = stage.images(batch, ALL)
-    painted = draw_semantics(config.semantics, 3, 0, batch.sample_ids)
+    painted = draw_class_masking(config.semantics, 3, 0, batch.sample_ids)
     assert painted.removed.any()
     plain_ground = painted.apply(plain_ground, resize_classes(batch.images["seg"], (32, 128)))
     seen = set()
@@ -132,7 +132,7 @@ def test_a_raw_tile_is_the_tile_made_smaller(make_config):
 def test_a_mapping_is_that_of_the_geometry(make_config, mapping):
     config = make_config(mapping)
     batch = next(training_batches(config, 1))
-    module = PanoramaMapping(GeometryConfig(mapping=mapping, panorama_size=(32, 128)), 32, 128)
+    module = PanoramaProjection(GeometryConfig(mapping=mapping, panorama_size=(32, 128)), 32, 128)
     elevation = torch.tensor([[-32.75, 32.75]]).expand(8, 2).numpy()
     expected = module(batch.images["aerial"], batch.extent_m, elevation)
     assert torch.equal(aerial_images(config)(batch, ALL), expected)

@@ -6,7 +6,7 @@ from data_shards.base.errors import DataInputError, InputError
 from data_shards.build.finalize import sha256
 from smdt.stages import config as configuration
 from smdt.stages.evaluation import evaluate_stage
-from smdt.stages.retrieval.aligned import FrozenAlignment, find_alignment, pinned
+from smdt.stages.retrieval.aligned import FrozenAlignment, find_alignment, pin_alignment_weights
 from smdt.stages.retrieval.stage import RetrievalStage
 from smdt.stages.trained import evaluate_trained
 from tests.checkpoints import UntrainedAlignment, save_untrained
@@ -47,21 +47,21 @@ def run_of(alignment):
 def test_a_run_remembers_which_weights_make_its_images(
     make_config, world, alignment, weights_sha256
 ):
-    config = pinned(make_config(world, f"alignment.checkpoint={run_of(alignment)}"))
+    config = pin_alignment_weights(make_config(world, f"alignment.checkpoint={run_of(alignment)}"))
     assert config.alignment.checkpoint == str(run_of(alignment))
     assert config.alignment.sha256 == weights_sha256
-    assert pinned(config) == config
+    assert pin_alignment_weights(config) == config
 
 
 def test_a_run_remembers_whose_images_its_shards_have(make_config, aligned_world, weights_sha256):
-    config = pinned(make_config(aligned_world))
+    config = pin_alignment_weights(make_config(aligned_world))
     assert config.alignment.checkpoint is None
     assert config.alignment.sha256 == weights_sha256
 
 
 def test_a_run_that_sees_no_aligned_images_remembers_nothing(make_config, world):
     config = make_config(world, "aerial=polar")
-    assert pinned(config) is config
+    assert pin_alignment_weights(config) is config
 
 
 def test_a_run_goes_on_with_the_weights_that_it_began_with(
@@ -70,27 +70,27 @@ def test_a_run_goes_on_with_the_weights_that_it_began_with(
     run = shutil.copytree(run_of(alignment), tmp_path / "alignment")
     plain = make_config(world, f"alignment.checkpoint={run}")
     resumed = tmp_path / "step-00000007"
-    save_untrained(resumed, pinned(plain))
+    save_untrained(resumed, pin_alignment_weights(plain))
     # The alignment was trained on; the same command still means the same generators.
     newer = UntrainedAlignment.save(world, tmp_path / "other", seed=2).folder
     shutil.copytree(newer, run / "checkpoints" / "step-00000009")
-    assert pinned(plain, resumed).alignment.sha256 == weights_sha256
-    assert pinned(plain).alignment.sha256 == sha256(newer / "weights.safetensors")
+    assert pin_alignment_weights(plain, resumed).alignment.sha256 == weights_sha256
+    assert pin_alignment_weights(plain).alignment.sha256 == sha256(newer / "weights.safetensors")
     shutil.rmtree(run / "checkpoints" / "step-00000001")
     with pytest.raises(InputError, match=f"has no weights with SHA-256 {weights_sha256}"):
-        pinned(plain, resumed)
+        pin_alignment_weights(plain, resumed)
 
 
 def test_an_evaluation_finds_moved_generators_and_refuses_others(
     make_config, world, alignment, tmp_path
 ):
     run = shutil.copytree(run_of(alignment), tmp_path / "alignment")
-    config = pinned(make_config(world, f"alignment.checkpoint={run}"))
+    config = pin_alignment_weights(make_config(world, f"alignment.checkpoint={run}"))
     folder = tmp_path / "step-00000003"
     save_untrained(folder, config)
     expected = evaluate_trained(folder, str(world), "val", 0).scores
     moved = run.rename(tmp_path / "moved")
-    with pytest.raises(InputError, match=r"bring that checkpoint back, or say where it is"):
+    with pytest.raises(InputError, match=r"restore that checkpoint, or name it"):
         evaluate_trained(folder, str(world), "val", 0)
     assert evaluate_trained(folder, str(world), "val", 0, alignment=moved).scores == expected
     other = UntrainedAlignment.save(world, tmp_path / "other", seed=2).folder
@@ -109,10 +109,10 @@ def test_towers_that_see_no_aligned_images_take_no_alignment(
 
 def test_images_of_other_generators_are_no_held_out_images(make_config, aligned_world):
     config = make_config(aligned_world, f"alignment.sha256='{OTHER}'")
-    with pytest.raises(DataInputError, match=r"make them anew with `smdt align`"):
+    with pytest.raises(DataInputError, match=r"make them again with `smdt align`"):
         evaluate_stage(config, RetrievalStage(config), str(aligned_world), "val")
-    with pytest.raises(DataInputError, match=r"make them anew with `smdt align`"):
-        pinned(config)
+    with pytest.raises(DataInputError, match=r"make them again with `smdt align`"):
+        pin_alignment_weights(config)
 
 
 def test_what_is_no_alignment_is_refused(make_config, world, tmp_path):

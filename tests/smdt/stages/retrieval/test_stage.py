@@ -12,7 +12,7 @@ from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.geometry.view import resize_classes
 from smdt.losses.contrastive import InfoNceConfig, SoftMarginConfig
-from smdt.semantics.augment import SemanticsConfig, draw_semantics
+from smdt.semantics.augment import SemanticsConfig, draw_class_masking
 from smdt.stages import config as configuration
 from smdt.stages.evaluation import evaluate_stage
 from smdt.stages.registry import references, training_views
@@ -154,7 +154,7 @@ def test_keep_and_remove_paint_the_ground_image_alone(config):
     stage = RetrievalStage(config)
     ground, aerial = stage.augmented(batch, slice(2, 8), seed=3)
     plain_ground, plain_aerial = stage.images(batch, slice(2, 8))
-    drawn = draw_semantics(painting, 3, 0, batch.sample_ids[2:8])
+    drawn = draw_class_masking(painting, 3, 0, batch.sample_ids[2:8])
     classes = resize_classes(batch.images["seg"][2:8], (32, 128))
     assert drawn.removed.any()
     assert torch.equal(ground, drawn.apply(plain_ground, classes))

@@ -40,17 +40,17 @@ def flip(path: Path) -> None:
 def test_damage_is_named_and_the_one_before_is_taken(tmp_path, harm, word, caplog):
     good, bad = make(tmp_path, 5), make(tmp_path, 10)
     harm(bad)
-    assert checkpoint.damage(good) == ""
-    assert word in checkpoint.damage(bad)
-    assert checkpoint.newest_good(tmp_path) == good
+    assert checkpoint.integrity_error(good) == ""
+    assert word in checkpoint.integrity_error(bad)
+    assert checkpoint.latest_valid(tmp_path) == good
     assert "step-00000010 is damaged" in caplog.text
 
 
 def test_no_whole_checkpoint_is_an_error_and_none_at_all_is_a_start(tmp_path):
-    assert checkpoint.newest_good(tmp_path) is None
+    assert checkpoint.latest_valid(tmp_path) is None
     flip(make(tmp_path, 5) / checkpoint.WEIGHTS)
-    with pytest.raises(UserError, match="none of the 1 checkpoints is whole"):
-        checkpoint.newest_good(tmp_path)
+    with pytest.raises(UserError, match="none of the 1 checkpoints is intact"):
+        checkpoint.latest_valid(tmp_path)
 
 
 def test_an_unpublished_checkpoint_does_not_count(tmp_path):
@@ -100,5 +100,5 @@ def test_what_another_version_wrote_is_said_in_a_sentence(tmp_path):
 def test_a_folder_of_checkpoints_that_can_not_be_read_is_not_an_empty_one(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(InputError, match="loop can't be read"):
-        checkpoint.newest_good(tmp_path / "loop")
-    assert checkpoint.newest_good(tmp_path / "nowhere") is None
+        checkpoint.latest_valid(tmp_path / "loop")
+    assert checkpoint.latest_valid(tmp_path / "nowhere") is None

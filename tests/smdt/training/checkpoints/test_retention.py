@@ -15,7 +15,7 @@ from data_shards.base.errors import UserError
 from smdt.data.order import DataState
 from smdt.training.checkpoints import checkpoint, retention
 from smdt.training.checkpoints.checkpoint import Progress
-from smdt.training.checkpoints.resume import find_origin
+from smdt.training.checkpoints.resume import find_resume_point
 from smdt.training.checkpoints.retention import Retention, steps_to_keep
 from smdt.training.checkpoints.run_folder import RunFolder
 
@@ -77,7 +77,7 @@ def test_a_damaged_newer_checkpoint_counts_for_nothing_and_stays(run, harm, caps
     for step in (30, 40):
         HARMS[harm](checkpoint.folder_of(run.checkpoints, step))
     save(run.checkpoints, 20, Retention(run.checkpoints, 4))  # as if 20 had been the best
-    origin = find_origin(run, "auto", 0, 1)
+    origin = find_resume_point(run, "auto", 0, 1)
     assert origin.checkpoint == checkpoint.folder_of(run.checkpoints, 20)
     assert latest(run.checkpoints) == origin.checkpoint
     resumed = Retention(run.checkpoints, keep_last=1)
@@ -138,7 +138,7 @@ def test_the_one_that_is_named_on_the_command_line_leaves_no_newer_one(run, tmp_
     for step in (10, 20):
         save(run.checkpoints, step, Retention(run.checkpoints, 2))
     flip(checkpoint.folder_of(run.checkpoints, 20) / checkpoint.PROGRESS)
-    find_origin(run, str(checkpoint.folder_of(other, 15)), 0, 1)
+    find_resume_point(run, str(checkpoint.folder_of(other, 15)), 0, 1)
     assert names(run.checkpoints) == ["step-00000010", "step-00000020.damaged"]
     assert latest(run.checkpoints).name == "step-00000010"
 
@@ -219,13 +219,15 @@ def test_latest_names_a_whole_checkpoint_and_the_newest_good_one_survives(action
 
         def good() -> list[int]:
             found = checkpoint.published(run.checkpoints)
-            return [checkpoint.step_of(each) for each in found if not checkpoint.damage(each)]
+            return [
+                checkpoint.step_of(each) for each in found if not checkpoint.integrity_error(each)
+            ]
 
         def resume() -> tuple[int, Retention]:
             """The next process; what it finds whole first is where it goes on."""
             before = good()
             try:
-                origin = find_origin(run, "auto", 0, 1).checkpoint
+                origin = find_resume_point(run, "auto", 0, 1).checkpoint
             except UserError:
                 assert not before  # an operator restores one; here the run begins anew
                 shutil.rmtree(run.checkpoints)
@@ -244,7 +246,7 @@ def test_latest_names_a_whole_checkpoint_and_the_newest_good_one_survives(action
                 best = at if detail else best
                 save(run.checkpoints, at, kept, best)
                 assert latest(run.checkpoints) == checkpoint.folder_of(run.checkpoints, at)
-                assert checkpoint.damage(latest(run.checkpoints)) == ""
+                assert checkpoint.integrity_error(latest(run.checkpoints)) == ""
                 assert max(good()) == at
             elif action == "killed":
                 write(run.checkpoints, at + number)
@@ -271,6 +273,6 @@ def test_on_a_full_disk_a_run_goes_on_from_its_newest_checkpoint_and_from_no_oth
     full = OSError(28, "No space left on device")
     with patch("smdt.training.checkpoints.checkpoint.write_atomic", side_effect=full):
         newest, older, *_ = checkpoint.published(run.checkpoints)
-        retention.go_on_from(run.checkpoints, newest, 4)
+        retention.prepare_resume(run.checkpoints, newest, 4)
         with pytest.raises(UserError, match="latest can't be written: No space left"):
-            retention.go_on_from(run.checkpoints, older, 2)
+            retention.prepare_resume(run.checkpoints, older, 2)

@@ -6,13 +6,13 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from smdt.training.deepspeed import device_work
-from smdt.training.deepspeed.device_work import Scalars, Stopwatch
+from smdt.training.deepspeed.device_work import DeviceScalars, DeviceTimer
 
 GPU = torch.device("cuda", 0)
 
 
 def test_on_a_cpu_the_wall_clock_counts():
-    watch = Stopwatch(torch.device("cpu"))
+    watch = DeviceTimer(torch.device("cpu"))
     with watch.running():
         time.sleep(0.05)
     time.sleep(0.05)
@@ -52,7 +52,7 @@ def marks(monkeypatch):
 
 
 def test_an_accelerator_is_asked_only_when_the_seconds_are_read(marks):
-    watch = Stopwatch(GPU)
+    watch = DeviceTimer(GPU)
     Mark.now_ms = 1000.0
     with watch.running():
         Mark.now_ms = 3500.0
@@ -63,8 +63,8 @@ def test_an_accelerator_is_asked_only_when_the_seconds_are_read(marks):
 
 
 def test_scalars_of_a_cpu_are_here_in_their_order():
-    made = Scalars({"loss": torch.tensor(0.5), "norm": float("nan"), "other": torch.ones(1)})
-    assert made.are_here
+    made = DeviceScalars({"loss": torch.tensor(0.5), "norm": float("nan"), "other": torch.ones(1)})
+    assert made.ready
     values = made.values()
     assert list(values) == ["loss", "norm", "other"]
     assert (values["loss"], values["other"]) == (0.5, 1.0)
@@ -77,7 +77,7 @@ def test_nothing_of_a_gpu_is_read_when_a_step_ends(marks):
         loss, norm = torch.empty((), device=GPU), torch.empty(1, device=GPU)
         with pytest.raises(DataDependentOutputException):
             float(loss)
-        made = Scalars({"loss": loss, "norm": norm, "scale": 2.0})
-    assert not made.are_here
+        made = DeviceScalars({"loss": loss, "norm": norm, "scale": 2.0})
+    assert not made.ready
     assert len(marks) == 1
     assert not marks[0].waited_for

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from smdt.training.deepspeed.collectives import Collectives
+from smdt.training.deepspeed.collectives import CollectiveTimer
 from smdt.training.deepspeed.patches import COLLECTIVES
-from smdt.training.ranks.gathering import gather_equal
+from smdt.training.ranks.gathering import all_gather_rows
 
 NEWER = ("all_gather_single", "reduce_scatter_single")
 
@@ -20,7 +20,7 @@ def older(monkeypatch):
 
 
 def test_collectives_that_there_are_can_be_watched(older, tmp_path):
-    collectives = Collectives()
+    collectives = CollectiveTimer()
     collectives.watch()
     dist.init_process_group("gloo", f"file://{tmp_path}/meeting", rank=0, world_size=1)
     try:
@@ -36,4 +36,4 @@ def test_ranks_gather_by_the_older_name(older, monkeypatch):
     monkeypatch.setattr(
         dist, "all_gather_into_tensor", lambda out, own: out.copy_(torch.cat([own, -own]))
     )
-    assert gather_equal(torch.ones(3, 2)).tolist() == [[1, 1]] * 3 + [[-1, -1]] * 3
+    assert all_gather_rows(torch.ones(3, 2)).tolist() == [[1, 1]] * 3 + [[-1, -1]] * 3

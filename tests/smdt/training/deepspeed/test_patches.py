@@ -122,7 +122,7 @@ def test_a_rank_without_values_gets_an_empty_part():
         bit16_groups = ([Parameter(torch.ones(3)), Parameter(torch.ones(2))],)
         single_partition_of_fp32_groups = (torch.zeros(4),)
 
-    patches.give_every_rank_a_part(Optimizer)
+    patches.add_empty_fragments(Optimizer)
     first, second = Optimizer.bit16_groups[0]
     assert first._hp_mapping.get_hp_fragment_address().numel == 0
     assert second._hp_mapping is None

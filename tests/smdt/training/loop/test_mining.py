@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from data_shards.base.errors import DataError
 from smdt.data.order import DataState, OrderConfig
-from smdt.training.loop.mining import Mining
+from smdt.training.loop.mining import HardNegativeMiner
 from smdt.training.loop.stage import StepContext
 
 SAMPLES, PER_EPOCH = 12, 10
@@ -62,12 +62,12 @@ def alone(tmp_path):
 
 @pytest.fixture
 def mining(tmp_path):
-    def make(positions: bool = True, **order: object) -> Mining:
+    def make(positions: bool = True, **order: object) -> HardNegativeMiner:
         config = OrderConfig.model_validate({"policy": "hard"} | order)
         context = StepContext(0, 0, 0, 1, 1, torch.device("cpu"))
         folder = tmp_path / "tables"
         folder.mkdir(exist_ok=True)
-        return Mining(config, FakeLoader(positions), FakeStage(), context, folder)
+        return HardNegativeMiner(config, FakeLoader(positions), FakeStage(), context, folder)
 
     return make
 
@@ -157,7 +157,7 @@ def test_without_positions_batches_are_random_until_embeddings_come(mining):
 
 
 def test_without_positions_and_embeddings_it_is_a_sentence(mining):
-    with pytest.raises(DataError, match="no neighbour on the map"):
+    with pytest.raises(DataError, match="which neighbours on the map need"):
         mining(positions=False).period(state(0, 0), 9)
 
 

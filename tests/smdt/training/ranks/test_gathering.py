@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from smdt.data.neighbours import NeighbourTable
 from smdt.data.order import DataState, OrderConfig, evaluation_slice
-from smdt.evaluation.recall import Piece, nearest_elsewhere
-from smdt.training.loop.mining import Mining
+from smdt.evaluation.recall import Piece, nearest_at_other_places
+from smdt.training.loop.mining import HardNegativeMiner
 from smdt.training.loop.stage import StepContext
 from smdt.training.ranks.gathering import pieces
 
@@ -65,7 +65,7 @@ class FakeStage:
         gallery = (Piece(items, place[of_items], of_items) for of_items, items in of_ranks)
         query, shown = ground[ids].clone(), place[ids, None]
         with Largest() as largest:
-            near = nearest_elsewhere(query, shown, gallery, count, BLOCK)
+            near = nearest_at_other_places(query, shown, gallery, count, BLOCK)
         self.bytes = largest.bytes
         return near.int()
 
@@ -78,7 +78,9 @@ def make_table(rank: int, folder: Path) -> tuple[str, int]:
     order = {"policy": "hard", "hard": {"refresh": 1, "map_epochs": 0, "neighbours": K}}
     context = StepContext(0, 0, rank, RANKS, 1, torch.device("cpu"))
     stage = FakeStage()
-    mining = Mining(OrderConfig.model_validate(order), FakeLoader(), stage, context, folder)
+    mining = HardNegativeMiner(
+        OrderConfig.model_validate(order), FakeLoader(), stage, context, folder
+    )
     period = mining.period(DataState("", 0, 0, 0), 5)
     dist.barrier()
     dist.destroy_process_group()

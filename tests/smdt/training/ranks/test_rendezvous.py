@@ -7,8 +7,8 @@ import pytest
 import torch.multiprocessing as mp
 
 from data_shards.base.errors import InputError, UserError
-from smdt.training.ranks.place import free_port
-from smdt.training.ranks.rendezvous import Meeting
+from smdt.training.ranks.environment import free_port
+from smdt.training.ranks.rendezvous import Rendezvous
 
 RANKS = 3
 TIMEOUT_SECONDS = 3.0
@@ -17,7 +17,7 @@ TIMEOUT_SECONDS = 3.0
 def meet(rank, port, error, answers):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(RANKS)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    meeting = Meeting(TIMEOUT_SECONDS)
+    meeting = Rendezvous(TIMEOUT_SECONDS)
 
     def decide():
         assert rank == 0
@@ -27,7 +27,7 @@ def meet(rank, port, error, answers):
         return "the decision"
 
     try:
-        answers.put((rank, meeting.decided(decide)))
+        answers.put((rank, meeting.run_on_rank_zero(decide)))
     except UserError as told:
         answers.put((rank, (type(told), str(told))))
     if rank == 0 and error is None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from smdt.training.ranks.lease import ATTEMPT, FILE, Holder
-from smdt.training.ranks.stopping import LAUNCHER, StopRequest
+from smdt.training.ranks.lease import ATTEMPT_VARIABLE, LEASE_VARIABLE, LeaseRecord
+from smdt.training.ranks.stopping import LAUNCHER_PID_VARIABLE, StopRequest
 
 RANK = """
 import os, sys, time
-from smdt.training.ranks.stopping import die_with_parent
-die_with_parent(poll_seconds=0.05)
+from smdt.training.ranks.stopping import exit_with_parent
+exit_with_parent(poll_seconds=0.05)
 print(os.getpid(), flush=True)
 time.sleep(60)
 """
@@ -57,7 +57,7 @@ def test_a_rank_ends_with_what_started_it(victim):
     launcher = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT],
-        env={**os.environ, LAUNCHER: str(launcher.pid)},
+        env={**os.environ, LAUNCHER_PID_VARIABLE: str(launcher.pid)},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -80,10 +80,10 @@ def test_a_rank_ends_with_what_started_it(victim):
 
 def test_a_rank_ends_when_its_attempt_is_over(tmp_path):
     lease = tmp_path / "lease"
-    Holder("0001", "here", os.getpid()).write(lease)
+    LeaseRecord("0001", "here", os.getpid()).write(lease)
     rank = subprocess.Popen(
         [sys.executable, "-c", RANK],
-        env={**os.environ, FILE: str(lease), ATTEMPT: "0001"},
+        env={**os.environ, LEASE_VARIABLE: str(lease), ATTEMPT_VARIABLE: "0001"},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -91,7 +91,7 @@ def test_a_rank_ends_when_its_attempt_is_over(tmp_path):
         rank.stdout.readline()
         time.sleep(0.3)
         assert rank.poll() is None
-        Holder("", "here", os.getpid()).write(lease)
+        LeaseRecord("", "here", os.getpid()).write(lease)
         assert rank.wait(20) == 1
     finally:
         rank.kill()

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_shards.format.globe import (
+from data_shards.format.geodesy import (
     EARTH_RADIUS_M,
     canonical_longitude,
     directions,
-    metres_apart,
+    great_circle_m,
     on_a_plane,
 )
 
@@ -46,7 +46,7 @@ def near(seed: int, lat: float, lon: float, metres: float = 2000.0, count: int =
 
 def test_metres_between_known_places():
     berlin, paris = [52.5200, 13.4050], [48.8566, 2.3522]
-    apart = metres_apart(
+    apart = great_circle_m(
         np.array([berlin, berlin, [np.nan, 0.0]]), np.array([paris, berlin, paris])
     )
     assert apart[0] == pytest.approx(877_500, rel=1e-3)
@@ -58,9 +58,9 @@ def test_metres_between_known_places():
 def test_distances_are_those_of_the_haversine_formula(seed):
     rng = np.random.default_rng(seed)
     one, other = (rng.uniform([-90, -180], [90, 180], (20, 2)) for _ in range(2))
-    np.testing.assert_allclose(metres_apart(one, other), haversine_m(one, other), rtol=1e-6)
+    np.testing.assert_allclose(great_circle_m(one, other), haversine_m(one, other), rtol=1e-6)
     chords = np.linalg.norm(directions(one) - directions(other), axis=1)
-    assert np.array_equal(np.argsort(chords), np.argsort(metres_apart(one, other)))
+    assert np.array_equal(np.argsort(chords), np.argsort(great_circle_m(one, other)))
 
 
 @given(SEEDS, st.sampled_from([-90, -89.99, -45, 0, 60, 89.999, 90]), TURNS)

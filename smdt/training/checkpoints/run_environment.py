@@ -1,4 +1,4 @@
-"""What a run depends on beside its configuration: versions, commit, machine, ranks."""
+"""Environment of a run: versions, commit, machine, ranks."""
 
 import os
 import platform
@@ -46,7 +46,7 @@ def _commit() -> str:
 
 
 def environment(hosts: Sequence[str], device: str) -> dict[str, Any]:
-    """Return what the run depends on beside its configuration: versions, commit, machines.
+    """Return the environment of a run: versions, commit, machines.
 
     Args:
         hosts: of each rank.
@@ -65,7 +65,7 @@ def environment(hosts: Sequence[str], device: str) -> dict[str, Any]:
 def run_info(
     device: torch.device, precision: Precision, zero_stage: int, global_batch: int
 ) -> dict[str, str]:
-    """Return what metrics say of a run, nothing of it secret."""
+    """Return the labels of a run's info metric, without secrets."""
     return {
         **{name: version(name) for name in ("smdt", "torch", "deepspeed")},
         "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),

@@ -11,10 +11,10 @@ from torch import nn
 from data_shards.base.errors import InputError
 from smdt.data.order import DataState, OrderConfig
 from smdt.stages import config as configuration
-from smdt.stages.continued import changes, check_shapes
+from smdt.stages.resume_checks import check_shapes, compare_with_checkpoint
 from smdt.training.checkpoints import checkpoint
 from smdt.training.checkpoints.checkpoint import Progress
-from smdt.training.checkpoints.environment import versions
+from smdt.training.checkpoints.run_environment import versions
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ ZERO2 = {"zero_optimization": {"stage": 2, "overlap_comm": True}}
 
 
 def test_the_same_run_goes_on_without_a_word(config, saved):
-    found = changes(config("data.shards=b", "batch.chunks=2"), ZERO2, saved(), 2)
+    found = compare_with_checkpoint(config("data.shards=b", "batch.chunks=2"), ZERO2, saved(), 2)
     assert (found.lines, found.best_holds) == ((), True)
 
 
 def test_what_takes_effect_is_said(config, saved):
     asked = config("batch.global=8", "evaluation.fov_deg=90", "init.weights=other")
-    found = changes(asked, ZERO2 | {"fp16": {"loss_scale": 0}}, saved(), 4)
+    found = compare_with_checkpoint(asked, ZERO2 | {"fp16": {"loss_scale": 0}}, saved(), 4)
     assert not found.best_holds
     assert [line.split(" is ")[0] for line in found.lines[:4]] == [
         "batch.global",
@@ -84,7 +84,7 @@ def test_what_takes_effect_is_said(config, saved):
 )
 def test_what_cannot_be_is_refused(config, saved, overrides, settings, said):
     with pytest.raises(InputError, match=said) as refused:
-        changes(config(*overrides), settings, saved(), 2)
+        compare_with_checkpoint(config(*overrides), settings, saved(), 2)
     assert "\n" not in str(refused.value)
 
 
@@ -92,11 +92,11 @@ def test_an_older_checkpoint_is_compared_by_what_it_holds(config, saved):
     folder = saved("data.order.window=16", older=True)
     state = checkpoint.load_progress(folder).data
     assert (state.cuts, state.order) == (((32, 3),), OrderConfig(window=16))
-    (order, recorded) = changes(config(), ZERO2, folder, 2).lines
+    (order, recorded) = compare_with_checkpoint(config(), ZERO2, folder, 2).lines
     assert "data.order.window is null, was 16" in order
     assert "an older SMDT" in recorded
     with pytest.raises(InputError, match="precision"):
-        changes(config("precision=fp32"), ZERO2, folder, 2)
+        compare_with_checkpoint(config("precision=fp32"), ZERO2, folder, 2)
 
 
 def test_weights_of_another_shape_are_named_before_they_are_loaded(tmp_path):

@@ -2,7 +2,7 @@ import importlib.util
 import shutil
 import subprocess
 
-from smdt.training.checkpoints.environment import versions
+from smdt.training.checkpoints.run_environment import versions
 from tests.distributed.runs import ROOT
 
 IMAGE_COMMIT = "0123456789abcdef"
@@ -30,7 +30,7 @@ def test_a_copy_installed_inside_a_foreign_clone_is_not_of_its_commit(monkeypatc
     )
     installed = tmp_path / "site-packages" / "environment.py"
     installed.parent.mkdir()
-    shutil.copyfile(ROOT / "smdt/training/checkpoints/environment.py", installed)
+    shutil.copyfile(ROOT / "smdt/training/checkpoints/run_environment.py", installed)
     specification = importlib.util.spec_from_file_location("installed_copy", installed)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)

@@ -1,7 +1,7 @@
-"""What a run goes on from, examined before any rank starts: the checkpoint, and what has changed.
+"""Checks before a run resumes: the checkpoint, and the changes since.
 
-`smdt.training.checkpoints.identity` compares; here both sides are read, and what no file says is
-looked at: the data set, the shapes of the weights, and what is left of the schedule.
+`smdt.training.checkpoints.config_changes` compares configurations; this module reads both sides and
+checks the data set, the shapes of the weights, and the rest of the schedule.
 """
 
 import json
@@ -19,19 +19,19 @@ from smdt.data.neighbours import NeighbourTable
 from smdt.data.order import DataState, batches_left
 from smdt.stages import config as configuration
 from smdt.stages.base_config import Config
-from smdt.stages.retrieval.aligned import pinned
-from smdt.training.checkpoints import checkpoint, identity
+from smdt.stages.retrieval.aligned import pin_alignment_weights
+from smdt.training.checkpoints import checkpoint, config_changes
 from smdt.training.checkpoints.checkpoint import Progress
-from smdt.training.checkpoints.environment import versions
-from smdt.training.checkpoints.identity import Effect
-from smdt.training.checkpoints.resume import check_stage
+from smdt.training.checkpoints.config_changes import Effect
+from smdt.training.checkpoints.resume import check_zero_stage
+from smdt.training.checkpoints.run_environment import versions
 from smdt.training.checkpoints.run_folder import RunFolder
 from smdt.training.deepspeed.settings import zero_stage
 from smdt.training.loop.stage import Stage
 from smdt.training.schedule import Plan
 
 
-def examine(
+def check_resume(
     config: Config,
     settings: Mapping[str, Any],
     folder: Path,
@@ -39,7 +39,7 @@ def examine(
     run: RunFolder,
     world_size: int,
 ) -> "Changes":
-    """Look whether a run can go on from a checkpoint as it is asked to.
+    """Check that a run can resume from a checkpoint with this configuration.
 
     Args:
         config: of the run.
@@ -52,14 +52,16 @@ def examine(
     Raises:
         UserError: it cannot; one sentence that says what to do.
     """
-    found = changes(pinned(config, folder), settings, folder, world_size)
-    nothing_left = left_to_do(config, loader, folder, run)
+    found = compare_with_checkpoint(
+        pin_alignment_weights(config, folder), settings, folder, world_size
+    )
+    nothing_left = check_remaining_steps(config, loader, folder, run)
     return replace(found, lines=(*found.lines, *nothing_left))
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What has changed between a checkpoint and the run that goes on from it.
+    """Changes between a checkpoint and the run that resumes from it.
 
     Attributes:
         lines: of what takes effect, and of what a user should know, for a person.
@@ -70,11 +72,13 @@ class Changes:
     best_holds: bool
 
 
-def changes(config: Config, settings: Mapping[str, Any], folder: Path, world_size: int) -> Changes:
-    """Compare what a checkpoint was made with with what is asked.
+def compare_with_checkpoint(
+    config: Config, settings: Mapping[str, Any], folder: Path, world_size: int
+) -> Changes:
+    """Compare the configuration of a checkpoint with the present one.
 
     Args:
-        config: of the run, `pinned`.
+        config: of the run, `pin_alignment_weights`.
         settings: DeepSpeed's own configuration.
         folder: the checkpoint, whole.
         world_size: ranks of the run.
@@ -83,21 +87,21 @@ def changes(config: Config, settings: Mapping[str, Any], folder: Path, world_siz
         InputError: the run cannot go on so; one sentence with key, both values and what to do.
     """
     progress = checkpoint.load_progress(folder)
-    found = identity.compare_configs(_config_of(folder), json_of(config))
-    refused = identity.refusal(found, str(folder))
+    found = config_changes.compare_configs(_config_of(folder), config_to_json(config))
+    refused = config_changes.incompatibility_message(found, str(folder))
     if refused:
         raise InputError(refused)
-    check_stage(folder, progress, zero_stage(settings))
-    lines = identity.lines(found)
+    check_zero_stage(folder, progress, zero_stage(settings))
+    lines = config_changes.lines(found)
     recorded = folder / checkpoint.DEEPSPEED
     if recorded.is_file():
-        deepspeed = identity.compare_deepspeed(json.loads(recorded.read_text()), settings)
-        refused = identity.refusal(deepspeed, str(folder))
+        deepspeed = config_changes.compare_deepspeed(json.loads(recorded.read_text()), settings)
+        refused = config_changes.incompatibility_message(deepspeed, str(folder))
         if refused:
             raise InputError(f"DeepSpeed configuration: {refused}")
-        lines += identity.lines(deepspeed)
+        lines += config_changes.lines(deepspeed)
         environment = json.loads((folder / checkpoint.ENVIRONMENT).read_text())
-        lines += identity.compare_environments(environment, versions())
+        lines += config_changes.compare_environments(environment, versions())
     else:
         lines.append(
             f"{folder} does not say with which DeepSpeed configuration and versions an older SMDT "
@@ -132,14 +136,15 @@ def check_shapes(stage: Stage, folder: Path) -> None:
         ours, theirs = needed.get(key), there.get(key)
         if ours != theirs:
             raise InputError(
-                f"checkpoint {folder} holds {_shape(theirs)} as {key}, and the model that is asked "
-                f"for has {_shape(ours)}: set `model` and `loss` back to its {checkpoint.CONFIG}, "
+                f"checkpoint {folder} holds {_shape(theirs)} as {key}, and the configured "
+                f"model has {_shape(ours)}: set `model` and `loss` back to its "
+                f"{checkpoint.CONFIG}, "
                 "or start a new run with another run.out"
             )
 
 
-def place_of(loader: TrainLoader, state: DataState, tables: Path) -> DataState:
-    """Return where a run stands in its data, with what its epoch has left for the present batch.
+def resume_data_state(loader: TrainLoader, state: DataState, tables: Path) -> DataState:
+    """Return the data state to resume at, with what its epoch has left for the present batch size.
 
     Args:
         loader: of the run.
@@ -156,7 +161,9 @@ def place_of(loader: TrainLoader, state: DataState, tables: Path) -> DataState:
     return loader.resumed(state, table)
 
 
-def left_to_do(config: Config, loader: TrainLoader, folder: Path, run: RunFolder) -> list[str]:
+def check_remaining_steps(
+    config: Config, loader: TrainLoader, folder: Path, run: RunFolder
+) -> list[str]:
     """Say that nothing is left to train, where that is so.
 
     Raises:
@@ -164,9 +171,9 @@ def left_to_do(config: Config, loader: TrainLoader, folder: Path, run: RunFolder
             left of the last epoch makes no batch.
     """
     progress = checkpoint.load_progress(folder)
-    data = place_of(loader, progress.data, run.neighbours)
+    data = resume_data_state(loader, progress.data, run.neighbours)
     length = config.schedule.length
-    plan = plan_of(config, loader, replace(progress, data=data))
+    plan = make_plan(config, loader, replace(progress, data=data))
     done = f"{folder} is at step {progress.step}, in epoch {data.epoch + 1}"
     if plan.total < progress.step:
         raise InputError(
@@ -184,14 +191,14 @@ def left_to_do(config: Config, loader: TrainLoader, folder: Path, run: RunFolder
     return [f"nothing is left to train: {done}, and schedule.length is {length}"]
 
 
-def plan_of(config: Config, loader: TrainLoader, progress: Progress) -> Plan:
-    """Return how a run goes on from where it stands; `place_of` has said where that is."""
+def make_plan(config: Config, loader: TrainLoader, progress: Progress) -> Plan:
+    """Return the plan of the remaining steps; `resume_data_state` has set the data state."""
     data, every = progress.data, loader.steps_per_epoch
     assert data.left is not None, "its place is known"
     return Plan.of(config.schedule.length, progress.step, data.epoch, data.left, every)
 
 
-def json_of(config: Config) -> dict[str, Any]:
+def config_to_json(config: Config) -> dict[str, Any]:
     """Return a configuration as its YAML holds it."""
     return config.model_dump(mode="json", by_alias=True)
 
@@ -200,7 +207,7 @@ def _config_of(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's configuration, with the defaults of keys that it does not have."""
     file = folder / checkpoint.CONFIG
     try:
-        return json_of(configuration.load(file))
+        return config_to_json(configuration.load(file))
     except InputError:
         # Of another version: whatever it says is compared as it stands there.
         content = yaml.safe_load(file.read_text())

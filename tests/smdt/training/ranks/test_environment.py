@@ -3,7 +3,7 @@ import os
 import pytest
 
 from data_shards.base.errors import InputError
-from smdt.training.ranks.place import find_place
+from smdt.training.ranks.environment import rank_and_world_size
 
 PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -16,10 +16,10 @@ def unplaced(monkeypatch):
 
 
 def test_the_place_of_a_process_is_what_its_launcher_says(unplaced):
-    assert find_place() == (0, 1)
+    assert rank_and_world_size() == (0, 1)
     assert unplaced["MASTER_ADDR"] == "127.0.0.1"
     unplaced |= {"RANK": "3", "WORLD_SIZE": "8"}
-    assert find_place() == (3, 8)
+    assert rank_and_world_size() == (3, 8)
 
 
 def test_what_openmpi_says_is_said_in_torchs_words(unplaced):
@@ -27,8 +27,8 @@ def test_what_openmpi_says_is_said_in_torchs_words(unplaced):
     unplaced |= {f"{prefix}_RANK": "5", f"{prefix}_SIZE": "8"}
     unplaced |= {f"{prefix}_LOCAL_RANK": "1", f"{prefix}_LOCAL_SIZE": "4"}
     with pytest.raises(InputError, match="add -x MASTER_ADDR=HOST"):
-        find_place()
+        rank_and_world_size()
     unplaced["MASTER_ADDR"] = "host-a"
-    assert find_place() == (5, 8)
+    assert rank_and_world_size() == (5, 8)
     expected = {"LOCAL_RANK": "1", "LOCAL_SIZE": "4", "MASTER_PORT": "29500"}
     assert unplaced.items() >= {**expected, "MASTER_ADDR": "host-a"}.items()

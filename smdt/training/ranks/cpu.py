@@ -1,4 +1,4 @@
-"""What a rank on CPUs takes of its machine: a part of the cores, and memory that it keeps."""
+"""CPU threads and memory of a rank that trains on CPUs."""
 
 import ctypes
 import os
@@ -12,8 +12,8 @@ _LARGEST = 2**31 - 1
 """Bytes: as much as mallopt takes."""
 
 
-def share_cores() -> None:
-    """Give each rank of this machine an equal part of the cores, unless told otherwise."""
+def set_thread_count() -> None:
+    """Give each rank of this machine an equal part of the cores, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" not in os.environ:
         ranks_here = int(os.environ.get("LOCAL_SIZE", "1"))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))

@@ -14,14 +14,14 @@ from threading import Event, Lock, Thread
 from typing import Self
 
 from data_shards.base.errors import UserError
-from smdt.training.ranks.lease import Holder, read
+from smdt.training.ranks.lease import LeaseRecord, read
 
-BEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 SETTLE_SECONDS = 0.2
 """After which two that took the lease at the same moment see whose it is."""
 
 
-class Tenure:
+class LeaseHolder:
     """Holds the lease while it is open; one process at a time does.
 
     Args:
@@ -35,14 +35,14 @@ class Tenure:
     def __init__(self, file: Path, when_lost: Callable[[], None] = lambda: None) -> None:
         self._file = file
         self._when_lost = when_lost
-        self._holder = Holder("", socket.gethostname(), os.getpid())
+        self._holder = LeaseRecord("", socket.gethostname(), os.getpid())
         self._lock = Lock()
         self._closing = Event()
         self._lost = Event()
         self._beats = Thread(target=self._beat, name="lease", daemon=True)
 
     def __enter__(self) -> Self:
-        other = living_holder(self._file)
+        other = active_holder(self._file)
         if other is None:
             self._holder.write(self._file)
             time.sleep(SETTLE_SECONDS)
@@ -62,7 +62,7 @@ class Tenure:
         self._beats.join()
         if not self.lost:
             with suppress(OSError):  # a full disk: the ranks leave without it too, only later
-                Holder("", "", 0).write(self._file)
+                LeaseRecord("", "", 0).write(self._file)
 
     @property
     def lost(self) -> bool:
@@ -80,7 +80,7 @@ class Tenure:
             if self.lost or self._is_anothers():
                 self._lost.set()
                 raise UserError(f"Another launcher has taken over the run of {self._file}.")
-            self._holder = Holder(attempt, self._holder.host, self._holder.pid)
+            self._holder = LeaseRecord(attempt, self._holder.host, self._holder.pid)
             self._holder.write(self._file)
 
     def end(self) -> None:
@@ -89,7 +89,7 @@ class Tenure:
             self.begin("")
 
     def _beat(self) -> None:
-        while not self._closing.wait(BEAT_SECONDS):
+        while not self._closing.wait(HEARTBEAT_SECONDS):
             with self._lock, suppress(OSError):  # away for a moment: the ranks are patient
                 if self._is_anothers():
                     self._lost.set()
@@ -105,15 +105,15 @@ class Tenure:
             return False
 
 
-def living_holder(file: Path) -> Holder | None:
-    """Return who holds a lease and touches it, None if nobody does; takes up to three beats."""
+def active_holder(file: Path) -> LeaseRecord | None:
+    """Return the active holder of a lease, or None; takes up to three heartbeats."""
     try:
         holder, touched_ns = read(file)
         if holder.pid == 0:
             return None
-        end = time.monotonic() + 3 * BEAT_SECONDS
+        end = time.monotonic() + 3 * HEARTBEAT_SECONDS
         while time.monotonic() < end:
-            time.sleep(BEAT_SECONDS / 4)
+            time.sleep(HEARTBEAT_SECONDS / 4)
             holder, now_ns = read(file)
             if now_ns != touched_ns:
                 return holder if holder.pid else None

@@ -6,13 +6,13 @@ import sys
 import pytest
 import torch
 
-from smdt.training.ranks.processor import emulates_bf16
+from smdt.training.ranks.cpu import emulates_bf16
 
 PAGES = """
 import resource
 from threading import Thread
 import torch
-from smdt.training.ranks.processor import keep_freed_memory
+from smdt.training.ranks.cpu import keep_freed_memory
 {call}
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

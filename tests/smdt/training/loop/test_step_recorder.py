@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from smdt.telemetry.metrics import TrainingMetrics
-from smdt.training.deepspeed.collectives import Collectives
-from smdt.training.loop.control import Agreement
+from smdt.training.deepspeed.collectives import CollectiveTimer
 from smdt.training.loop.stage import StepContext
-from smdt.training.loop.step_watch import StepWatch
+from smdt.training.loop.step_recorder import StepRecorder
+from smdt.training.loop.step_status import StepStatus
 
 CPU = torch.device("cpu")
 
@@ -45,9 +45,9 @@ def metrics():
 @pytest.fixture
 def watch(engine, metrics):
     context = StepContext(0, 0, 1, 2, 1, CPU)
-    return StepWatch(
+    return StepRecorder(
         {"towers": engine},
-        Collectives(),
+        CollectiveTimer(),
         metrics,
         context=context,
         global_batch=10,
@@ -56,19 +56,19 @@ def watch(engine, metrics):
 
 
 def make(watch, step, wait=0.1, compute=0.2):
-    watch.begin()
+    watch.start_step()
     time.sleep(wait)
-    with watch.computing(step, epoch=3):
+    with watch.measure_compute(step, epoch=3):
         time.sleep(compute)
-    watch.end(step)
+    watch.end_step(step)
 
 
 def test_a_step_is_told_as_it_was_measured(watch, metrics):
-    watch.open(4, 20)
+    watch.start_run(4, 20)
     make(watch, 5)
     make(watch, 6, wait=0.0)
     assert values(metrics)["smdt_steps_total"] == 0, "nobody has agreed yet"
-    record = watch.tell(Agreement(5, stop=False, finite=True, losses={"loss": 0.5}))
+    record = watch.publish(StepStatus(5, stop=False, finite=True, losses={"loss": 0.5}))
     assert record.step_seconds == pytest.approx(0.3, abs=0.05)
     assert record.data_wait_seconds == pytest.approx(0.1, abs=0.05)
     assert record.compute_seconds == pytest.approx(0.2, abs=0.05)
@@ -85,17 +85,17 @@ def test_a_step_is_told_as_it_was_measured(watch, metrics):
 
 
 def test_what_was_skipped_before_a_resume_is_not_counted_again(watch, engine, metrics):
-    watch.open(4, 20)
+    watch.start_run(4, 20)
     assert values(metrics)["smdt_skipped_steps_total"] == 0
     engine.skipped_steps = 9
     make(watch, 5)
-    watch.tell(Agreement(5, stop=False, finite=True, losses={}))
+    watch.publish(StepStatus(5, stop=False, finite=True, losses={}))
     assert values(metrics)["smdt_skipped_steps_total"] == 2
 
 
 def test_a_loss_that_is_not_finite_is_exported_and_counted(watch, metrics):
     make(watch, 1)
-    watch.tell(Agreement(1, stop=False, finite=False, losses={"loss": math.nan}))
+    watch.publish(StepStatus(1, stop=False, finite=False, losses={"loss": math.nan}))
     assert values(metrics)["smdt_nonfinite_steps_total"] == 1
     assert math.isnan(metrics.loss("loss")._value.get())
 
@@ -108,12 +108,12 @@ def test_a_skipped_step_is_lost_unless_it_served_to_find_the_loss_scale(
     for step, skipped in ((1, 7), (2, 8), (3, 8)):
         engine.skipped_steps = torch.tensor(float(skipped))
         make(watch, step, wait=0.0, compute=0.0)
-    told = [watch.tell(Agreement(n, stop=False, finite=True, losses={})) for n in (1, 2, 3)]
+    told = [watch.publish(StepStatus(n, stop=False, finite=True, losses={})) for n in (1, 2, 3)]
     assert [record.finite for record in told] == [True, scales_loss, True]
     assert values(metrics)["smdt_nonfinite_steps_total"] == (not scales_loss)
     assert values(metrics)["smdt_skipped_steps_total"] == 1
 
 
 def test_a_run_that_makes_no_step_has_a_time_from_which_it_stalls(watch, metrics):
-    watch.open(0, 20)
+    watch.start_run(0, 20)
     assert time.time() - values(metrics)["smdt_last_step_timestamp_seconds"] < 5

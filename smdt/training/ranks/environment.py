@@ -1,4 +1,4 @@
-"""Where a process stands among the ranks, and a port at which they can meet."""
+"""Rank and world size of a process, and a free port for the rendezvous."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ OPENMPI = {
 """Torch's variables of a process's place, and OpenMPI's."""
 
 
-def find_place() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """Return this process's rank and the number of ranks, from the launcher's environment.
 
     What OpenMPI says is said in torch's words from now on. Without a launcher the process is a

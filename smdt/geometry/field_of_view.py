@@ -1,4 +1,4 @@
-"""What of its surroundings a ground image shows, and whether anybody knows where it looks.
+"""Field of view and heading of ground images, and whether the towers get the heading.
 
 A photo of a limited field of view is the middle of a panorama that was turned to where it looks;
 the rest of the panorama is black. So every field of view has the same angle a pixel, and a tower
@@ -25,12 +25,12 @@ FieldOfView = Annotated[float, Field(gt=0, le=360)]
 
 
 class RetrievalAugmentConfig(AugmentConfig):
-    """What is drawn anew for each pair, or for its ground image alone, in each epoch."""
+    """Augmentation drawn for each pair, or for its ground image alone, in each epoch."""
 
     fov_deg: tuple[FieldOfView, FieldOfView] = (360.0, 360.0)
     """Narrowest and widest field of view of ground images, uniform between them."""
     unknown_heading: bool = False
-    """Turn ground images by a heading of their own, which the aerial images do not follow."""
+    """Turn ground images by a random heading, independent of the aerial images."""
 
     @field_validator("fov_deg")
     @classmethod
@@ -41,8 +41,8 @@ class RetrievalAugmentConfig(AugmentConfig):
 
 
 @dataclass(frozen=True)
-class Look:
-    """Where and how wide the ground images of a batch look.
+class FieldOfViewCrop:
+    """Headings and widths of the ground images of a batch.
 
     Attributes:
         clockwise_deg: [B], heading of the middle of what is seen, clockwise from north.
@@ -62,7 +62,9 @@ class Look:
         return turn(seen, -self.clockwise_deg) if self.heading_known else seen
 
 
-def draw_look(fov_deg: tuple[float, float], unknown_heading: bool, seeds: list[int]) -> Look:
+def draw_field_of_view(
+    fov_deg: tuple[float, float], unknown_heading: bool, seeds: list[int]
+) -> FieldOfViewCrop:
     """Draw from one seed a sample (pure).
 
     Args:
@@ -72,7 +74,7 @@ def draw_look(fov_deg: tuple[float, float], unknown_heading: bool, seeds: list[i
     """
     numbers = np.array([np.random.default_rng(seed).random(2) for seed in seeds]).reshape(-1, 2)
     narrowest, widest = fov_deg
-    return Look(
+    return FieldOfViewCrop(
         clockwise_deg=360.0 * numbers[:, 0],
         fov_deg=narrowest + (widest - narrowest) * numbers[:, 1],
         heading_known=not unknown_heading,

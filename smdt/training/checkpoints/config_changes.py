@@ -1,4 +1,4 @@
-"""Whether a run that goes on is still the run that its checkpoint is of: pure comparisons.
+"""Changes of configuration that a run may resume with: pure comparisons.
 
 One table says of every key of a configuration what becomes of a change, another one of DeepSpeed's
 own configuration. `docs/training.md` shows both to users.
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Effect(Enum):
-    """What a change of a key does to a run that goes on."""
+    """Effect of a changed key on a run that resumes."""
 
     NONE = "nothing"
     """Nothing that is learned or measured changes."""
@@ -128,7 +128,8 @@ CONFIG_KEYS: Mapping[str, Effect] = {
     "telemetry.tensorboard": _NONE,
     "telemetry.device_tflops": _NONE,
 }
-"""Of every key of every stage. A key that holds a mapping of the user's own names is one key."""
+"""Effect of every key of every stage. A key that holds a mapping of the user's own names is one
+key."""
 
 DEEPSPEED_KEYS: Mapping[str, Effect] = {
     # What the YAML says.
@@ -166,13 +167,13 @@ DEEPSPEED_KEYS: Mapping[str, Effect] = {
     # How the states lie in a checkpoint, which DeepSpeed cannot convert.
     "zero_optimization": _FIXED,
 }
-"""Of DeepSpeed's keys, a section standing for those of its keys that are not named; any other key
-holds from the next step on."""
+"""Effect of DeepSpeed's keys; a section includes those of its keys that are not named; any other
+key takes effect from the next step on."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A key that is asked for with another value than the checkpoint was made with.
+    """A key whose configured value differs from the checkpoint's.
 
     Attributes:
         key: of the YAML, or of DeepSpeed's JSON.
@@ -206,7 +207,7 @@ def compare_deepspeed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
 
 
 def compare_environments(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say in one line what other code goes on with a run; nothing if it is the same."""
+    """Return one line on other code that resumes a run; empty if it is the same."""
     ours, theirs = (_versions(each) for each in (now, before))
     changed = [
         f"{name} {ours.get(name)} (was {theirs.get(name)})"
@@ -216,8 +217,8 @@ def compare_environments(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
     return [f"other code goes on with the run: {', '.join(changed)}"] if changed else []
 
 
-def refusal(differences: list[Difference], checkpoint: str) -> str:
-    """Return in one sentence why a run cannot go on as it is asked to; empty if it can."""
+def incompatibility_message(differences: list[Difference], checkpoint: str) -> str:
+    """Return in one sentence why a run cannot resume with this configuration; empty if it can."""
     fixed = [difference for difference in differences if difference.effect is _FIXED]
     if not fixed:
         return ""
@@ -255,7 +256,7 @@ def _differences(
 def _leaves(
     content: Mapping[str, Any], table: Mapping[str, Effect], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Yield the keys of nested sections with their values; a key of the table is no section."""
+    """Yield the keys of nested sections with their values; a key of the table is not a section."""
     for name, value in content.items():
         key = f"{prefix}{name}"
         inside = any(other.startswith(f"{key}.") for other in table)
@@ -266,7 +267,7 @@ def _leaves(
 
 
 def _effect(key: str, table: Mapping[str, Effect], otherwise: Effect) -> Effect:
-    """Return what the table says of a key or of the sections it is in."""
+    """Return the table's entry of a key or of a section that contains it."""
     while key:
         if key in table:
             return table[key]

@@ -1,4 +1,4 @@
-"""What the ranks agree on at each step: one small all-reduce on the CPU, read one step late.
+"""Step status of all ranks: one small all-reduce on the CPU, read one step late.
 
 A rank enters it when its device work for the step is done: at once where the device is the CPU,
 else when the next step has been handed to the device, so that nobody waits for it. It carries
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
-from smdt.training.deepspeed.device_work import Scalars
+from smdt.training.deepspeed.device_work import DeviceScalars
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """What all ranks know about one finished step."""
+class StepStatus:
+    """Step status of all ranks."""
 
     step: int
     stop: bool
@@ -26,16 +26,16 @@ class Agreement:
     losses: Mapping[str, float] = field(default_factory=dict)
 
 
-class Control:
-    """The ranks' agreement about the step before, over a gloo group of its own."""
+class StepStatusReducer:
+    """Reduces the status of the previous step over all ranks, in a separate gloo group."""
 
     def __init__(self) -> None:
         group = dist.new_group(backend="gloo")
         assert isinstance(group, dist.ProcessGroup), "every rank is in it"
         self._group = group
-        self._pending: _Ballot | None = None
+        self._pending: _PendingReduction | None = None
 
-    def post(self, step: int, losses: Scalars, stop: bool) -> Agreement | None:
+    def post(self, step: int, losses: DeviceScalars, stop: bool) -> StepStatus | None:
         """Say what this rank saw in `step`; return what all ranks saw in the step before.
 
         Args:
@@ -44,21 +44,23 @@ class Control:
             stop: whether this rank was asked to stop.
         """
         previous = self.collect()
-        self._pending = _Ballot(self._group, step, losses, stop)
-        if losses.are_here:
+        self._pending = _PendingReduction(self._group, step, losses, stop)
+        if losses.ready:
             self._pending.cast()
         return previous
 
-    def collect(self) -> Agreement | None:
+    def collect(self) -> StepStatus | None:
         """Return the agreement about the last posted step, None if it was collected already."""
         pending, self._pending = self._pending, None
         return None if pending is None else pending.count()
 
 
-class _Ballot:
-    """What a rank says of one step, and then what all say."""
+class _PendingReduction:
+    """Status of one step: this rank's, then the sum over all."""
 
-    def __init__(self, group: dist.ProcessGroup, step: int, losses: Scalars, stop: bool) -> None:
+    def __init__(
+        self, group: dist.ProcessGroup, step: int, losses: DeviceScalars, stop: bool
+    ) -> None:
         self._group = group
         self._step = step
         self._losses = losses
@@ -78,10 +80,10 @@ class _Ballot:
             self._cast = vector, work
         return self._cast
 
-    def count(self) -> Agreement:
+    def count(self) -> StepStatus:
         """Wait until all ranks have entered; return what they agree on."""
         vector, work = self.cast()
         work.wait()
         stop, not_finite, *sums = vector.tolist()
         losses = dict(zip(sorted(self._losses.values()), sums, strict=True))
-        return Agreement(self._step, stop=stop > 0, finite=not_finite == 0, losses=losses)
+        return StepStatus(self._step, stop=stop > 0, finite=not_finite == 0, losses=losses)

@@ -7,8 +7,8 @@ import pytest
 from pydantic import BaseModel
 
 from smdt.stages.config import SCHEMAS
-from smdt.training.checkpoints import identity
-from smdt.training.checkpoints.identity import CONFIG_KEYS, Effect
+from smdt.training.checkpoints import config_changes
+from smdt.training.checkpoints.config_changes import CONFIG_KEYS, Effect
 
 
 def models_in(annotation: object) -> list[type[BaseModel]]:
@@ -45,23 +45,28 @@ def nested(key: str, value: object) -> dict[str, object]:
 @pytest.mark.parametrize("key", CONFIG_KEYS)
 def test_each_change_is_refused_or_said_or_needs_no_word(key):
     before, now = nested(key, "old"), nested(key, "new")
-    (found,) = identity.compare_configs(before, now)
+    (found,) = config_changes.compare_configs(before, now)
     assert (found.key, found.before, found.now, found.effect) == (
         key, "old", "new", CONFIG_KEYS[key],
     )  # fmt: skip
-    refused, lines = identity.refusal([found], "step-00000008"), identity.lines([found])
+    refused, lines = (
+        config_changes.incompatibility_message([found], "step-00000008"),
+        config_changes.lines([found]),
+    )
     assert bool(refused) == (found.effect is Effect.FIXED)
     assert len(lines) == (found.effect not in (Effect.FIXED, Effect.NONE))
     for text in [refused] * bool(refused) + lines:
         assert f"{key} is new, was old" in text
         assert "\n" not in text
-    assert identity.compare_configs(before, before) == []
+    assert config_changes.compare_configs(before, before) == []
 
 
 def test_a_refusal_names_all_that_is_fixed_and_what_to_do():
     before = {"loss": {"name": "soft_margin", "gamma": 10.0}, "run": {"seed": 0}}
     now = {"loss": {"name": "info_nce", "temperature": 0.07}, "run": {"seed": 1}}
-    refused = identity.refusal(identity.compare_configs(before, now), "runs/a/step-00000008")
+    refused = config_changes.incompatibility_message(
+        config_changes.compare_configs(before, now), "runs/a/step-00000008"
+    )
     assert "run.seed is 1, was 0 and loss.name is info_nce, was soft_margin" in refused
     assert "run.out" in refused
     assert "init.weights=runs/a/step-00000008" in refused
@@ -84,17 +89,17 @@ def test_a_refusal_names_all_that_is_fixed_and_what_to_do():
     ],
 )
 def test_of_deepspeeds_configuration_what_decides_the_states_is_fixed(before, now, effect):
-    effects = {each.effect for each in identity.compare_deepspeed(before, now)}
+    effects = {each.effect for each in config_changes.compare_deepspeed(before, now)}
     assert effect in effects
     assert effects <= {effect, Effect.NONE}
-    assert identity.compare_deepspeed(now, now) == []
+    assert config_changes.compare_deepspeed(now, now) == []
 
 
 def test_other_code_is_a_line():
     before = {"python": "3.12", "commit": "aaa", "packages": {"torch": "2.9"}, "hosts": ["a"]}
     now = {"python": "3.12", "commit": "bbb", "packages": {"torch": "2.10"}, "hosts": ["b"]}
-    (line,) = identity.compare_environments(before, now)
+    (line,) = config_changes.compare_environments(before, now)
     assert "commit bbb (was aaa)" in line
     assert "torch 2.10 (was 2.9)" in line
     assert "python" not in line
-    assert identity.compare_environments(before, before | {"hosts": []}) == []
+    assert config_changes.compare_environments(before, before | {"hosts": []}) == []

@@ -1,4 +1,4 @@
-"""What every step measures, and how it becomes metrics.
+"""Measurements of every step, and their metrics.
 
 A step is told of when all ranks have agreed about it, one step late; by then the device has sent
 what it measured, so telling waits for nothing.
@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from smdt.telemetry.metrics import TrainingMetrics
-from smdt.training.deepspeed.collectives import Collectives
-from smdt.training.deepspeed.device_work import Scalars, Stopwatch
+from smdt.training.deepspeed.collectives import CollectiveTimer
+from smdt.training.deepspeed.device_work import DeviceScalars, DeviceTimer
 from smdt.training.deepspeed.engine import Engine
-from smdt.training.loop.control import Agreement
 from smdt.training.loop.stage import StepContext
+from smdt.training.loop.step_status import StepStatus
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step measured on this rank.
+    """Measurements of one step on this rank.
 
     Attributes:
         step: its number, from 1.
@@ -60,7 +60,7 @@ class StepRecord:
         }
 
 
-class StepWatch:
+class StepRecorder:
     """Measures the steps of one rank.
 
     Args:
@@ -75,7 +75,7 @@ class StepWatch:
     def __init__(
         self,
         engines: Mapping[str, Engine],
-        collectives: Collectives,
+        collectives: CollectiveTimer,
         metrics: TrainingMetrics,
         *,
         context: StepContext,
@@ -89,13 +89,13 @@ class StepWatch:
         self._samples = global_batch // context.world_size
         self._ideal_step_seconds = ideal_step_seconds
         self._begun = 0.0
-        self._untold: dict[int, _Step] = {}
+        self._unpublished_steps: dict[int, _Step] = {}
         self._skipped_steps = self._count_skipped().values()
 
-    def _count_skipped(self) -> Scalars:
-        return Scalars({name: engine.skipped_steps for name, engine in self._engines.items()})
+    def _count_skipped(self) -> DeviceScalars:
+        return DeviceScalars({name: engine.skipped_steps for name, engine in self._engines.items()})
 
-    def open(self, step: int, total: int) -> None:
+    def start_run(self, step: int, total: int) -> None:
         """Say that the loop begins after `step` of `total` steps."""
         self._metrics.step.set(step)
         self._metrics.steps_planned.set(total)
@@ -104,41 +104,41 @@ class StepWatch:
         for name in self._engines:
             self._metrics.skipped_steps(name).inc(0)
 
-    def begin(self) -> None:
+    def start_step(self) -> None:
         """Start to measure a step: it asks for its batch now."""
         # What an evaluation or a checkpoint waited for is not the step's.
-        if not self._untold:
+        if not self._unpublished_steps:
             self._collectives.take()
         self._begun = time.perf_counter()
 
     @contextmanager
-    def computing(self, step: int, epoch: int) -> Iterator[None]:
+    def measure_compute(self, step: int, epoch: int) -> Iterator[None]:
         """Measure the stage's step in the block; its batch is there."""
         wait = time.perf_counter() - self._begun
-        compute = Stopwatch(self._device)
+        compute = DeviceTimer(self._device)
         with compute.running():
             yield
         engines = self._engines.items()
-        self._untold[step] = _Step(
+        self._unpublished_steps[step] = _Step(
             begun=self._begun,
             epoch=epoch,
             data_wait_seconds=wait,
             compute=compute,
             learning_rate={name: engine.learning_rate for name, engine in engines},
-            gradient_norm=Scalars({name: engine.gradient_norm for name, engine in engines}),
+            gradient_norm=DeviceScalars({name: engine.gradient_norm for name, engine in engines}),
             loss_scale={name: engine.loss_scale for name, engine in engines},
             skipped_steps=self._count_skipped(),
         )
 
-    def end(self, step: int) -> None:
+    def end_step(self, step: int) -> None:
         """Say that nothing of the step remains to be done."""
-        measured = self._untold[step]
+        measured = self._unpublished_steps[step]
         measured.step_seconds = time.perf_counter() - measured.begun
         measured.collectives = self._collectives.take()
 
-    def tell(self, agreement: Agreement) -> StepRecord:
+    def publish(self, agreement: StepStatus) -> StepRecord:
         """Export what a step measured, once; return it."""
-        measured = self._untold.pop(agreement.step)
+        measured = self._unpublished_steps.pop(agreement.step)
         counts = measured.skipped_steps.values()
         skipped = {name: count - self._skipped_steps[name] for name, count in counts.items()}
         self._skipped_steps = counts
@@ -171,18 +171,18 @@ class StepWatch:
 
 @dataclass
 class _Step:
-    """A step that has not been told of yet."""
+    """A step whose measurements are not published yet."""
 
     begun: float
     epoch: int
     data_wait_seconds: float
-    compute: Stopwatch
+    compute: DeviceTimer
     learning_rate: Mapping[str, float]
-    gradient_norm: Scalars
+    gradient_norm: DeviceScalars
     loss_scale: Mapping[str, float]
-    skipped_steps: Scalars
+    skipped_steps: DeviceScalars
     step_seconds: float = 0.0
-    collectives: list[Stopwatch] | None = None
+    collectives: list[DeviceTimer] | None = None
 
     def record(self, step: int, *, finite: bool) -> StepRecord:
         """Return what it measured, after the device is done with it."""

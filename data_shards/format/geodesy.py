@@ -27,7 +27,7 @@ def directions(positions: Floats) -> Floats:
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
 
 
-def metres_apart(one: Floats, other: Floats) -> Floats:
+def great_circle_m(one: Floats, other: Floats) -> Floats:
     """Return great-circle distances [n] of positions [n, 2]; NaN where one is unknown."""
     return _arc_m(directions(one) - directions(other))
 

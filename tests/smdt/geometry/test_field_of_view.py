@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smdt.data.randomness import look_seed
-from smdt.geometry.look import Look, RetrievalAugmentConfig, draw_look
+from smdt.data.randomness import field_of_view_seed
+from smdt.geometry.field_of_view import FieldOfViewCrop, RetrievalAugmentConfig, draw_field_of_view
 
 WIDTH = 72  # 5 degrees a column, column 36 looks north
 
@@ -21,7 +21,7 @@ def headings() -> torch.Tensor:
 @given(st.integers(0, 71), st.integers(1, 71))
 def test_a_photo_with_a_heading_stands_where_it_looks(look, seen):
     """Oracle: of every column, whether its heading is within the photo."""
-    photo = Look(np.array([5.0 * look]), np.array([5.0 * seen]), heading_known=True)
+    photo = FieldOfViewCrop(np.array([5.0 * look]), np.array([5.0 * seen]), heading_known=True)
     shown = photo.apply(headings())
     for column, value in enumerate(shown[0, 0, 0].tolist()):
         towards = (column - WIDTH // 2) % WIDTH
@@ -32,7 +32,7 @@ def test_a_photo_with_a_heading_stands_where_it_looks(look, seen):
 
 @given(st.integers(0, 71), st.integers(1, 72))
 def test_a_photo_without_a_heading_stands_in_the_middle(look, seen):
-    photo = Look(np.array([5.0 * look]), np.array([5.0 * seen]), heading_known=False)
+    photo = FieldOfViewCrop(np.array([5.0 * look]), np.array([5.0 * seen]), heading_known=False)
     values = photo.apply(headings())[0, 1, 1].tolist()
     first = WIDTH // 2 - seen // 2
     for column, value in enumerate(values):
@@ -41,15 +41,15 @@ def test_a_photo_without_a_heading_stands_in_the_middle(look, seen):
 
 
 def test_a_whole_panorama_with_its_heading_is_left_alone():
-    look = draw_look((360.0, 360.0), False, [1, 2])
+    look = draw_field_of_view((360.0, 360.0), False, [1, 2])
     images = torch.randint(0, 256, (2, 3, 4, WIDTH), dtype=torch.uint8)
     assert torch.equal(look.apply(images), images)
 
 
 def test_looks_are_those_of_the_seeds_and_spread_over_the_range():
-    seeds = [look_seed(0, 0, sample) for sample in range(2000)]
-    look = draw_look((70.0, 180.0), True, seeds)
-    again = draw_look((70.0, 180.0), True, seeds[7:9])
+    seeds = [field_of_view_seed(0, 0, sample) for sample in range(2000)]
+    look = draw_field_of_view((70.0, 180.0), True, seeds)
+    again = draw_field_of_view((70.0, 180.0), True, seeds[7:9])
     assert np.array_equal(look.clockwise_deg[7:9], again.clockwise_deg)
     assert np.array_equal(look.fov_deg[7:9], again.fov_deg)
     assert look.fov_deg.min() >= 70
