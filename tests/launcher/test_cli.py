@@ -139,4 +139,4 @@ def test_a_dry_run_and_a_script_need_nothing_but_the_configuration(config, hostf
 def test_stop_says_that_the_run_folder_is_elsewhere(config, tmp_path):
     done = launcher("stop", "--config", config)
     assert done.returncode == 1
-    assert f"The run folder {tmp_path}/run here" in done.stderr
+    assert f"The run folder {tmp_path}/run does not exist here" in done.stderr

@@ -1,8 +1,8 @@
 """Every change that we make to the inside of DeepSpeed and of `torch.distributed`.
 
-Each says why, and where upstream discusses it. `tests/smdt/training/deepspeed/test_patches.py`
-fails when what a patch relies on is gone. Another series of a package than these were written for
-is warned of once:
+Each says why, and where upstream discusses it, if anywhere. `test_patches.py` fails when what a
+patch relies on is gone. They were written for the versions in `WRITTEN_FOR`; another one is warned
+of once.
 """
 
 import contextlib

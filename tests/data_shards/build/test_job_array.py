@@ -42,7 +42,11 @@ def test_what_is_written_and_what_kubernetes_says():
         ("auto", {"SLURM_ARRAY_TASK_ID": "1"}, "needs the variable SLURM_ARRAY_TASK_MIN"),
         ("auto", {"JOB_COMPLETION_INDEX": "1"}, "JOB_COMPLETIONS, which the Job's manifest"),
         ("auto", {"JOB_COMPLETION_INDEX": "1", "JOB_COMPLETIONS": "x"}, "is 'x', which is no"),
-        ("auto", {"JOB_COMPLETION_INDEX": "4", "JOB_COMPLETIONS": "4"}, "task 4 is out of range: 4 tasks"),
+        (
+            "auto",
+            {"JOB_COMPLETION_INDEX": "4", "JOB_COMPLETIONS": "4"},
+            "task 4 is out of range: 4 tasks",
+        ),
         ("auto", slurm(3, [1, 3, 7]), "1 to 7, are not evenly numbered"),
         ("auto", slurm(2, [1, 2, 7]), "1 to 7, are not evenly numbered"),
     ],

@@ -158,7 +158,7 @@ def test_the_source_is_refused_as_a_place_however_it_is_spelled(job, world, spel
     before = (source / "manifest.json").read_bytes()
     out = spelling.format(source, name=source.name)
     with pytest.raises(DataError, match="where the shards come from"):
-        begin(replace(job, source=str(source), out=out), Brightness())
+        begin(replace(job, shards=str(source), out=out), Brightness())
     assert (source / "manifest.json").read_bytes() == before
 
 
@@ -178,7 +178,7 @@ def test_tiles_that_are_not_square_are_refused_before_they_are_mapped(job, world
 
 def test_a_source_that_was_built_anew_is_not_mixed_with_what_was_made_of_the_old(job, world):
     source = shutil.copytree(world, Path(job.out).with_name("source"))
-    job = replace(job, source=str(source))
+    job = replace(job, shards=str(source))
     begin(job, Brightness())
     manifest = source / layout.MANIFEST
     manifest.write_bytes(manifest.read_bytes() + b" ")
@@ -194,7 +194,7 @@ def damaged(world, tmp_path, job):
     with split.tar(3).open("r+b") as tar:
         tar.seek(int(split.column("aerial_offset")[3]) + 50)
         tar.write(b"????")
-    return replace(job, source=str(root))
+    return replace(job, shards=str(root))
 
 
 def test_a_damaged_sample_is_an_error_and_leaves_no_shard(damaged, tmp_path):
@@ -239,7 +239,7 @@ def test_samples_without_the_views_pass_as_they_are(job, tmp_path):
     root = tmp_path / "gallery"
     options = BuildOptions(samples_per_shard=5, seed=4)
     build(Gallery(0, 8, 24, "easy", (32, 128), 96), root, options, workers=1)
-    run(replace(job, source=str(root)), Brightness())
+    run(replace(job, shards=str(root)), Brightness())
     out = tmp_path / "out"
     assert verify(out, workers=1).damages == []
     for path in root.rglob("val/*.tar"):
@@ -249,7 +249,7 @@ def test_samples_without_the_views_pass_as_they_are(job, tmp_path):
     assert [member for member in made if not member[0].endswith("seg.png")] == kept
     assert len(made) == 4 * len(kept) // 3
     with pytest.raises(DataError, match=r"No sample in .* has aligned"):
-        begin(replace(job, source=str(root)), Impossible())
+        begin(replace(job, shards=str(root)), Impossible())
 
 
 class Impossible(Brightness):

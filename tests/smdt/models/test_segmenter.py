@@ -202,7 +202,7 @@ def test_a_damaged_description_of_images_is_refused(cityscapes, damaged):
 
 
 def test_what_is_no_folder_and_foreign_labels_are_refused(cityscapes, tmp_path):
-    with pytest.raises(InputError, match=r"no config\.json"):
+    with pytest.raises(InputError, match=r"config\.json is missing"):
         open_folder(tmp_path)
     content = json.loads((cityscapes / "config.json").read_text())
     content["id2label"]["0"] = "floor"

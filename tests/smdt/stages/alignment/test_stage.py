@@ -16,7 +16,8 @@ from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.shard_cache import CacheConfig
 from smdt.data.split import Split
 from smdt.evaluation.images import ssim
-from smdt.models.gan.dual_cgan import Discriminators
+from smdt.geometry.augment import AugmentConfig
+from smdt.models.gan.dual_cgan import Discriminators, DualCganConfig
 from smdt.semantics.augment import SemanticsConfig
 from smdt.semantics.palette import to_classes
 from smdt.stages import config as configuration
@@ -109,9 +110,7 @@ def test_a_frozen_module_is_left_out_of_graphs_and_thaws(make_config):
 
 
 def test_the_views_of_a_pair_are_turned_and_mirrored_alike(make_config):
-    config = make_config().model_copy(
-        update={"augment": configuration.AugmentConfig(turn=True, mirror=True)}
-    )
+    config = make_config().model_copy(update={"augment": AugmentConfig(turn=True, mirror=True)})
     stage = AlignmentStage(config)
     (batch,) = training_batches(config, 1)
     everything = slice(0, 4)
@@ -213,7 +212,7 @@ def test_a_size_that_does_not_fit_is_refused_before_the_run(world, tmp_path):
     )
     with pytest.raises(InputError, match=r"geometry.*32x100.*multiples of 16"):
         configuration.load(path, ["geometry.panorama_size=[32,100]"])
-    assert configuration.load(path).model == configuration.DualCganConfig()
+    assert configuration.load(path).model == DualCganConfig()
 
 
 def test_panogan_compat_scores_are_599_db_higher(make_config):
