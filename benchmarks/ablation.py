@@ -11,7 +11,7 @@ tile can follow. What is given as `section.key=value` holds for every run, such 
 `schedule.length="4 epochs"`.
 
 A run is a run folder below `--out`: finished ones are not trained again, and one that was
-interrupted (by SIGTERM, a file `stop` in `--out`, or a kill) goes on from its checkpoint.
+interrupted (by SIGTERM, a file `stop` in `--out`, or a kill) resumes from its checkpoint.
 """
 
 import json

@@ -3,11 +3,10 @@
 python -m benchmarks.capacity [--batch N] [--zero STAGE] [--rounds N] [--ranks-per-node N]
     [--link-gbit G] [--json FILE]
 
-The parts are measured apart from each other: what the loader gives when nobody computes, how long a
-step is when its batch is there, how many bytes and calls the exchange has, what a call and a byte
-cost. The model puts them together for one and for two ranks and is compared with real `smdt train`
-runs of as many; then it is asked about more nodes like this one with the link that is named. See
-`docs/scaling.md`.
+The parts are measured separately: the rate of the loader without computing, the length of a step
+whose batch is ready, the bytes and calls of the exchange, and the cost of a call and of a byte. The
+model combines them for one and for two ranks and is compared with real `smdt train` runs of as
+many; then it predicts more nodes like this one with the link that is named. See `docs/scaling.md`.
 """
 
 import json
@@ -70,7 +69,7 @@ class Parts:
 
     Attributes:
         pairs: of a step.
-        loader_pairs_per_second: when nobody computes.
+        loader_pairs_per_second: without computing.
         compute_seconds: of a step whose batch is there.
         parameters: that are trained.
         descriptor_bytes: of the rank's pairs, both towers.
@@ -107,8 +106,8 @@ def exchanged_bytes(parts: Parts, zero: int, ranks: int) -> float:
 def step_seconds(parts: Parts, link: Link, zero: int, ranks: int) -> dict[str, float]:
     """Seconds of the loader, of computing and of the exchange, and of the step (pure).
 
-    The loader works beside the step, so the longer of the two counts. Nothing of the exchange is
-    hidden, and a call of W ranks costs log2(W) times one of two.
+    The loader works in parallel to the step, so the longer of the two counts. The exchange is not
+    hidden at all, and a call of W ranks costs log2(W) times one of two.
     """
     loader = parts.pairs / parts.loader_pairs_per_second
     calls = parts.calls * link.call_seconds * math.ceil(math.log2(ranks))

@@ -3,8 +3,8 @@
 python -m benchmarks.locate --gallery DIR --shards DIR [--split NAME] [--photos N] [--fov DEGREES]
                             [--json FILE]
 
-The photos are of samples at even distances in the split, each cut around an azimuth of its own that
-nobody tells. The gallery is what `smdt embed` made of the same split.
+The photos are of samples at even distances in the split, each cut around a random azimuth that the
+locator does not get. The gallery is what `smdt embed` made of the same split.
 """
 
 import json
@@ -30,7 +30,7 @@ NEAR_DEG = 15.0
 def main(
     gallery: Annotated[Path, typer.Option(help="Folder that `smdt embed` made.")],
     shards: Annotated[str, typer.Option(help="Folder of the data set.")],
-    split: Annotated[str, typer.Option(help="Data set of the panoramas that are cut.")] = "val",
+    split: Annotated[str, typer.Option(help="Split of the panoramas that are cut.")] = "val",
     photos: Annotated[int, typer.Option(help="Number of photos.")] = 100,
     fov: Annotated[list[float] | None, typer.Option(help="Degrees; may be repeated.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,

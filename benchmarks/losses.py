@@ -9,7 +9,7 @@ same size in one process, and prints the recall on the held-out split with its s
 seeds. What is given as `section.key=value` holds for every run.
 
 A run is a run folder below `--out`: finished ones are not trained again. After `--minutes` the run
-at work saves itself and stops; the same command goes on with it.
+that trains saves and stops; the same command resumes it.
 """
 
 import json

@@ -3,9 +3,9 @@
 python -m benchmarks.memory_per_rank [--ranks 1 --ranks 2 ...] [--layers N] [--json FILE]
 
 States are parameters, gradients and the optimizer's. Ranks train square layers without biases in
-bf16 with the shipped DeepSpeed configurations, on so few rows that activations weigh nothing. *In a
-step* is the highest resident memory of a step after the first two, *between steps* what stays;
-both without what the process held before it had a model. The highest rank counts.
+bf16 with the shipped DeepSpeed configurations, on few rows, so that activations take almost no
+memory. *In a step* is the highest resident memory of a step after the first two, *between steps*
+what stays; both without what the process held before it had a model. The highest rank counts.
 """
 
 import json

@@ -93,7 +93,7 @@ class PlainGan:
     def step(self, batch: Batch) -> dict[str, float]:
         """One step of the discriminators, one of the generators; return the losses."""
         views = self._stage.inputs(batch, slice(0, len(batch.sample_ids)))
-        # With feedback the generators run anew once the discriminators have learned.
+        # With feedback the generators run again after the step of the discriminators.
         made = self._generated(views.aerial)
         self._d_adam.zero_grad()
         d_loss = torch.zeros(())

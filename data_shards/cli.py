@@ -79,7 +79,7 @@ def world(
 
 @app.command()
 def build(
-    layout: Annotated[RawLayout, typer.Argument(help="RawLayout of the raw data.")],
+    layout: Annotated[RawLayout, typer.Argument(help="Layout of the raw data.")],
     root: Annotated[Path, typer.Option(help="Folder of the raw data.")],
     out: Out,
     samples_per_shard: Annotated[int, typer.Option(min=1, help="Source rows of a shard.")] = 1000,

@@ -25,7 +25,7 @@ class BuildJob:
 
     Args:
         workers: shards written at once; None is as many as there are cores.
-        max_rejected: more rejected samples than this are an error; None is no limit.
+        max_rejected: more rejected samples than this are an error; None: no limit.
         on_ray: on a Ray cluster instead of this machine alone.
         ray_address: HOST:PORT of its head; None is the cluster that this machine is a node of.
         task: of a job array; None builds everything and finalizes it.

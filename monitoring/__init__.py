@@ -1,1 +1,1 @@
-"""AlertRule rules and dashboards, written to `configs/monitoring`."""
+"""Alert rules and dashboards, written to `configs/monitoring`."""

@@ -98,7 +98,7 @@ class Document:
         """Return the configuration; string fields of the schema get the typed text.
 
         Raises:
-            ValidationError: it is none.
+            ValidationError: it does not fit the schema.
         """
         while True:
             try:
@@ -115,7 +115,7 @@ class Document:
         texts: Any = self.texts
         holder: Any = None
         path: list[str | int] = []
-        for part in location:  # of a union it holds tags too, which are no keys
+        for part in location:  # of a union it holds tags too, which are not keys
             of_dict = isinstance(value, dict) and part in value
             of_list = isinstance(value, list) and isinstance(part, int) and part < len(value)
             if not of_dict and not of_list:

@@ -93,7 +93,7 @@ def train_rank(
         How far the run is, and its length in steps.
 
     Raises:
-        UserError: what the user can mend, in one sentence.
+        UserError: what the user can fix, in one sentence.
     """
     stop = StopRequest(folder.stop)
     stop.listen()
@@ -140,7 +140,8 @@ def decide_resume_point(
     """Decide what the run resumes from; rank 0 alone calls it, before a process group is made.
 
     Raises:
-        UserError: there is none to be had, or the run cannot go on from it as it is asked to.
+        UserError: there is no usable checkpoint, or the run cannot resume from it with this
+            configuration.
     """
 
     def examine_it(found: Path) -> bool:
@@ -149,7 +150,7 @@ def decide_resume_point(
         changes = check_resume(config, user_settings, found, loader, folder, world_size)
         for line in changes.lines:
             _log.info("%s", line)
-            if LEASE_VARIABLE not in os.environ:  # else the launcher has said it
+            if LEASE_VARIABLE not in os.environ:  # else the launcher has printed it
                 typer.echo(line, err=True)
         return changes.best_holds
 
@@ -297,9 +298,8 @@ def open_run(
     folder: RunFolder, config: Config, step: int, hosts: Sequence[str], device: torch.device
 ) -> None:
     """Write the run folder's records when a run starts or resumes at `step`."""
-    if (
-        ATTEMPT_VARIABLE not in os.environ
-    ):  # else the launcher has done it, before anybody could ask
+    # The launcher removes an old stop file itself, before a new one can be written.
+    if ATTEMPT_VARIABLE not in os.environ:
         folder.stop.unlink(missing_ok=True)
     folder.rewind_metrics(step)
     write_atomic(folder.config, config.to_yaml().encode())

@@ -43,7 +43,7 @@ def atomic_file(path: Location) -> AbstractContextManager[BinaryIO]:
 def _renamed_file(path: Path) -> Iterator[BinaryIO]:
     """A local file, written under a temporary name until it is complete.
 
-    It is written beside `path` under a name that no other process uses, locked, flushed, synced
+    It is written next to `path` under a name that no other process uses, locked, flushed, synced
     and renamed; the rename is synced too.
     """
     while True:

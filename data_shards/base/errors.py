@@ -64,7 +64,7 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
     """
     _close_terminal()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # file names may hold bytes that are no UTF-8
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold bytes that are not UTF-8
             stream.reconfigure(errors="backslashreplace")
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given

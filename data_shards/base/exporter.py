@@ -40,7 +40,7 @@ class Tls:
     Attributes:
         certificate: of this server, with what is between it and its authority.
         key: of the certificate.
-        client_ca: authority whose clients alone are answered; None answers everybody.
+        client_ca: authority of the allowed clients; None allows any client.
     """
 
     certificate: Path
@@ -65,8 +65,8 @@ class Tls:
         """Read the files as the server will.
 
         Raises:
-            InputError: one of them can't be read, the key is encrypted, or key and certificate are
-                no pair.
+            InputError: one of them can't be read, the key is encrypted, or it is not the key of
+                the certificate.
         """
         for file in (self.certificate, self.key, self.client_ca):
             if file is not None and not file.is_file():
@@ -114,14 +114,14 @@ class Exporter:
     """Serves a registry over HTTP while it is open.
 
     A port that is taken never ends a run: a free one is used, and the discovery entry says which.
-    A process that fails stays until its last figures are read, if anybody reads them at all: what
-    went wrong stands in them.
+    A process that fails waits until its last figures are read, if they were read before: they show
+    what went wrong.
 
     Args:
         registry: what to serve, complete.
         endpoint: where.
         target: file of the discovery entry, removed at exit.
-        labels: of the process; they stand on `up`, which knows of those who don't answer.
+        labels: of the process; `up` has them too, also if the process does not answer.
 
     Raises:
         InputError: the files of the endpoint's TLS are wrong, its address is not this machine's, or
@@ -219,14 +219,14 @@ class _Scrapes(Collector):
         self._another = Condition()
 
     def collect(self) -> Iterator[Metric]:
-        """Count a scrape; yields no metric."""
+        """Count a scrape; return no metrics."""
         with self._another:
             self._count += 1
             self._another.notify_all()
         return iter(())
 
     def describe(self) -> Iterator[Metric]:
-        """Tell of no metric."""
+        """Return no metrics."""
         return iter(())
 
     def wait_for_another(self, seconds: float) -> None:

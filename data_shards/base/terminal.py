@@ -1,7 +1,7 @@
 """Terminal output that prints any user text literally.
 
-File names, keys and exception texts are no markup, no emoji codes and no control sequences. All
-output of rich goes through `Terminal`; styled text is a `rich.text.Text`.
+File names, keys and exception texts must not be read as markup, emoji codes or control sequences.
+All output of rich goes through `Terminal`; styled text is a `rich.text.Text`.
 """
 
 from rich.console import Console

@@ -79,7 +79,7 @@ def read_text(path: Path, hint: str = "") -> str:
     """A text as `to_utf8` cleans it.
 
     Raises:
-        InputError: it can't be read, or is no text.
+        InputError: it can't be read, or is not text.
     """
     return to_utf8(path, read_bytes(path, hint)).decode()
 
@@ -94,7 +94,7 @@ def read_rows(path: Path, hint: str = "") -> list[Row]:
     """The rows of a comma-separated table without a header, blank lines left out.
 
     Raises:
-        InputError: it can't be read, or is no such table.
+        InputError: it can't be read, or is not such a table.
     """
     reader = csv.reader(io.StringIO(read_text(path, hint)), strict=True, skipinitialspace=True)
     try:

@@ -55,9 +55,9 @@ def build(
     Args:
         source: where the samples come from.
         out: folder or URL of the data set; a folder is made if missing.
-        options: what decides the bytes, besides the source.
+        options: what decides the bytes, in addition to the source.
         workers: shards written at once; None is as many as the executor has cores.
-        max_rejected: more rejected samples than this are an error; None is no limit.
+        max_rejected: more rejected samples than this are an error; None: no limit.
         executor: who writes the shards.
         watchers: are told how it goes.
 

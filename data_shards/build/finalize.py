@@ -35,7 +35,7 @@ def finalize(root: str | Location) -> Manifest:
     """Merge the index parts of every split and write `manifest.json`; done twice, it is the same.
 
     Raises:
-        InputError: no build was begun in `root`.
+        InputError: `root` holds no build.
         ShardError: shards are missing or their index parts damaged, or a split has no samples.
     """
     root = location(root)

@@ -24,7 +24,7 @@ class BuildCallback:
         """The job starts."""
 
     def advance(self, rows: int) -> None:
-        """So many more rows were read, accepted or not."""
+        """This many more rows were read, accepted or not."""
 
     def finish(self, summary: ShardSummary) -> None:
         """A shard is written."""

@@ -25,8 +25,8 @@ ANSWER_SECONDS = 20
 """Ray itself tries for minutes to reach a cluster that is not there."""
 
 RETRIES = 5
-"""Retries of a task whose node or process is lost: an image that crashes its process ends the
-build."""
+"""Retries of a task whose node or process is lost; limited, since an image may crash its process
+each time."""
 
 _log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def _connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    # Ray takes SIGTERM for itself, and answers it with an exit that saves nothing.
+    # Ray installs its own handler of SIGTERM, which exits and saves nothing.
     ours = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)

@@ -89,8 +89,8 @@ def write_samples(
         root: of the data set; the split's folder exists.
         split: of the shard.
         shard: its number.
-        rejected: rows that are not in the shard; looked at when `samples` is at its end.
-        pixels: what the photographs without a histogram add up to, by view; likewise.
+        rejected: rows that are not in the shard; read when `samples` is at its end.
+        pixels: sums of the photographs without a histogram, by view; read at the end too.
 
     Raises:
         ShardError: the disk does not take it.

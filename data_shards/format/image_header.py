@@ -153,6 +153,6 @@ def _orientation(data: bytes) -> int:
         for name in XMP:
             image.info.pop(name, None)
         orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
-    except Exception:  # a block that nobody can read turns nothing
+    except Exception:  # an unreadable block turns nothing
         return UPRIGHT
     return int(orientation) if orientation in TURNED else UPRIGHT

@@ -71,7 +71,7 @@ def decode(name: str, data: bytes) -> Image.Image:
     """Decode all of an image.
 
     Raises:
-        RejectedSample: it is no image that a shard can hold; `name` is in the detail.
+        RejectedSample: it is not an image that a shard can hold; `name` is in the detail.
     """
     header = _open_upright(name, data)
     if header.file_type == "png":
@@ -92,7 +92,7 @@ def decode_class_map(name: str, data: bytes) -> Image.Image:
     """Decode a class map to 8-bit grey.
 
     Raises:
-        RejectedSample: it can't be decoded, or is no 8-bit grey PNG. Of one with fewer bits,
+        RejectedSample: it can't be decoded, or is not an 8-bit grey PNG. Of one with fewer bits,
             decoders scale the ids up.
     """
     if _open_upright(name, data) != ("png", "L", MAX_DEPTH):
@@ -160,7 +160,7 @@ def prepare_photo(
         if (image.height, image.width) != size:
             image = image.resize((size[1], size[0]), FILTERS[encoding.filter])
         data, file_type = encode_jpeg(image, encoding), "jpg"
-        # What is said of an image is said of the bytes in the shard: `verify` finds the same.
+        # Statistics and digest are of the bytes in the shard, so that `verify` finds the same.
         pixels = _jpeg_pixels(name, data, image.mode)
     return PreparedImage(data, file_type, *size, grid_histogram(pixels), pixel_digest(pixels))
 
@@ -169,7 +169,7 @@ def prepare_class_map(name: str, data: bytes, size: tuple[int, int] | None) -> P
     """Check a class map (8-bit grey PNG of class ids) and bring it to `size` (height, width).
 
     Raises:
-        RejectedSample: it can't be decoded, is not 8-bit grey, or has ids that are no class.
+        RejectedSample: it can't be decoded, is not 8-bit grey, or has ids that are not classes.
     """
     image = decode_class_map(name, data)
     counts = image.histogram()

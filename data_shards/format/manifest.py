@@ -81,7 +81,7 @@ class Manifest(_Strict):
     seed: int | None
     """Seed of the build's row order; a generated data set's own seed is in `source`."""
     source: dict[str, JSON]
-    """SupervisorOptions of the source that its samples depend on."""
+    """Options of the source that its samples depend on."""
     options: BuildOptions
     encoder: str | None
     """Encoding of re-encoded images; None: they have their original bytes."""

@@ -84,8 +84,8 @@ def pixel_digest(pixels: np.ndarray) -> bytes:
     """16 bytes that are equal for equal images, uint8 [H, W, 3] or [H, W].
 
     It hashes the CRC32C of stripes of rows: hashing the pixels themselves costs as much as decoding
-    them. Images that differ in one stripe only have a chance of 2^-32 to be taken for equal, in
-    two 2^-64, in four or more 2^-128. It finds copies; it is no protection against forgery.
+    them. If images differ in a single stripe, their digests are equal with a chance of 2^-32, in
+    two 2^-64, in four or more 2^-128. It finds copies; it does not protect against forgery.
     """
     pixels = np.ascontiguousarray(pixels)
     stripes = [

@@ -83,7 +83,7 @@ class BuildPlan(BaseModel):
         """Return the plan of the build in a folder.
 
         Raises:
-            InputError: no build was begun in the folder.
+            InputError: the folder holds no build.
             ShardError: the plan is damaged.
         """
         path = root / layout.PLAN

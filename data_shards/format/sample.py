@@ -40,7 +40,7 @@ class Meta:
         elevation: of the panorama's bottom and top edge, degrees above the horizon.
         positive: the tile of the `aerial` split that shows the place best, by the number in its
             key; None where pairs or positions say what belongs together.
-        semi_positives: tiles that show the place too, likewise; at most `MAX_SEMI_POSITIVES`.
+        semi_positives: other tiles that show the place, by number; at most `MAX_SEMI_POSITIVES`.
     """
 
     source_id: str

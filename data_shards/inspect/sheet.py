@@ -28,7 +28,7 @@ def contact_sheet(root: str | Location, pairs_per_split: int = 6) -> Image.Image
     """Samples spread evenly over each split: the tile, and next to it panorama over class map.
 
     Raises:
-        InputError: `root` is no finished data set.
+        InputError: `root` is not a finished data set.
         ShardError: a sample on the sheet is damaged.
     """
     root = location(root)

@@ -55,7 +55,7 @@ def stats(root: str | Location) -> dict[str, SplitStats]:
     """The numbers of each split, from the manifest and the merged index.
 
     Raises:
-        InputError: `root` is no finished data set.
+        InputError: `root` is not a finished data set.
         ShardError: the manifest or an index is damaged.
     """
     root = location(root)

@@ -37,7 +37,7 @@ class Damage(NamedTuple):
     Args:
         file: relative to the data set's root.
         key: of the sample, empty if the damage is not in one sample.
-        part: of the sample, as `ground`; empty likewise.
+        part: of the sample, as `ground`; empty if the damage is not in one part.
         reason: a short token: `missing`, `truncated`, `checksum`, `undecodable`, `index`, `count`.
         detail: one sentence.
     """

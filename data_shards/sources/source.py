@@ -17,7 +17,7 @@ class SplitPlan:
     Args:
         kind: `pairs`, `aerial` (a gallery) or `ground` (queries).
         rows: source rows, before any is rejected.
-        crops: whether its samples have `crops`: such images are encoded anew in every build.
+        crops: whether its samples have `crops`: such images are encoded again in every build.
     """
 
     kind: Kind

@@ -141,7 +141,7 @@ class WorldSource:
 def _tent(fine: Floats) -> Floats:
     """Return [2H + 1, 2W, C] weighted 1 2 1 around rows 1, 3, ... and columns 0, 2, ...: [H, W, C].
 
-    Columns go on around the panorama.
+    Columns wrap around the panorama.
     """
     rows = (fine[:-2:2] + 2.0 * fine[1:-1:2] + fine[2::2]) / 4.0
     odd = rows[:, 1::2]
@@ -168,7 +168,7 @@ def _traffic(
 
 def _meta(city: City, number: int, place: int) -> Meta:
     """Return where a place is: on a lattice around the city's middle, on its central meridian."""
-    # 100 x 100 places fill the lattice; later ones go on northwards.
+    # 100 x 100 places fill the lattice; later ones continue northwards.
     east = (place % 100 - 49.5) * _PLACE_SPACING_M
     north = (place // 100 - 49.5) * _PLACE_SPACING_M
     latitude = city.latitude + north / 111_200.0

@@ -60,7 +60,7 @@ class Facts:
         addresses: of this host, loopback left out.
         own_address: what its name resolves to, where gloo listens; empty if to nothing.
         port: a free TCP port.
-        taken_ports: those of the question that somebody listens on.
+        taken_ports: those of the request that another process listens on.
     """
 
     versions: dict[str, str]

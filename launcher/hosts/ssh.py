@@ -101,8 +101,8 @@ class _ResponseReader:
     """The output of a host: its clock, compared on arrival, and its answer; greetings are skipped.
 
     Attributes:
-        skew_seconds: how far its clock is ahead, None while it said nothing.
-        answer: the last that it said beside, None while it said nothing.
+        skew_seconds: how far its clock is ahead, None before it has printed its clock.
+        answer: the last other JSON object that it printed, None before the first.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:

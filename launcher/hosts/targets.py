@@ -19,7 +19,7 @@ def targets(hosts: Hosts, base_port: int, labels: Mapping[str, str]) -> list[Tar
     Args:
         hosts: their slots.
         base_port: of the first rank of a host; each further one has the next.
-        labels: of every entry, beside `rank` and `host`.
+        labels: of every entry, in addition to `rank` and `host`.
     """
     places = [(host, local) for host, slots in hosts.items() for local in range(len(slots))]
     return [

@@ -18,7 +18,7 @@ class AttemptOutcome:
     """Exit codes and state of an attempt.
 
     Attributes:
-        state: what `state.json` says of this very attempt, None if nothing.
+        state: content of `state.json` from this attempt, None if it wrote none.
         failures: host and exit code of each session that ended badly, first one first.
         exit_code: of DeepSpeed's launcher, None if it had to be ended.
         stalled_seconds: how long nothing moved, 0 if that ended it.
@@ -35,7 +35,7 @@ class AttemptOutcome:
 def next_action(evidence: AttemptOutcome, *, asked_to_stop: bool) -> NextAction:
     """Decide what to do after an attempt, from `state.json` and never from exit codes.
 
-    A run that saved and left without being asked, as ranks do that a scheduler signals, goes on.
+    A run that saved and exited without a request, as after a scheduler's signal, continues.
     """
     state = evidence.state or {"status": "running"}
     match state["status"]:

@@ -139,7 +139,7 @@ def check_working_folder(folder: Path, interpreter: str) -> None:
         interpreter: Python's path.
 
     Raises:
-        InputError: a path holds a character that pdsh or a shell would take for something else.
+        InputError: a path holds a character that pdsh or a shell would interpret.
     """
     for what, path in [("working folder", str(folder)), ("Python interpreter", interpreter)]:
         found = _UNQUOTED.search(path)

@@ -30,7 +30,7 @@ class Voice:
         with suppress(OSError, ValueError):  # a terminal that is gone ends no run
             sys.stderr.write(line)
             sys.stderr.flush()
-        with suppress(OSError), self._file.open("a") as file:  # a full disk silences nobody
+        with suppress(OSError), self._file.open("a") as file:  # a full disk ends no run
             file.write(line)
 
 

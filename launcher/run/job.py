@@ -32,7 +32,7 @@ class TrainJob:
         deepspeed_file: DeepSpeed's own JSON, None for its defaults.
         resume: `auto`, `never`, or a checkpoint folder.
         overrides: `section.key=value` each.
-        config: what they come to.
+        config: the resulting configuration.
         folder: the run folder.
         ranks: of the whole run.
     """
@@ -100,7 +100,7 @@ class TrainJob:
             What has changed since, a line each.
 
         Raises:
-            UserError: it cannot go on so, or there is no checkpoint to be had.
+            UserError: it cannot resume with this configuration, or there is no usable checkpoint.
         """
         settings = configuration.load_deepspeed(self.deepspeed_file)
         found = find_checkpoint(self.folder, self.resume)

@@ -141,8 +141,8 @@ def compare_hosts(
 def wanted_device(began_with: str, hosts: Hosts, facts: Mapping[str, Facts]) -> str:
     """Return the kind of device that all hosts must have.
 
-    An accelerator that the run has trained on; else the one that most slots have; else the CPU: a
-    host that has lost its accelerators is the one that is refused, whichever it is.
+    An accelerator that the run has trained on; else the one that most slots have; else the CPU. So
+    a host that has lost its accelerators is refused, also if it is the first one.
     """
     if began_with != CPU:
         return began_with

@@ -43,7 +43,7 @@ WAIT_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class SupervisorOptions:
-    """SupervisorOptions of the supervision.
+    """Options of the supervision of a run.
 
     Attributes:
         hostfile: DeepSpeed's.

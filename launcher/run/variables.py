@@ -75,7 +75,7 @@ def passed_variables(names: Sequence[str], environment: Mapping[str, str]) -> di
     """Return the variables that the user passes to all hosts.
 
     Raises:
-        InputError: one is not set here, or is no name.
+        InputError: one is not set here, or is not a valid name.
     """
     for name in names:
         if not is_variable(name):
@@ -89,7 +89,7 @@ def read_deepspeed_env() -> list[str]:
     """Return what DeepSpeed's own files of variables say, as lines of the hosts' script.
 
     Raises:
-        InputError: a line is no variable.
+        InputError: a line is not a variable.
     """
     name = os.environ.get("DS_ENV_FILE", ".deepspeed_env")
     files = [folder / name for folder in (Path.home(), Path.cwd())]

@@ -50,7 +50,8 @@ def slurm_script(allocation: SchedulerJob, options: Sequence[str]) -> str:
         options: further ones of `sbatch`, such as `--partition=gpu`.
 
     Raises:
-        InputError: an option is none, or Slurm cannot be given the run folder or an argument.
+        InputError: an option is not one of `sbatch`, or Slurm cannot be given the run folder or an
+            argument.
     """
     for option in options:
         if re.fullmatch(r"--[a-z-]+(=\S+)?", option) is None:

@@ -31,7 +31,7 @@ PHOTO = "photo.png"
 FOV_DEG, AZIMUTH_DEG = 180.0, 120.0
 """What the photo shows of a panorama: how wide, and around which direction from its middle."""
 TURNS = 12
-"""Headings at which the gallery embeds each place."""
+"""Number of headings at which the gallery embeds each place."""
 WORLD = ("--seed", "0", "--difficulty", "normal", "--ground-size", "64x256", "--aerial-size", "192")
 
 
@@ -91,7 +91,7 @@ def this_machine() -> Machine:
     """Return what suits this machine."""
     gpus = torch.cuda.device_count()
     return Machine(
-        ranks=1 if gpus == 1 else 2,  # each takes a GPU for itself
+        ranks=1 if gpus == 1 else 2,  # each needs its own GPU
         overrides=("precision=fp32",) if gpus == 0 and emulates_bf16() else (),
     )
 
@@ -99,7 +99,7 @@ def this_machine() -> Machine:
 def run_demo(out: Path, *, quick: bool, full: bool) -> None:
     """Make a world, train on it, and say how well an unseen city is recalled.
 
-    Commands that were finished before keep what they made: a demo that was stopped goes on.
+    Commands keep what they finished before: a demo that was stopped resumes.
 
     Args:
         out: folder of all that is made; `quick` makes another one in it.

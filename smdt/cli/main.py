@@ -55,7 +55,7 @@ def options(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of everything the demo makes.")] = Path("demo"),
     quick: Annotated[bool, typer.Option(help="A smaller world and a weaker model.")] = False,
-    full: Annotated[bool, typer.Option(help="Go on with the stages of the paper.")] = False,
+    full: Annotated[bool, typer.Option(help="Continue with the stages of the paper.")] = False,
 ) -> None:
     """From a synthetic world to a recall on an unseen city, with the commands of the README."""
     from smdt.cli.demo import run_demo

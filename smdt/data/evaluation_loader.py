@@ -76,7 +76,7 @@ class EvaluationLoader:
         self._own = chosen[slices[rank].start : slices[rank].stop]
         self._device = device
         self._max_missing = max_missing
-        self._metrics = TrainingMetrics("", "evaluation", rank)  # nobody exports them
+        self._metrics = TrainingMetrics("", "evaluation", rank)  # they are not exported
 
     def __iter__(self) -> Iterator[Batch]:
         self.missing.clear()

@@ -127,7 +127,7 @@ class TrainLoader:
         """The state with what its epoch still has for batches of this loader's size.
 
         Args:
-            state: where to go on.
+            state: where to resume.
             table: returns the table that the state names.
 
         Raises:
@@ -168,7 +168,7 @@ class TrainLoader:
         is closed or is garbage.
 
         Args:
-            state: where to go on.
+            state: where to resume.
             epochs: to be done in all.
             table: for policy `hard`, of all these epochs; it may be another one than that of
                 `state` only where an epoch begins.

@@ -89,7 +89,7 @@ def nearest_by_position(split: Split, count: int, rows: range) -> Neighbours:
 
     By great-circle distance where the split has latitudes, else by UTM position (of one zone).
     A near place is represented by one of its samples, another one for each sample that asks. A
-    place that the asking sample belongs to as well (VIGOR's semi-positives) is no neighbour.
+    place that the asking sample belongs to as well (VIGOR's semi-positives) is not a neighbour.
 
     Args:
         split: its index has the positions.

@@ -128,7 +128,7 @@ class DataState:
         """The state with what it does not say: `global_batch` and `order` made its batches.
 
         Raises:
-            ValueError: such batches do not come to what was consumed.
+            ValueError: such batches do not add up to the consumed samples.
         """
         cuts = self.cuts
         if self.consumed and not cuts:
@@ -163,12 +163,12 @@ def stream_order(
     """The global batches after `state`, until `epochs` epochs are done.
 
     The same for every number of ranks and wherever a run stopped in between. An epoch that began
-    with another size of batches goes on with the samples that these have not taken, and one that
+    with another size of batches continues with the samples that these have not taken, and one that
     began in another order keeps it to its end.
 
     Args:
         config: the policy.
-        state: where to go on; its table is `neighbours`.
+        state: where to resume; its table is `neighbours`.
         epochs: to be done in all.
         places: int64 [N], the place of every sample id.
         global_batch: G.
@@ -237,7 +237,7 @@ def batches_left(
 def _rest(order: Ids, cuts: Sequence[Cut], places: Ids, global_batch: int) -> Ids:
     """The batches of an order that are still to come, int64 [T, G].
 
-    Batches of other sizes have taken their samples: what is left of the order is cut anew.
+    Batches of other sizes have taken their samples; the rest of the order is cut again.
     """
     for number, (size, count) in enumerate(cuts, start=1):
         batches = _cut(order, places, size)

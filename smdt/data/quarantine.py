@@ -35,7 +35,7 @@ class Quarantine:
     """The file that all ranks of a run append to, and its bound.
 
     It holds the damage of batches that were handed to a step, and of no others: what is read ahead
-    is listed when its turn comes, and a run that goes on drops what it will hand out again.
+    is listed when its turn comes, and a run that resumes drops what it will read again.
 
     Args:
         path: of `quarantine.jsonl`; its folder must exist.
@@ -89,7 +89,7 @@ class Quarantine:
     def _append(self, text: str) -> None:
         """Append whole lines, and count what all ranks have listed."""
         with self._path.open("ab+", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # whoever writes the line that is too many sees it
+            fcntl.flock(file, fcntl.LOCK_EX)  # the rank that exceeds the limit sees it
             file.write(text.encode())
             file.seek(self._counted_bytes)
             added = file.read()

@@ -76,12 +76,12 @@ class ReplacingReader:
 def replacement_sample(batch: GlobalBatch, slot: int, attempt: int, places: Ids) -> int:
     """The sample that replaces the one in a slot of a batch, which could not be read.
 
-    The free places, none of which the batch holds, stand in one random sequence with a sample of
-    each. Slot s takes its numbers s, s + G, s + 2G, ..., so that no two stand-ins share a place,
-    although ranks do not know of each other's damage. A slot that has none left, on a split with
+    The free places, none of which the batch holds, are in one random sequence with a sample of
+    each. Slot s takes its numbers s, s + G, s + 2G, ..., so that no two replacements share a place,
+    although ranks do not exchange what is damaged. A slot that has none left, on a split with
     few free places, takes those of other slots, then other samples of free places and of its own:
-    two damaged slots of a batch may then share a place, and the loss takes neither for a negative
-    of the other.
+    two damaged slots of a batch may then share a place, and in the loss neither is a negative of
+    the other.
 
     Args:
         batch: as the order made it.

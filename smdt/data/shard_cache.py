@@ -202,7 +202,7 @@ def _owned(partial: Path, pause: Pause) -> Iterator[None]:
                     if pause(LOCK_POLL_SECONDS):
                         raise DataError(f"Stopped waiting for {partial}.") from None
             if not is_at(file, partial):
-                continue  # whoever held the lock has finished or removed this file
+                continue  # the holder of the lock has finished or removed this file
             try:
                 yield
             finally:

@@ -163,7 +163,7 @@ class Split:
         """Places that samples belong to: first their own, then those of semi-positive tiles.
 
         Returns:
-            int64 [n, S]; -1 is none. S is 1 where the split knows no tiles.
+            int64 [n, S]; -1 is padding. S is 1 if the index of the split has no tiles.
         """
         own = self.places[sample_ids]
         tiles, place_of_tile = self._tiles

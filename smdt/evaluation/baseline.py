@@ -19,7 +19,7 @@ def colour_band_descriptors(
     Args:
         images: [N, 3, H, W], values 0 to 255, any dtype.
         azimuths: parts across; a width that does not divide gives parts that share columns.
-        elevations: parts down, likewise.
+        elevations: parts down; they may share rows in the same way.
 
     Returns:
         float64 [N, 3 * elevations * azimuths], values 0 to 255.

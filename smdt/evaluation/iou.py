@@ -1,4 +1,4 @@
-"""StepStatus of class maps: intersection over union.
+"""Agreement of class maps: intersection over union.
 
 B batch, H rows, W columns, K classes.
 """

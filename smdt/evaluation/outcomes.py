@@ -48,7 +48,7 @@ def best_negative_score(items: Sequence[int], scores: Sequence[float], right: se
 
 
 def score_text(name: str, value: float) -> str:
-    """Format a score: recall and IoU in percent, PSNR and SD in decibels, others keep_name."""
+    """Format a score: recall and IoU in percent, PSNR and SD in decibels, others unchanged."""
     if name.startswith("R@") or "IoU" in name or name == "hit rate":
         return f"{value:.2%}"
     if name in ("PSNR", "SD"):

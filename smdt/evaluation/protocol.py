@@ -49,9 +49,9 @@ class EvaluationProtocol:
 
     Attributes:
         name: label of the metrics.
-        split: of the queries, where nobody names another one.
+        split: of the queries, unless another one is named.
         gallery: split of the gallery; None: the aerial images of the queries' own split.
-        within_m: whose tile is at most so far away is right as well; 0 is none but the own one.
+        within_m: an entry whose tile is at most this far away is right too; 0: only the own one.
         one_entry: an aerial image is one entry of the gallery however many samples have it, and
             every entry of a query's place is right. Else every sample is an entry, as benchmarks
             are published, and an entry with the same image as a right one is right.
@@ -119,7 +119,8 @@ class Relevance:
 
     Attributes:
         right: int64 [Q, R]; a query with fewer repeats one.
-        ignored: int64 [Q, M], what is neither right nor wrong where that is asked for, likewise.
+        ignored: int64 [Q, M], what counts neither as right nor as wrong if the protocol says so;
+            padded in the same way, or with a right one.
     """
 
     right: Ids
@@ -139,7 +140,7 @@ def match_by_id(queries: Ids, gallery: Ids) -> Relevance:
 
     Args:
         queries: [Q] numbers, as of samples or places; each is in the gallery.
-        gallery: [G] likewise.
+        gallery: [G] numbers of the same kind.
     """
     right = _positions(queries, gallery)
     assert np.array_equal(gallery[right[:, 0]], queries), "a pair is read as a whole"
@@ -187,7 +188,8 @@ def named_tiles(positive: Ids, semi_positives: Ids, tiles: Ids) -> Relevance:
 
     Args:
         positive: [Q] numbers of tiles, all in the gallery.
-        semi_positives: [Q, M] likewise; absent ones and such as are not in the gallery are none.
+        semi_positives: [Q, M] numbers of tiles; absent ones and those outside the gallery have no
+            effect.
         tiles: [G] number of each gallery item.
     """
     order = np.argsort(tiles, kind="stable")
@@ -209,7 +211,7 @@ def same_cities(queries: Sequence[str], gallery: Sequence[str]) -> NDArray[np.bo
 
     Args:
         queries: source ids, `<city>/<file>`.
-        gallery: likewise.
+        gallery: source ids in the same form.
 
     Returns:
         bool [G].

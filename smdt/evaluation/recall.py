@@ -41,8 +41,8 @@ def true_ranks(
         query: [Q, D], fp32 or fp64.
         gallery: [G, D], on the same device.
         right: int64 [Q, R], gallery items that are right; a query with fewer repeats one.
-        ignored: int64 [Q, M], gallery items that are neither right nor wrong, likewise; None is
-            none. An item that is right as well is right.
+        ignored: int64 [Q, M], gallery items that count neither as right nor as wrong, padded the
+            same way; None: no such items. An item in both is right.
         block: queries scored at a time.
 
     Returns:
@@ -109,7 +109,7 @@ def nearest_at_other_places(
 
     Args:
         query: [Q, D].
-        query_shown: int64 [Q, S], the places that each query belongs to; negative is none.
+        query_shown: int64 [Q, S], the places that each query belongs to; padding is negative.
         gallery: its pieces in order, on the queries' device.
         k: items of each query.
         block: queries scored at a time.

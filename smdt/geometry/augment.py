@@ -1,7 +1,7 @@
 """Random headings and mirror images, the same for both views of a pair.
 
-A panorama turns by rolling its columns, a raw tile by rotating: exact for quarter turns alone, any
-other would bring in corners that nobody photographed.
+A panorama turns by rolling its columns, a raw tile by rotating: exact for quarter turns only; any
+other angle would bring in corners outside the photograph.
 
 Drawn from (seed, epoch, sample id) alone: a resumed run, or another number of ranks, draws
 the same.

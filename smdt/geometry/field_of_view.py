@@ -3,7 +3,7 @@
 A photo of a limited field of view is the middle of a panorama that was turned to where it looks;
 the rest of the panorama is black. So every field of view has the same angle a pixel, and a tower
 sees all of them: nothing is stretched, and no network is built for one width. With a known heading
-the photo then stands where it belongs beside the aerial image, with north in the middle column;
+the photo is then at its place relative to the aerial image, with north in the middle column;
 without one it stays in the middle.
 
 B batch, C channels, H rows, W columns.
@@ -69,7 +69,7 @@ def draw_field_of_view(
 
     Args:
         fov_deg: narrowest and widest field of view.
-        unknown_heading: whether nobody knows where it looks.
+        unknown_heading: whether the towers do not get the heading.
         seeds: of the samples.
     """
     numbers = np.array([np.random.default_rng(seed).random(2) for seed in seeds]).reshape(-1, 2)

@@ -55,7 +55,7 @@ class PanoramaConfig(BaseModel):
 
 
 class GeometryConfig(PanoramaConfig):
-    """SupervisorOptions of the projection of aerial images to panoramas."""
+    """Options of the projection of aerial images to panoramas."""
 
     mapping: Projection = "mixed"
     """Polar (SAFA), perspective, or mixed: polar far away, perspective near the camera (SMDT)."""
@@ -109,7 +109,7 @@ class PanoramaProjection(nn.Module):
             outside is 0.
 
         Raises:
-            GeometryError: an image is not square, or nobody says its extent or elevation range.
+            GeometryError: an image is not square, or its extent or elevation range is unknown.
         """
         device = aerial[0].device
         height, width = self.size

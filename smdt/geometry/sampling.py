@@ -21,7 +21,7 @@ from torch import Tensor
 class SamplingGrid:
     """A sampling grid: for each panorama pixel the aerial pixels to weigh.
 
-    Flat, with the places where pixels begin: `embedding_bag` would make those anew in each call,
+    Flat, with the offsets of the pixels: `embedding_bag` would compute them again in each call,
     which takes a sixth of its time.
     """
 

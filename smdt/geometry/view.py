@@ -77,7 +77,7 @@ def roll_to_north(
 
     Args:
         panoramas: B images [H, W, C], all round; sizes may differ.
-        heading_deg: [B], of their middle column now; unknown (NaN) is taken for north.
+        heading_deg: [B], of their middle column now; unknown (NaN) is treated as north.
 
     Returns:
         The same, at most 180 / W degrees off: one tensor where it was one.
@@ -108,7 +108,7 @@ def _rolled(
 def columns_of(heading_deg: float, width: int) -> int:
     """Return how many columns a heading is to the right of north: the nearest number of them.
 
-    Half a column is rounded up, and a thousandth of one is taken for rounding: a panorama that is
+    Half a column is rounded up, and a thousandth of one is treated as rounding: a panorama that is
     rolled by n columns is n columns further, whatever its heading is.
     """
     return math.floor(round(heading_deg * width / 360, 3) + 0.5)

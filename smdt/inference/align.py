@@ -58,7 +58,7 @@ def open_alignment(trained: Path, device: torch.device) -> AlignmentAnnotator:
     """Return what aligns with a run or a checkpoint of the alignment stage.
 
     Raises:
-        InputError: it is none.
+        InputError: it is neither.
     """
     del device  # that of a batch decides
     folder = resolve_checkpoint(trained)

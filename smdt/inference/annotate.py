@@ -1,7 +1,7 @@
 """Shards in, shards out: `smdt segment` and `smdt align` but for the model.
 
-Every shard is a task of its own that belongs to one rank; a finished one is not made again. There
-are no stand-ins: what cannot be read is left out of its shard, listed and counted.
+Every shard is a separate task that belongs to one rank; a finished one is not made again. Damaged
+samples are not replaced: what cannot be read is left out of its shard, listed and counted.
 """
 
 from dataclasses import dataclass

@@ -71,9 +71,9 @@ class GalleryManifest:
                 )
             return
         others = [name for name in names(folder) if not is_leftover(name)]
-        if others and not (folder / DESCRIPTION).exists():  # another rank may just have begun it
+        if others and not (folder / DESCRIPTION).exists():  # another rank may just have made it
             raise InputError(
-                f"--out {folder} is not empty ({others[0]}) and no gallery: name a new folder"
+                f"--out {folder} is not empty ({others[0]}) and not a gallery: name a new folder"
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)

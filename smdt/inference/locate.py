@@ -48,9 +48,9 @@ class PhotoQuery:
 
     Attributes:
         fov_deg: horizontal field of view.
-        heading_deg: of its middle column, clockwise from north; None: nobody knows.
+        heading_deg: of its middle column, clockwise from north; None: unknown.
         lens: how it was taken.
-        headings: how many are tried if nobody knows.
+        headings: how many are tried if it is unknown.
     """
 
     fov_deg: float
@@ -132,7 +132,7 @@ class Locator:
             k: at least 1; fewer are returned where the gallery has fewer.
 
         Raises:
-            InputError: nobody knows the panoramas' elevations, which a rectilinear photo needs.
+            InputError: the panoramas' elevations are unknown, which a rectilinear photo needs.
         """
         if look.lens == "rectilinear" and self._elevation_deg is None:
             raise InputError(

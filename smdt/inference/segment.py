@@ -80,7 +80,7 @@ def open_segmentation(trained: Path, device: torch.device) -> SegmentationAnnota
     """Open a segmenter: a run, one of our checkpoints, or a Hugging Face folder.
 
     Raises:
-        InputError: it is none of them, or of another stage.
+        InputError: it is not one of them, or of another stage.
     """
     if (trained / CONFIG).is_file():
         segmenter = open_folder(trained)

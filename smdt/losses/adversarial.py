@@ -29,7 +29,7 @@ def local_adversarial_loss(scores: Sequence[Tensor], true: bool, global_batch: i
 
     Args:
         scores: logits [L, 1, h, w], one tensor a scale.
-        true: whether these are to be taken for true pairs.
+        true: whether the target is that of true pairs.
         global_batch: B.
     """
     sign = -1.0 if true else 1.0

@@ -81,7 +81,7 @@ def negative_mask(shown_BS: Tensor, rows: slice) -> NegativeMask:
 
     Args:
         shown_BS: int64, of every pair the place of its aerial image, then other places that its
-            panorama also belongs to; -1 is none.
+            panorama also belongs to; -1 is padding.
         rows: the pairs that are queries here, without a step.
     """
     place_B = shown_BS[:, 0]
@@ -97,7 +97,7 @@ def local_soft_margin_loss(
 
     Summed over slices that partition the batch it is the loss of docs/method.md, the mean over
     both directions of `sum over i != j of softplus(gamma (d_ii - d_ij)) / (B (B - 1))` with
-    d = 2 - 2 cos. A pair that is no negative adds nothing to the sum.
+    d = 2 - 2 cos. A pair that is not a negative adds nothing to the sum.
 
     Args:
         ground_BD: L2-normalised descriptors of all ranks' ground images.
@@ -181,7 +181,7 @@ class CachedGradient:
 
     Attributes:
         ground: with respect to the ground descriptors [b, D], of the whole loss.
-        aerial: likewise to the aerial ones.
+        aerial: with respect to the aerial descriptors [b, D], of the whole loss.
         scalars: with respect to the scalars after them, [1] each, of this rank's share: every rank
             has the same scalars, and ranks add up in the backward.
     """

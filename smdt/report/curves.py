@@ -87,7 +87,7 @@ def times(
         "steps": f"{len(steps)}",
         "in steps": f"{total:.1f} s, {global_batch * len(steps) / total:.1f} samples/s",
         **{name: f"{part:.1f} s, {part / total:.1%}" for name, part in parts.items()},
-        "saving checkpoints, beside the steps": f"{sum(saves):.1f} s, {len(saves)} times",
+        "saving checkpoints, between steps": f"{sum(saves):.1f} s, {len(saves)} times",
     }
 
 

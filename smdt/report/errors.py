@@ -36,7 +36,7 @@ def outcome_charts(evaluation: Mapping[str, Any]) -> dict[str, str]:
             (float(np.log10(1 + metres)), 100 * (count + 1) / len(known))
             for count, metres in enumerate(sorted(known))
         ]
-        charts["Errors of up to so many metres"] = line_chart(
+        charts["Share of queries by error in metres"] = line_chart(
             {"queries": cumulative}, "log10 of 1 + metres to the nearest tile's place", "%"
         )
         charts["Map of errors"] = error_map(outcomes)

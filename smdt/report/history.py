@@ -17,7 +17,7 @@ class Attempt:
 
     Attributes:
         started: Unix time; None of one that failed before it could train.
-        from_step: step that it went on from.
+        from_step: step that it resumed from.
         ranks: how many trained.
         saved: checkpoints that it published.
         last_saved: step of the last of them.

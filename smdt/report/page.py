@@ -49,7 +49,7 @@ def write_report(root: Path) -> Path:
     """Write `report.html` of the run in `root` and return its path.
 
     Raises:
-        InputError: `root` is no run folder.
+        InputError: `root` is not a run folder.
     """
     folder = RunFolder(root)
     if not folder.config.is_file():

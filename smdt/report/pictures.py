@@ -1,6 +1,6 @@
 """Pictures of a split's samples, small enough to embed in a page.
 
-Panoramas and class maps have north in the middle, as beside them what a model made of a tile.
+Panoramas and class maps have north in the middle, as the images that a model made of a tile.
 """
 
 import base64

@@ -2,8 +2,8 @@
 
 *Keep c*: pixels of other classes become white. *Remove c*: pixels of class c become black. Each is
 drawn for each sample and class from (seed, epoch, sample id) alone: a resumed run, or another
-number of ranks, draws the same. Of several kept classes all stay; what is kept and removed is
-removed. Void is no class: it is white where anything is kept, and nothing removes it.
+number of ranks, draws the same. All of several kept classes stay; what is kept and removed is
+removed. Void is not a class: it is white where anything is kept, and nothing removes it.
 
 B batch, C channels, H rows, W columns, K classes.
 """

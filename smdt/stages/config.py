@@ -120,7 +120,7 @@ def _walk(
     """Follow pydantic's location of an error into `schema`.
 
     Where a section can be one of several models, the location holds the tag of the one that was
-    meant, which is no key of the YAML.
+    meant, which is not a key of the YAML.
 
     Returns:
         The location without tags, and the known keys of the section that holds its last key.

@@ -78,13 +78,14 @@ def compare_with_checkpoint(
     """Compare the configuration of a checkpoint with the present one.
 
     Args:
-        config: of the run, `pin_alignment_weights`.
+        config: of the run, as `pin_alignment_weights` returns it.
         settings: DeepSpeed's own configuration.
         folder: the checkpoint, whole.
         world_size: ranks of the run.
 
     Raises:
-        InputError: the run cannot go on so; one sentence with key, both values and what to do.
+        InputError: the run cannot resume with it; one sentence with key, both values and what to
+            do.
     """
     progress = checkpoint.load_progress(folder)
     found = config_changes.compare_configs(_config_of(folder), config_to_json(config))
@@ -108,7 +109,7 @@ def compare_with_checkpoint(
             "wrote it: its configuration and ZeRO stage were compared"
         )
     if progress.world_size != world_size:
-        lines.append(f"{world_size} ranks go on where {progress.world_size} stopped")
+        lines.append(f"{world_size} ranks resume where {progress.world_size} stopped")
     best_holds = all(each.effect is not Effect.EVALUATION for each in found)
     return Changes(tuple(lines), best_holds)
 

@@ -22,7 +22,7 @@ class TensorBoard(EventWriter):
 
     Args:
         folder: of the event files.
-        step: of the run when it starts or goes on; what an earlier process wrote after it is
+        step: of the run when it starts or resumes; what an earlier process wrote after it is
             hidden, since it will be written again.
 
     Raises:

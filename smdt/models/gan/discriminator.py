@@ -1,12 +1,12 @@
 """The discriminators: feature pyramids whose scores are tied by an inner product.
 
-As in PanoGAN (Wu et al. 2022). D1 judges segmentations, D2 judges images, each
-beside its condition. At each of five scales a discriminator has a `real` map and an embedding; the
-score of what it judges is
+As in PanoGAN (Wu et al. 2022). D1 scores segmentations, D2 scores images, each together with its
+condition. At each of five scales a discriminator has a `real` map and an embedding; the score of
+its input is
 
     real + <embed_image, embed_seg>,
 
-`embed_image` from D2 and `embed_seg` from D1. The embedding beside the one that is judged is that
+`embed_image` from D2 and `embed_seg` from D1. The partner of the scored embedding is that
 of the true pair: a generated segmentation is scored against the true image, a generated image
 against the true segmentation, a true pair against each other.
 

@@ -1,7 +1,7 @@
 """The generator: a U-Net with residual blocks at a sixteenth of the image's size.
 
 As in PanoGAN (Wu et al. 2022): four levels down, 4 + 5 residual blocks, four levels
-up. Instance norm has no affine part and no convolution before one has a bias: its true gradient is
+up. Instance norms are not affine, and convolutions before one have no bias: its true gradient is
 zero, and Adam would turn the noise of it into full steps.
 
 B batch, C channels, H rows, W columns, F channels of feedback.
@@ -93,7 +93,7 @@ class UNet(nn.Module):
         deepest = widths[-1]
         self.before = nn.Sequential(*(ResidualBlock(deepest) for _ in range(BLOCKS_BEFORE)))
         self.after = nn.Sequential(*(ResidualBlock(deepest) for _ in range(BLOCKS_AFTER)))
-        # Each level of the decoder takes the level below beside the encoder's feature of its size.
+        # Each level of the decoder takes the level below and the encoder's feature of its size.
         joined = [2 * channels for channels in reversed(widths)]
         self.up = nn.ModuleList(
             _up(before, after)

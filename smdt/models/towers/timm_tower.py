@@ -112,7 +112,7 @@ class TimmTower(Tower):
         return self._head(vector_BC, one_place)
 
     def _head(self, vector_BC: Tensor, one_place: Tensor) -> Tensor:
-        """Apply what the network has after its pool, to whichever of the two it takes."""
+        """Apply the layers after the network's pool to the input that they take: vector or map."""
         head: Tensor = self.network.forward_head(
             one_place if self._head_takes_a_place else vector_BC
         )

@@ -19,7 +19,7 @@ Size = tuple[int, int]
 
 
 class TowersConfig(BaseModel):
-    """SupervisorOptions of every backbone."""
+    """Options of every backbone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -152,7 +152,7 @@ def load_towers(
             network has the positions of a square image.
 
     Returns:
-        What became of each tower's weights, by view, and of a learned temperature, as `loss`.
+        Load reports of the towers, by view, and of a learned temperature, as `loss`.
 
     Raises:
         InputError: they do not fit.

@@ -30,7 +30,7 @@ def alignment_references(
 
     Returns:
         Scores by name of the reference: the generators before training, the mapped aerial image
-        taken for the ground image, the mean ground image of the training split, and its most
+        as the ground image, the mean ground image of the training split, and its most
         common class of each pixel.
     """
     torch.manual_seed(config.run.seed)
@@ -59,8 +59,8 @@ def alignment_references(
 def averages(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Return the mean ground image [3, H, W] in [-1, 1] and the most common classes uint8 [H, W].
 
-    Void is no class; where a pixel is void in every sample, and of equally common ones, the class
-    with the smallest id is taken.
+    Void is not a class. For a pixel that is void in every sample, and of equally common classes,
+    the class with the smallest id is returned.
 
     Args:
         batches: ground images [B, 3, H, W] in [-1, 1] and class ids uint8 [B, H, W].

@@ -149,7 +149,7 @@ class AlignmentStage(Stage):
         global_batch = context.world_size * len(batch.sample_ids)
 
         # A single chunk keeps its graph for the generators' step. With feedback the generators run
-        # anew: they are to see the features of the discriminators that judge them.
+        # again: their input is the features of the discriminators that score them.
         keep = context.chunks == 1 and self._loops == 1
         kept = [generators.forward(chunks[0].aerial)] if keep else None
         critic = discriminators.module
@@ -216,7 +216,7 @@ class AlignmentStage(Stage):
         """Share of the generators' loss, with a graph, and of all `TERMS`, without."""
         segmentation, ground = made
         true_segmentation = views.segmentation
-        # The module, not the engine: DeepSpeed would take a second forward for the next step's.
+        # The module, not the engine: to DeepSpeed a second forward would be that of the next step.
         scores = Scores.of(critic(views.aerial, true_segmentation, views.ground, *made))
         adversarial = local_adversarial_loss(scores.generated_segmentation, True, global_batch)
         adversarial = adversarial + local_adversarial_loss(

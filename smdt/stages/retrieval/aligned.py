@@ -89,7 +89,7 @@ def pin_alignment_weights(config: Config, resumed: Path | None = None) -> Config
 
     Args:
         config: of the run.
-        resumed: the checkpoint of it that is gone on from.
+        resumed: the checkpoint that the run resumes from, None for a new run.
 
     Raises:
         InputError: there is no such alignment, or it is not the one that the run began with.

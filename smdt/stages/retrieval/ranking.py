@@ -75,7 +75,7 @@ class SearchResult:
         items: [G, D] their descriptors.
         truth: of this rank's queries.
         missing: samples of all ranks that could not be read, or have lost their partner.
-        repeated: samples of the gallery that are no entry, because another one has their image.
+        repeated: samples of the gallery without an entry, because another one has their image.
     """
 
     queries: Split

@@ -169,7 +169,7 @@ class RetrievalStage(Stage):
             Piece(items, shown(of_items)[:, 0], of_items) for of_items, items in pieces(ids, aerial)
         )
         near = nearest_at_other_places(ground, shown(ids), gallery, count)
-        # What could not be read has no neighbours and is none.
+        # A sample that could not be read has no neighbours and is not a neighbour.
         own = evaluation_slice(len(split), context.rank, context.world_size)
         table = torch.full((len(own), count), NO_NEIGHBOUR, dtype=torch.int32, device=ground.device)
         table[ids - own.start] = near.int()

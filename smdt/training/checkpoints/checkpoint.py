@@ -63,7 +63,7 @@ class Progress:
         samples: samples consumed over all epochs.
         world_size: ranks that wrote the engines' states.
         zero_stage: DeepSpeed's, of these states.
-        data: where the data plane goes on.
+        data: position in the data.
         best: score and step of the best evaluation so far, None before the first.
     """
 
@@ -139,7 +139,7 @@ def publish_step(checkpoints: Path, step: int) -> int:
 def update_latest(checkpoints: Path, folder: Path) -> None:
     """Let the file `latest` name a published checkpoint; one that does is not written again.
 
-    So a run goes on from its newest checkpoint also where the disk is full.
+    So a run resumes from its newest checkpoint also when the disk is full.
     """
     latest, name = checkpoints / LATEST, f"{folder.name}\n".encode()
     if not latest.is_file() or latest.read_bytes() != name:
@@ -227,7 +227,7 @@ def published(checkpoints: Path) -> list[Path]:
     """Return the published checkpoints, newest first.
 
     Raises:
-        InputError: the folder can't be read: a run is not begun anew over checkpoints.
+        InputError: the folder can't be read: a new run must not start over checkpoints.
     """
     folders = [checkpoints / name for name in names(checkpoints) if _NAME.fullmatch(name)]
     return sorted(folders, key=step_of, reverse=True)

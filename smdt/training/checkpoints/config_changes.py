@@ -1,7 +1,7 @@
 """Changes of configuration that a run may resume with: pure comparisons.
 
-One table says of every key of a configuration what becomes of a change, another one of DeepSpeed's
-own configuration. `docs/training.md` shows both to users.
+One table has the effect of a change of every key of a configuration, another one of DeepSpeed's own
+configuration. `docs/training.md` shows both to users.
 """
 
 import json
@@ -17,7 +17,7 @@ class Effect(Enum):
     NONE = "nothing"
     """Nothing that is learned or measured changes."""
     STEP = "it holds from the next step on"
-    EVALUATION = "it holds from the next evaluation on, and the best score is looked for anew"
+    EVALUATION = "it holds from the next evaluation on, and the best score starts over"
     EPOCH = "it holds from the next epoch on"
     START = "it is read when a run starts, so it changes nothing now"
     FIXED = "impossible"
@@ -179,7 +179,7 @@ class Difference:
         key: of the YAML, or of DeepSpeed's JSON.
         before: its value in the checkpoint.
         now: its value as asked.
-        effect: what becomes of the change.
+        effect: of the change.
     """
 
     key: str
@@ -214,7 +214,7 @@ def compare_environments(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
         for name in {**theirs, **ours}
         if ours.get(name) != theirs.get(name)
     ]
-    return [f"other code goes on with the run: {', '.join(changed)}"] if changed else []
+    return [f"other code resumes the run: {', '.join(changed)}"] if changed else []
 
 
 def incompatibility_message(differences: list[Difference], checkpoint: str) -> str:
@@ -224,13 +224,13 @@ def incompatibility_message(differences: list[Difference], checkpoint: str) -> s
         return ""
     said = " and ".join(map(str, fixed))
     return (
-        f"{said} in the checkpoint {checkpoint}, which cannot go on with that: set it back, or "
+        f"{said} in the checkpoint {checkpoint}, which cannot resume with that: set it back, or "
         f"start a new run with another run.out (init.weights={checkpoint} gives it these weights)"
     )
 
 
 def lines(differences: list[Difference]) -> list[str]:
-    """Say of each change that takes effect from when on it does."""
+    """Return a line on each change that takes effect: from when on it does."""
     silent = (_NONE, _FIXED)
     return [f"{each}: {each.effect.value}" for each in differences if each.effect not in silent]
 

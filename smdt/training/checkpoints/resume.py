@@ -56,7 +56,7 @@ class ResumePoint:
 
     def progress(self, world_size: int) -> Progress:
         """Return the progress of a run that resumes from a checkpoint, on this number of ranks."""
-        assert self.checkpoint is not None, "asked of a run that goes on"
+        assert self.checkpoint is not None, "called for a run that resumes"
         saved = replace(checkpoint.load_progress(self.checkpoint), world_size=world_size)
         return saved if self.best_holds else replace(saved, best=None)
 
@@ -81,7 +81,7 @@ def find_resume_point(
         resume: `auto`, `never`, or a checkpoint folder.
         zero_stage: of this run.
         world_size: its ranks.
-        examine: refuses a checkpoint that the run cannot go on from, before it is converted;
+        examine: refuses a checkpoint that the run cannot resume from, before it is converted;
             returns whether scores are measured as the checkpoint's best one was.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Only whole checkpoints at or before the current step count. Everything else is renamed to a name
 that says why, and stays: `step-00000010.damaged`, or `step-00000020.newer` for one that is newer
-than the checkpoint that the run went on from. No reader takes these names.
+than the checkpoint that the run resumed from. Readers ignore these names.
 """
 
 import logging
@@ -68,7 +68,7 @@ class Retention:
             best: step of the best evaluation so far, None before the first.
 
         Returns:
-            What the checkpoints say that stay beside the current one.
+            Progress of the checkpoints that are kept in addition to the current one.
         """
         self._verified.add(folder_of(self._checkpoints, current))  # publishing it made its hashes
         whole: dict[int, tuple[Path, Progress]] = {}
@@ -111,7 +111,7 @@ def prepare_resume(checkpoints: Path, origin: Path, step: int) -> None:
 
     Args:
         checkpoints: folder of the run's checkpoints.
-        origin: the checkpoint that the run goes on from, whole; perhaps of another run.
+        origin: the checkpoint that the run resumes from, intact; perhaps of another run.
         step: of the origin.
 
     Raises:
@@ -122,7 +122,7 @@ def prepare_resume(checkpoints: Path, origin: Path, step: int) -> None:
         if fault:
             set_aside(folder, "damaged", fault)
         elif step_of(folder) > step:
-            set_aside(folder, "newer", f"newer than step {step}, where the run goes on")
+            set_aside(folder, "newer", f"newer than step {step}, where the run resumes")
         else:
             try:
                 update_latest(checkpoints, folder)

@@ -1,7 +1,7 @@
 """The folder of a run: what every file in it is called, and how each is written.
 
-Whole files are replaced by one rename, lines are appended in one write: whoever reads while a run
-dies sees the old or the new, never half.
+Whole files are replaced by one rename, lines are appended in one write: a reader
+sees the old or the new content, never a part, also if the run is killed meanwhile.
 """
 
 import json

@@ -106,7 +106,7 @@ class Saver:
         return _Published(size, [each.data for each in (progress, *kept)])
 
     def settle(self, progress: Progress, *, wait: bool) -> None:
-        """Tell of the last checkpoint if it is published by now, and delete what only others need.
+        """Report the last checkpoint if it is published by now, and delete what only others need.
 
         Args:
             progress: how far the run is.

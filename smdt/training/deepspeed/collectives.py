@@ -1,8 +1,7 @@
 """Time inside collectives of this rank: the stage's, DeepSpeed's and the step status.
 
-Ranks meet in many collectives in a step, and a rank that is late makes the others wait in
-whichever comes next. The time in all of them is therefore what tells ranks apart: the straggler
-has the least of it.
+A step has many collectives, and a late rank makes the others wait in the next one, whatever it is.
+The total time in collectives therefore shows the straggler: it has the least.
 """
 
 import functools

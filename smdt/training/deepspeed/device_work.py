@@ -75,7 +75,7 @@ class DeviceScalars:
         self._away = list(away)
         if away:
             stacked = torch.stack([value.reshape(()).double() for value in away.values()])
-            # Only memory that the system never moves is written while the program goes on.
+            # Only pinned memory is written asynchronously.
             self._copies = torch.empty(len(away), dtype=torch.float64, pin_memory=True)
             self._copies.copy_(stacked, non_blocking=True)
             self._arrived = new_mark(stacked.device)

@@ -40,8 +40,8 @@ class AdamConfig(OptimizerConfig):
 class FiniteAdamW(torch.optim.AdamW):
     """AdamW in one pass that skips a step whose gradient is not finite.
 
-    DeepSpeed's own optimizers do, but it steps this one as it is: in fp32 without ZeRO. The device
-    decides, so that nobody waits for it; the gradients are the same on all ranks by then.
+    DeepSpeed's own optimizers do, but in fp32 without ZeRO it steps this one directly. The device
+    decides, so that the program does not wait for it; by then all ranks have the same gradients.
 
     Attributes:
         skipped_steps: how many it skipped, a scalar on the device.

@@ -1,7 +1,7 @@
 """The neighbour table of each epoch of policy `hard`.
 
 A table is made when an epoch begins and kept in the run folder until no checkpoint names it. A run
-that goes on in mid-epoch finds its table there and never makes it again: on other ranks, or after
+that resumes in mid-epoch finds its table there and never makes it again: on other ranks, or after
 a change of the weights, it would be another one.
 """
 

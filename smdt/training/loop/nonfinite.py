@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from data_shards.base.errors import UserError
 
 SHOWN_KEYS = 8
-"""So many samples the sentence names; `metrics.jsonl` has all."""
+"""Number of samples that the sentence names; `metrics.jsonl` has all."""
 
 _log = logging.getLogger(__name__)
 

@@ -69,7 +69,7 @@ class Evaluation:
     Attributes:
         protocol: what was compared with what, a label of the metrics.
         scores: the figures, by name, higher is better for the first one.
-        details: what the report shows beside them, as JSON values.
+        details: further content of the report, as JSON values.
     """
 
     protocol: str

@@ -1,7 +1,7 @@
 """Measurements of every step, and their metrics.
 
-A step is told of when all ranks have agreed about it, one step late; by then the device has sent
-what it measured, so telling waits for nothing.
+A step is published when its status is reduced over all ranks, one step late; by then the device has
+sent its measurements, so publishing does not wait.
 """
 
 import time

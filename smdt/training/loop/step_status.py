@@ -1,9 +1,8 @@
 """Step status of all ranks: one small all-reduce on the CPU, read one step late.
 
-A rank enters it when its device work for the step is done: at once where the device is the CPU,
-else when the next step has been handed to the device, so that nobody waits for it. It carries
-whether anybody was asked to stop, whether anybody saw a NaN, and each rank's share of the loss
-terms.
+A rank enters it when its device work for the step is done: at once if the device is the CPU, else
+when the next step has been handed to the device, so that no rank waits for it. It carries whether a
+rank should stop, whether a rank saw a NaN, and each rank's share of the loss terms.
 """
 
 import math
@@ -72,7 +71,7 @@ class _PendingReduction:
         if self._cast is None:
             shares = [share for _, share in sorted(self._losses.values().items())]
             finite = all(math.isfinite(share) for share in shares)
-            # A NaN share would hide the other ranks' flags from nobody but the loss itself.
+            # A NaN share affects the reduced loss only, not the flags.
             flags = [float(self._stop), float(not finite)]
             vector = torch.tensor([*flags, *shares], dtype=torch.float64)
             work = dist.all_reduce(vector, group=self._group, async_op=True)

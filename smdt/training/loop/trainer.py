@@ -99,7 +99,7 @@ class Trainer:
         recorder: measures the steps.
         metrics: this rank's metrics.
         display: what a person sees.
-        events: where curves go beside `metrics.jsonl`, from rank 0.
+        events: writer of the curves, in addition to `metrics.jsonl`; of rank 0.
         records: files that each checkpoint carries, by name: what the run is made with; of rank 0.
     """
 
@@ -151,7 +151,7 @@ class Trainer:
 
         Args:
             progress: where the run stands.
-            plan: how it goes on from there.
+            plan: the remaining steps.
 
         Returns:
             How far the run is: before the schedule's end if it was stopped.

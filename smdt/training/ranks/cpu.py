@@ -41,10 +41,10 @@ def emulates_bf16() -> bool:
 def keep_freed_memory() -> None:
     """Let this process use freed memory again instead of giving it back to the kernel.
 
-    glibc maps each large tensor anew, and the kernel zeroes its pages at first touch: a training
-    step frees and allocates the same tensors again and again, and so do the threads that decode,
-    whose own heaps are too small for a batch. What `MALLOC_MMAP_THRESHOLD_`,
-    `MALLOC_TRIM_THRESHOLD_` or `MALLOC_ARENA_MAX` say stands; another C library is left alone.
+    glibc maps new memory for each large tensor, and the kernel zeroes its pages at first touch: a
+    training step frees and allocates the same tensors again and again, and so do the threads that
+    decode, whose own heaps are too small for a batch. Values of `MALLOC_MMAP_THRESHOLD_`,
+    `MALLOC_TRIM_THRESHOLD_` and `MALLOC_ARENA_MAX` are kept; other C libraries are not changed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     chosen = {

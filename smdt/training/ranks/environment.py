@@ -21,7 +21,7 @@ def rank_and_world_size() -> tuple[int, int]:
     world of its own, and the environment says so from now on.
 
     Raises:
-        InputError: OpenMPI started this process, and nobody says where the ranks meet.
+        InputError: OpenMPI started this process, and MASTER_ADDR is not set.
     """
     if "RANK" not in os.environ and OPENMPI["RANK"] in os.environ:
         if "MASTER_ADDR" not in os.environ:

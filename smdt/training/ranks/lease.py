@@ -1,8 +1,8 @@
 """A run's lease: the file by which a launcher says that it lives, and which attempt is the run's.
 
-The launcher touches it every second. A rank leaves when the file names another attempt, or when
-nobody has touched it for a while: so no rank outlives its launcher, on whatever host, and a host
-that nobody reaches any more cannot talk into the next attempt.
+The launcher touches it every second. A rank exits when the file names another attempt, or when
+it was not touched for a while: so no rank outlives its launcher, on any host, and the ranks of an
+unreachable host cannot disturb the next attempt.
 """
 
 import json
@@ -48,7 +48,7 @@ def read(file: Path) -> tuple[LeaseRecord, int]:
         FileNotFoundError: there is none, or the file holds something else.
         OSError: it cannot be read now.
     """
-    # Opening asks a network file system anew; the time alone may come from its cache.
+    # Opening makes a network file system read again; the time alone may come from its cache.
     with file.open() as opened:
         try:
             holder = LeaseRecord(**json.loads(opened.read()))
@@ -94,7 +94,7 @@ class LeaseMonitor:
         touched_ns = self._touched_ns
         try:
             holder, touched_ns = read(self._file)
-        except OSError:  # a storage that is away for a moment is no reason to leave
+        except OSError:  # a short outage of the storage does not end the rank
             pass
         else:
             if holder.attempt != self._attempt:

@@ -46,7 +46,7 @@ def exit_with_parent(poll_seconds: float = 1.0) -> None:
     """
     parent, launcher = os.getppid(), os.environ.get(LAUNCHER_PID_VARIABLE)
     lease = LeaseMonitor.of(os.environ)
-    # A launcher on this machine may be suspended, and its ranks go on.
+    # A launcher on this machine may be suspended; its ranks continue.
     gone = None if lease is None else lease.ended if launcher is None else lease.superseded
 
     def watch() -> None:

@@ -113,9 +113,9 @@ def test_a_folder_of_the_users_is_no_place_for_a_gallery(job, world):
     users = job.out / "parts" / "notes.txt"
     users.parent.mkdir(parents=True)
     users.touch()
-    with pytest.raises(InputError, match=r"is not empty \(parts\) and no gallery"):
+    with pytest.raises(InputError, match=r"is not empty \(parts\) and not a gallery"):
         begin(job)
-    with pytest.raises(InputError, match="and no gallery"):
+    with pytest.raises(InputError, match="and not a gallery"):
         begin(replace(job, out=world))
     assert users.exists()
 

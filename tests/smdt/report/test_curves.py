@@ -25,7 +25,7 @@ def test_all_time_of_the_steps_went_somewhere():
         "waiting for data": "1.0 s, 25.0%",
         "in collectives": "1.0 s, 25.0%",
         "computing": "2.0 s, 50.0%",
-        "saving checkpoints, beside the steps": "3.0 s, 1 times",
+        "saving checkpoints, between steps": "3.0 s, 1 times",
     }
     assert times([], saves, 8) == {}
 

@@ -66,7 +66,7 @@ def test_what_takes_effect_is_said(config, saved):
         "evaluation.fov_deg",
         "fp16.loss_scale",
     ]
-    assert found.lines[4] == "4 ranks go on where 2 stopped"
+    assert found.lines[4] == "4 ranks resume where 2 stopped"
 
 
 @pytest.mark.parametrize(
