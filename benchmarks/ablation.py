@@ -166,7 +166,7 @@ def train(
     """Train and evaluate one run, from the start or where it stopped.
 
     Raises:
-        Stopped: it was asked to stop, and has saved.
+        Stopped: on request, after saving.
     """
     folder = RunFolder(config.run.out)
     folder.create()

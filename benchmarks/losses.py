@@ -145,7 +145,7 @@ def main(
     """Train what is not trained yet, and compare."""
     end = monotonic() + 60 * minutes
     found: dict[Arm, dict[int, dict[str, float]]] = {}
-    # Seed by seed: whatever is stopped has both arms of a pair equally often.
+    # Seed by seed, so that a stopped run has both arms of a pair equally often.
     for cell in (Cell(arm, seed, out) for pair in ARMS for seed in range(seeds) for arm in pair):
         if (cell.folder.read_state() or {}).get("status") != "done":
             left = end - monotonic()

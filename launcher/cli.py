@@ -110,7 +110,7 @@ def up(
         port=29500,
         environment=job.folder.root.absolute() / ENVIRONMENT,
     )
-    command = cluster_command(shown)  # refuses what no host would receive as it is
+    command = cluster_command(shown)  # refuses what no host would receive unchanged
     if dry_run:
         say_unchecked(job.check_local_inputs())
         say_unchecked(f"not checked here: --env {name} is not set in this shell" for name in unset)

@@ -1,7 +1,7 @@
 """Restart decision of a job script after its ranks end: `python -m launcher.requeue RUN`.
 
 `state.json` decides, if it is of the attempt that the environment names. Exit code 0: the run is
-done, or stopped as it was asked to; 75: start it again; 1: it is over.
+done, or stopped on request; 75: start it again; 1: it is over.
 """
 
 import json

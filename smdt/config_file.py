@@ -146,7 +146,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Document:
     """
     try:
         text = find(path).read_text(encoding="utf-8-sig")
-        merged: Any = OmegaConf.create(text)  # refuses a key that stands twice
+        merged: Any = OmegaConf.create(text)  # refuses a duplicate key
         typed = yaml.load(text, yaml.BaseLoader)  # noqa: S506 (makes only strings)
     except OSError as error:
         raise InputError(f"configuration {path}: {unreadable(path, error)}") from error
@@ -232,7 +232,7 @@ def _typed(value: object, text: str) -> object:
 def _unambiguous(value: Any, typed: Any) -> Any:  # noqa: ANN401 (any YAML value)
     """Return a value with the typed text of strings and of numbers that YAML reads otherwise.
 
-    A string that another value stands in holds that value as it was typed.
+    A string that contains another value holds it as typed.
     """
     if isinstance(value, dict):
         return {key: _unambiguous(each, _child(typed, key)) for key, each in value.items()}

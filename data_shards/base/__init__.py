@@ -1,1 +1,1 @@
-"""What all packages stand on: errors, atomic files, stores, text, names, metrics endpoint."""
+"""What all packages are built on: errors, atomic files, stores, text, names, metrics endpoint."""

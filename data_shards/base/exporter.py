@@ -126,7 +126,7 @@ class Exporter:
     Raises:
         InputError: the files of the endpoint's TLS are wrong, its address is not this machine's, or
             the entry's folder can't be.
-        UserError: what may be otherwise soon: no port to be had, a full disk, storage that is away.
+        UserError: what may change soon: no free port, a full disk, storage that is away.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Storage of a data set: a local folder, or a URL of a store that fsspec opens.
 
-A local path is used as it is. A store is asked again, with growing waits, while it does not answer.
-Credentials come from the environment or fsspec's configuration and never stand in a location, so a
-location can be printed.
+A local path is used unchanged. A store is asked again, with growing waits, while it does not
+answer. Credentials come from the environment or fsspec's configuration and are never part of a
+location, so a location can be printed.
 """
 
 import errno
@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 def location(root: str | Path | UPath) -> Location:
     """Parse a location: a path, or a URL.
 
-    A path is taken as it is. In a `file:` URL, `%20` is a space; in a store's address every
+    A path is used unchanged. In a `file:` URL, `%20` is a space; in a store's address every
     character stands for itself, as in the store's own tools.
 
     Raises:
@@ -170,7 +170,7 @@ def retry(action: Callable[[], _Result], where: Location, pause: Pause = time.sl
         except Exception as error:  # every store has errors of its own
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 raise
-            # Only the kind is told: a store's own words may hold what it was signed with.
+            # Only the kind is shown: a store's own message may hold what it was signed with.
             kind = type(error).__name__
             if time.monotonic() > end or pause(delay_seconds):
                 raise StoreError(

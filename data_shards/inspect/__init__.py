@@ -1,1 +1,1 @@
-"""Look at a finished data set: verify, statistics, contact sheets."""
+"""Inspection of a finished data set: verify, statistics, contact sheets."""

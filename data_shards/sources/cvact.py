@@ -42,7 +42,7 @@ class CvactSource:
 
     Args:
         root: folder with `ACT_data.mat`, `ANU_data_small` and, for `test`, `ANU_data_test`. An
-            image of `test` that is not in the latter is looked for in the former.
+            image of `test` that is not in the latter is taken from the former.
         exclude: a text file of panorama ids or file names (`exclusions.read_exclusions`) that are
             left out of every split (known duplicates).
 

@@ -33,7 +33,7 @@ def read_exclusions(
 ) -> Exclusions:
     """Read a list of ids or file names.
 
-    Entries stand on lines of their own or between commas, semicolons, tabs and spaces, with or
+    Entries are separated by line breaks, commas, semicolons, tabs or spaces, with or
     without quotes and folders (`/` or `\\`). `#` begins a comment. A comma may be part of a name.
 
     Args:

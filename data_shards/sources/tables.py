@@ -76,7 +76,7 @@ def read_table(path: Path, columns: Mapping[str, pa.DataType]) -> Table:
     """Read a table.
 
     Column names may differ in case and surrounding spaces; index columns of pandas and R are
-    ignored. CSV cells stand between commas, semicolons or tabs, as the header has them. In text
+    ignored. CSV cells are separated by commas, semicolons or tabs, as in the header. In text
     and numbers alike, what spreadsheets, databases and pandas write for a missing value is one.
 
     Args:

@@ -2,8 +2,8 @@
 
 A terrain is a square of flat ground, north up, with the origin in its middle: x is east, y is
 north, in metres; cell (row, column) has its centre at x = (column + 0.5)·CELL_M - HALF_M,
-y = HALF_M - (row + 0.5)·CELL_M. On the ground stand solids (buildings, cars, hedges, poles:
-everything that reaches down to the ground), above it hang crowns (of trees and lamps), which one
+y = HALF_M - (row + 0.5)·CELL_M. On the ground are solids (buildings, cars, hedges, poles:
+everything that reaches down to the ground), above it crowns (of trees and lamps), which the camera
 can look under. Legend: N cells a side, n things, M materials.
 """
 

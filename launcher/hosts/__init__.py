@@ -1,1 +1,1 @@
-"""The machines of a run: which there are, how they are asked, what they answer."""
+"""The machines of a run: their list, the requests to them, and their answers."""

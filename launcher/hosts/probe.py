@@ -30,7 +30,7 @@ class ProbeRequest:
         files: the run's YAML and DeepSpeed's JSON.
         shards: folder or URL of the data set.
         run_folder: where checkpoints go, absolute.
-        token: of the launch; stands in a file of the run folder.
+        token: of the launch; the run folder has a file with it.
         metrics_ports: where ranks would serve their metrics, loopback or not.
         environment: variables that the ranks will have.
     """
@@ -84,7 +84,7 @@ def token_file(run_folder: Path, token: str) -> Path:
 
 
 def probe(question: ProbeRequest) -> Facts:
-    """Look at this host."""
+    """Return the facts of this host."""
     os.environ.update(question.environment)
     files, files_error = _hash_of(map(Path, question.files))
     manifest, manifest_error = _manifest(question.shards)

@@ -78,7 +78,7 @@ def _origin(failures: Sequence[tuple[str, int]]) -> tuple[str, int]:
     """Return the failure that the others follow from: the first, or the first SIGKILL.
 
     Partners of a killed rank may end sooner than its own host says so, and nothing but the kernel
-    or a person kills one rank.
+    or a user kills one rank.
     """
     killed = (failure for failure in failures if _signal(failure[1]) == signal.SIGKILL)
     return next(killed, failures[0])
@@ -87,7 +87,7 @@ def _origin(failures: Sequence[tuple[str, int]]) -> tuple[str, int]:
 def _signal(code: int) -> int | None:
     """Return the signal that an exit code stands for.
 
-    A shell says 128 + n, DeepSpeed's launcher hands on Python's -n, which becomes 256 - n.
+    A shell says 128 + n, DeepSpeed's launcher passes on Python's -n, which becomes 256 - n.
     """
     for number in (code - 128, 256 - code):
         if 0 < number <= 31 and code > 128:

@@ -104,7 +104,7 @@ def cluster_command(plan: ClusterLaunch) -> list[str]:
     """Return the argv that starts the plan through DeepSpeed's launcher.
 
     Raises:
-        InputError: an argument would not reach the hosts as it is.
+        InputError: an argument would not reach the hosts unchanged.
     """
     hosts = ["--hostfile", str(plan.hostfile), "--include", include_filter(plan.hosts)]
     # One host too is reached by ssh: it need not be this one. The preflight has reached it.
@@ -119,7 +119,7 @@ def cluster_command(plan: ClusterLaunch) -> list[str]:
 def remote_argument(argument: str) -> str:
     """Return what DeepSpeed has to be given so that the hosts' shells see `argument`.
 
-    DeepSpeed puts what has a space into double quotes and hands on the rest as it is; pdsh
+    DeepSpeed puts what has a space into double quotes and passes on the rest unchanged; pdsh
     replaces `%h`, `%n`, `%u` and `%%`.
 
     Raises:

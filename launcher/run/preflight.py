@@ -27,11 +27,11 @@ CPU = "cpu"
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be.
+    """A requirement that a host does not meet.
 
     Attributes:
         host: where.
-        check: what was looked at.
+        check: what was checked.
         found: what is there.
         fix: what to do.
         blocking: whether a launch cannot have this host.
@@ -65,7 +65,7 @@ class PreflightReport:
 def run_preflight(
     job: TrainJob, hosts: Hosts, environment: Mapping[str, str], address: str | None
 ) -> PreflightReport:
-    """Look at all hosts.
+    """Check all hosts.
 
     Args:
         job: what they are to train.

@@ -108,7 +108,7 @@ def run_demo(out: Path, *, quick: bool, full: bool) -> None:
 
     Raises:
         InputError: DALI or DeepSpeed is not installed.
-        Stopped: it was told to stop; what was made is kept.
+        Stopped: on request; what was made is kept.
         UserError: one of the commands failed.
     """
     require_deepspeed()

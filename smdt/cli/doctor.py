@@ -22,7 +22,7 @@ from data_shards.base.terminal import Terminal
 
 PACKAGES = ("torch", "webdataset", "pyarrow", "timm")
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (looked at, not written to)
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (checked, not written to)
 ENOUGH_SHARED_BYTES = 2**30
 """Shared memory for gradients between ranks of one machine; containers get 64 MB by default."""
 
@@ -45,7 +45,7 @@ class Finding:
 
 
 def findings() -> list[Finding]:
-    """Look at the interpreter, the packages, the accelerator and the tools around them."""
+    """Check the interpreter, the packages, the accelerator and the tools around them."""
     return [
         _python(),
         *(_package(name) for name in PACKAGES),

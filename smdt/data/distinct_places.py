@@ -68,7 +68,7 @@ def _holds_place_twice(places: Ids) -> NDArray[np.bool_]:
 def _refill(order: Ids, places: Ids, global_batch: int) -> tuple[Ids, bool]:
     """Batches from the start of `order` until no sample is left postponed, int64 [t, G].
 
-    Each sample is looked at once and a batch takes at most one postponed sample of each place, so
+    Each sample is read once and a batch takes at most one postponed sample of each place, so
     the time is linear. False: `order` ended with samples still postponed; else the batches use up
     exactly their own length of it.
     """

@@ -38,7 +38,7 @@ class EvaluationLoader:
         world_size: ranks that share the split.
         device: where the images end up; a GPU also decodes them.
         max_missing: samples that may be left out on this rank.
-        sample_ids: what of the split, int64 [n]; None is all of it, and its tars are looked for.
+        sample_ids: what of the split, int64 [n]; None is all of it, and its tars are checked.
 
     Attributes:
         missing: what the last pass left out, in the order of the shards.

@@ -105,7 +105,7 @@ def nearest_at_other_places(
     """Find the k gallery items of other places with the largest inner product, best first.
 
     Of equal scores the item that comes first in the gallery is better. One piece of the gallery is
-    looked at at a time.
+    searched at a time.
 
     Args:
         query: [Q, D].

@@ -47,7 +47,7 @@ class FieldOfViewCrop:
     Attributes:
         clockwise_deg: [B], heading of the middle of what is seen, clockwise from north.
         fov_deg: [B], how much is seen.
-        heading_known: whether what is seen stands where it was seen.
+        heading_known: whether the photo is at its heading.
     """
 
     clockwise_deg: NDArray[np.float64]

@@ -28,7 +28,7 @@ class SegmentationAnnotator(Annotator):
 
     Args:
         segmenter: on `device`.
-        image_size: rows and columns that it sees panoramas in; None: as they are.
+        image_size: rows and columns that it sees panoramas in; None: their own size.
         model: what it is, for the manifest.
         device: of the network.
     """

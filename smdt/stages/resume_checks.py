@@ -64,7 +64,7 @@ class Changes:
     """Changes between a checkpoint and the run that resumes from it.
 
     Attributes:
-        lines: of what takes effect, and of what a user should know, for a person.
+        lines: for the user: what takes effect, and what else there is to know.
         best_holds: whether scores are measured as the checkpoint's best one was.
     """
 
@@ -210,7 +210,7 @@ def _config_of(folder: Path) -> dict[str, Any]:
     try:
         return config_to_json(configuration.load(file))
     except InputError:
-        # Of another version: whatever it says is compared as it stands there.
+        # Of another version: it is compared without defaults.
         content = yaml.safe_load(file.read_text())
         if not isinstance(content, dict):
             raise

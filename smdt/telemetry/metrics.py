@@ -1,7 +1,7 @@
 """Every metric that a training or evaluation process exports, declared once.
 
 Names, units and labels are a contract with the dashboards and alerts: change them together.
-Each rank owns its own registry; the labels `run`, `stage`, `rank` and `host` stand on every sample.
+Each rank owns its own registry; every sample has the labels `run`, `stage`, `rank` and `host`.
 """
 
 import socket

@@ -86,8 +86,8 @@ class AlignmentStage(Stage):
 
         The generators go forward and backward. So do the discriminators in their own step; in the
         generators' they go forward, and back to the generated half of their inputs alone. With
-        feedback the generators run once more, and the generated half is looked at in each step
-        before all loops but the first.
+        feedback the generators run once more, and in each step the discriminators see the
+        generated half before all loops but the first.
         """
         blank = torch.zeros(1, 3, *self._config.geometry.panorama_size)
         features = self.discriminators.feedback(blank, blank, blank) if self._loops > 1 else ()

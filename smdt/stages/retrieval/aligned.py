@@ -85,7 +85,7 @@ class FrozenAlignment:
 def pin_alignment_weights(config: Config, resumed: Path | None = None) -> Config:
     """Return the configuration with the SHA-256 of what makes a run's aligned images.
 
-    Every rank calls it and gets what rank 0 found. Other configurations stay as they are.
+    Every rank calls it and gets what rank 0 found. Other configurations are not changed.
 
     Args:
         config: of the run.

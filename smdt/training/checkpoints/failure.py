@@ -31,10 +31,10 @@ def recorded(folder: RunFolder, *, rank: int, heard: bool = False) -> Iterator[N
 
 
 def record_failure(folder: RunFolder, error: Exception) -> None:
-    """Say in `state.json` why the run failed, unless another rank has said it better.
+    """Write into `state.json` why the run failed, unless another rank has a better reason.
 
-    A rank that only lost its partner does not talk over the one that knows why, and a rank of an
-    attempt that is over not at all.
+    A rank that only lost its partner does not overwrite the reason of the failed one, and a rank
+    of an attempt that is over writes nothing.
     """
     lease = LeaseMonitor.of(os.environ)
     if lease is not None and lease.superseded():

@@ -85,7 +85,7 @@ def find_resume_point(
             returns whether scores are measured as the checkpoint's best one was.
 
     Raises:
-        UserError: there is none to be had, or one that cannot be loaded or would be overwritten.
+        UserError: there is none to load, or one that cannot be loaded or would be overwritten.
     """
     found = find_checkpoint(folder, resume)
     if found is None:
@@ -118,7 +118,7 @@ def find_checkpoint(folder: RunFolder, resume: str) -> Path | None:
     """Return the checkpoint to resume from; None starts a new run.
 
     Raises:
-        UserError: there is none to be had, or one that would be overwritten.
+        UserError: there is none to load, or one that would be overwritten.
     """
     if resume == "never":
         if checkpoint.published(folder.checkpoints):

@@ -67,7 +67,7 @@ class RunFolder:
         """Replace `state.json`, from which restarts are decided.
 
         Args:
-            status: how the run stands.
+            status: of the run.
             step: optimisation steps done; None keeps what the file says.
             reason: why it failed, in one sentence.
             retry: whether starting a failed run again may help.

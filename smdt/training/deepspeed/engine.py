@@ -103,7 +103,7 @@ class Engine:
         self._peak_learning_rate = optimizer.learning_rate
         groups = parameter_groups(module, optimizer.weight_decay, optimizer.layer_decay)
         self._rate_scales = [group.rate_scale for group in groups]
-        # DeepSpeed's own optimizers look for what is not finite; here it steps this one as it is.
+        # DeepSpeed's own optimizers check for infinities; here it steps this one directly.
         alone = zero_stage(settings) == 0 and not settings["bf16"]["enabled"]
         # bf16 without ZeRO takes one step at initialisation: at rate zero it changes nothing.
         adamw = (FiniteAdamW if alone else AdamW)(

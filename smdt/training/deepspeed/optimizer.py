@@ -53,7 +53,7 @@ class FiniteAdamW(torch.optim.AdamW):
     skipped_steps: Tensor | float = 0.0
 
     def guard(self) -> None:
-        """Look at the gradients before every step from now on."""
+        """Check the gradients before every step from now on."""
         self.register_step_pre_hook(self._look)
 
     def _look(self, *_: object) -> None:

@@ -131,7 +131,7 @@ class StepRecorder:
         )
 
     def end_step(self, step: int) -> None:
-        """Say that nothing of the step remains to be done."""
+        """Stop the clock of a step."""
         measured = self._unpublished_steps[step]
         measured.step_seconds = time.perf_counter() - measured.begun
         measured.collectives = self._collectives.take()
@@ -142,7 +142,7 @@ class StepRecorder:
         counts = measured.skipped_steps.values()
         skipped = {name: count - self._skipped_steps[name] for name, count in counts.items()}
         self._skipped_steps = counts
-        # While the loss scale is looked for, skipped steps are nothing unusual.
+        # Skipped steps are normal during the search for a loss scale.
         lost = [name for name, n in skipped.items() if n and not self._engines[name].scales_loss]
         record = measured.record(agreement.step, finite=agreement.finite and not lost)
         metrics = self._metrics

@@ -98,7 +98,7 @@ class Trainer:
         stop: whether this rank was asked to stop.
         recorder: measures the steps.
         metrics: this rank's metrics.
-        display: what a person sees.
+        display: the terminal output.
         events: writer of the curves, in addition to `metrics.jsonl`; of rank 0.
         records: files that each checkpoint carries, by name: what the run is made with; of rank 0.
     """
@@ -150,7 +150,7 @@ class Trainer:
         """Train until the schedule or a stop request ends the run, then save.
 
         Args:
-            progress: where the run stands.
+            progress: of the run so far.
             plan: the remaining steps.
 
         Returns:
