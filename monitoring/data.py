@@ -2,7 +2,14 @@
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from monitoring.panels import Panel, Query, lines, page, ranking, variable
+from monitoring.panels import (
+    Panel,
+    Query,
+    bar_gauge_panel,
+    make_dashboard,
+    timeseries_panel,
+    variable,
+)
 
 HERE = 'run="$run"'
 BY_RANK = "{{stage}} rank {{rank}} on {{host}}"
@@ -14,7 +21,7 @@ def data() -> Dashboard:
     rows = {"Reading": reading(), "Damage": damage()}
     variables = [variable("run", "Run", "label_values(smdt_run_info, run)")]
     about = "Bytes from storage to the step, and what could not be read."
-    return page("SMDT: data plane", "smdt-data", about, rows, variables)
+    return make_dashboard("SMDT: data plane", "smdt-data", about, rows, variables)
 
 
 def reading() -> list[Panel]:
@@ -22,28 +29,28 @@ def reading() -> list[Panel]:
     seconds = f"sum by (le) (rate(smdt_read_seconds_bucket{{{HERE}}}[{WINDOW}]))"
     quantiles = ((0.5, "median"), (0.95, "slowest 5 %"), (0.99, "slowest 1 %"))
     return [
-        lines(
+        timeseries_panel(
             "Read from shards",
             "Bps",
             Query(f"rate(smdt_read_bytes_total{{{HERE}}}[{WINDOW}])", BY_RANK),
         ),
-        lines(
+        timeseries_panel(
             "Time to read one part of a sample",
             "s",
             *(Query(f"histogram_quantile({q}, {seconds})", name) for q, name in quantiles),
         ),
-        lines(
+        timeseries_panel(
             "Waiting for data",
             "percentunit",
             Query(f"smdt:data_wait:ratio{{{HERE}}}", BY_RANK),
             about="Share of a step; the goal is zero, reading is ahead of training.",
         ),
-        ranking(
+        bar_gauge_panel(
             "Ranks that wait for data most",
             "percentunit",
             Query(f"topk(8, smdt:data_wait:ratio{{{HERE}}})", BY_RANK),
         ),
-        lines(
+        timeseries_panel(
             "Reads a sample",
             "short",
             Query(
@@ -53,14 +60,16 @@ def reading() -> list[Panel]:
             ),
             about="Parts of a sample, and replacements; more while samples are prefetched.",
         ),
-        lines("Epoch", "short", Query(f"max by (stage) (smdt_epoch{{{HERE}}})", "{{stage}}")),
+        timeseries_panel(
+            "Epoch", "short", Query(f"max by (stage) (smdt_epoch{{{HERE}}})", "{{stage}}")
+        ),
     ]
 
 
 def damage() -> list[Panel]:
     """Return what was replaced."""
     return [
-        lines(
+        timeseries_panel(
             "Damaged samples that were replaced",
             "short",
             Query(
@@ -69,7 +78,7 @@ def damage() -> list[Panel]:
             ),
             about="Since the processes started; quarantine.jsonl of the run lists them.",
         ),
-        lines(
+        timeseries_panel(
             "Share of the samples",
             "percentunit",
             Query(

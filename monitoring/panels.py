@@ -37,7 +37,7 @@ class Query:
     legend: str
 
 
-def lines(
+def timeseries_panel(
     title: str, unit: str, *queries: Query, about: str = "", stacked: bool = False, width: int = 12
 ) -> Panel:
     """Return curves over time."""
@@ -65,7 +65,7 @@ def lines(
     return panel
 
 
-def numbers(title: str, unit: str, *queries: Query, about: str = "", width: int = 4) -> Panel:
+def stat_panel(title: str, unit: str, *queries: Query, about: str = "", width: int = 4) -> Panel:
     """Return the newest values, large."""
     panel = (
         stat.Panel()
@@ -83,7 +83,7 @@ def numbers(title: str, unit: str, *queries: Query, about: str = "", width: int 
     return panel
 
 
-def ranking(title: str, unit: str, query: Query, about: str = "", width: int = 12) -> Panel:
+def bar_gauge_panel(title: str, unit: str, query: Query, about: str = "", width: int = 12) -> Panel:
     """Return the newest values as bars, in the order of the query."""
     return (
         bargauge.Panel()
@@ -113,7 +113,7 @@ def variable(name: str, label: str, query: str, *, several: bool = False) -> Var
     return made.multi(True).include_all(True) if several else made
 
 
-def page(
+def make_dashboard(
     title: str,
     uid: str,
     about: str,

@@ -2,7 +2,15 @@
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from monitoring.panels import Panel, Query, lines, numbers, page, ranking, variable
+from monitoring.panels import (
+    Panel,
+    Query,
+    bar_gauge_panel,
+    make_dashboard,
+    stat_panel,
+    timeseries_panel,
+    variable,
+)
 
 HERE = 'run=~"$set"'
 TASK = "{{run}} task {{rank}}"
@@ -14,7 +22,7 @@ def shards() -> Dashboard:
     sets = "label_values(smdt_shards_planned, run)"
     variables = [variable("set", "Data set", sets, several=True)]
     about = "Jobs of `smdt shards build --metrics-targets`."
-    return page("SMDT: shard jobs", "smdt-shards", about, {"Jobs": jobs()}, variables)
+    return make_dashboard("SMDT: shard jobs", "smdt-shards", about, {"Jobs": jobs()}, variables)
 
 
 def jobs() -> list[Panel]:
@@ -22,33 +30,33 @@ def jobs() -> list[Panel]:
     done, planned = f"smdt_shards_done{{{HERE}}}", f"smdt_shards_planned{{{HERE}}}"
     samples = f"rate(smdt_shards_samples_total{{{HERE}}}[{WINDOW}])"
     return [
-        numbers("Shards done", "short", Query(f"sum({done})", ""), width=6),
-        numbers("Shards planned", "short", Query(f"sum({planned})", ""), width=6),
-        numbers(
+        stat_panel("Shards done", "short", Query(f"sum({done})", ""), width=6),
+        stat_panel("Shards planned", "short", Query(f"sum({planned})", ""), width=6),
+        stat_panel(
             "Samples written",
             "short",
             Query(f"sum(smdt_shards_samples_total{{{HERE}}})", ""),
             width=6,
         ),
-        numbers(
+        stat_panel(
             "Rows rejected",
             "short",
             Query(f"sum(smdt_shards_rejected_total{{{HERE}}}) or vector(0)", ""),
             width=6,
         ),
-        ranking(
+        bar_gauge_panel(
             "Part that is done",
             "percentunit",
             Query(f"sort({done} / {planned})", TASK),
             about="The slowest task comes first.",
         ),
-        lines("Samples a second", "short", Query(samples, TASK)),
-        lines(
+        timeseries_panel("Samples a second", "short", Query(samples, TASK)),
+        timeseries_panel(
             "Bytes of tars a second",
             "Bps",
             Query(f"rate(smdt_shards_bytes_total{{{HERE}}}[{WINDOW}])", TASK),
         ),
-        lines(
+        timeseries_panel(
             "Rejected rows",
             "short",
             Query(

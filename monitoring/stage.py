@@ -2,7 +2,15 @@
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from monitoring.panels import Panel, Query, lines, numbers, page, ranking, variable
+from monitoring.panels import (
+    Panel,
+    Query,
+    bar_gauge_panel,
+    make_dashboard,
+    stat_panel,
+    timeseries_panel,
+    variable,
+)
 
 HERE = 'run="$run", stage="$stage"'
 BY_RANK = "rank {{rank}} on {{host}}"
@@ -23,16 +31,18 @@ def stage() -> Dashboard:
         "Learning": learning(),
         "Checkpoints and memory": state(),
     }
-    return page("SMDT: one run", "smdt-run", "A stage of a run, and its ranks.", rows, variables)
+    return make_dashboard(
+        "SMDT: one run", "smdt-run", "A stage of a run, and its ranks.", rows, variables
+    )
 
 
 def now() -> list[Panel]:
     """Return how far the run is."""
     return [
-        numbers("Step", "short", Query(f"max(smdt_step{{{HERE}}})", "")),
-        numbers("Of", "short", Query(f"max(smdt_steps_planned{{{HERE}}})", "")),
-        numbers("Epoch", "short", Query(f"max(smdt_epoch{{{HERE}}})", "")),
-        numbers(
+        stat_panel("Step", "short", Query(f"max(smdt_step{{{HERE}}})", "")),
+        stat_panel("Of", "short", Query(f"max(smdt_steps_planned{{{HERE}}})", "")),
+        stat_panel("Epoch", "short", Query(f"max(smdt_epoch{{{HERE}}})", "")),
+        stat_panel(
             "Time left",
             "s",
             Query(
@@ -42,8 +52,8 @@ def now() -> list[Panel]:
             ),
             about="At the present speed, without evaluations and checkpoints.",
         ),
-        numbers("Samples a second", "short", Query(f"smdt:samples:rate{{{HERE}}}", "")),
-        numbers(
+        stat_panel("Samples a second", "short", Query(f"smdt:samples:rate{{{HERE}}}", "")),
+        stat_panel(
             "Ranks",
             "short",
             Query(f"count(smdt_run_info{{{HERE}}})", ""),
@@ -54,7 +64,7 @@ def now() -> list[Panel]:
 def ranks() -> list[Panel]:
     """Return the panels by rank."""
     return [
-        ranking(
+        bar_gauge_panel(
             "Straggler: how much longer the others wait",
             "percentunit",
             Query(f"sort_desc(smdt:straggler_lag:ratio{{{HERE}}})", BY_RANK),
@@ -63,19 +73,19 @@ def ranks() -> list[Panel]:
                 "waits for another one. Around zero everywhere: no rank is slow."
             ),
         ),
-        ranking(
+        bar_gauge_panel(
             "Own work in a step",
             "s",
             Query(f"sort_desc(smdt:own_work:seconds{{{HERE}}})", BY_RANK),
             about="Seconds of a step outside collectives: the straggler has most.",
         ),
-        lines(
+        timeseries_panel(
             "Inside collectives",
             "percentunit",
             Query(f"smdt:collective_wait:ratio{{{HERE}}}", BY_RANK),
             about="Share of a step. The straggler has least.",
         ),
-        lines(
+        timeseries_panel(
             "Waiting for data",
             "percentunit",
             Query(f"smdt:data_wait:ratio{{{HERE}}}", BY_RANK),
@@ -94,7 +104,7 @@ def time() -> list[Panel]:
     wait = share("smdt_data_wait_seconds_total")
     collectives = share("smdt_collective_wait_seconds_total")
     return [
-        lines(
+        timeseries_panel(
             "Where a step's time goes",
             "percentunit",
             Query(wait, "waiting for data"),
@@ -103,7 +113,7 @@ def time() -> list[Panel]:
             stacked=True,
             about="Over all ranks.",
         ),
-        lines(
+        timeseries_panel(
             "Time of a step",
             "s",
             *(
@@ -115,12 +125,12 @@ def time() -> list[Panel]:
                 for q, name in ((0.5, "median"), (0.95, "slowest 5 %"))
             ),
         ),
-        lines(
+        timeseries_panel(
             "Model FLOPs utilization",
             "percentunit",
             Query(f"smdt_model_flops_utilization{{{HERE}}}", BY_RANK),
         ),
-        lines(
+        timeseries_panel(
             "The stage's step",
             "s",
             Query(
@@ -136,36 +146,36 @@ def time() -> list[Panel]:
 def learning() -> list[Panel]:
     """Return what the run has learned."""
     return [
-        lines("Loss", "none", Query(f"avg by (term) (smdt_loss{{{HERE}}})", "{{term}}")),
-        lines(
+        timeseries_panel("Loss", "none", Query(f"avg by (term) (smdt_loss{{{HERE}}})", "{{term}}")),
+        timeseries_panel(
             "Recall on the held-out split",
             "percentunit",
             Query(f"max by (protocol, k) (smdt_recall{{{HERE}}})", "{{protocol}} R@{{k}}"),
             about="Only the retrieval stage has it.",
         ),
-        lines(
+        timeseries_panel(
             "Image quality on the held-out split",
             "none",
             Query(f"max by (metric) (smdt_image_quality{{{HERE}}})", "{{metric}}"),
             about="Only the alignment and segmentation stages have it.",
         ),
-        lines(
+        timeseries_panel(
             "Learning rate",
             "sci",
             Query(f"max by (engine) (smdt_learning_rate{{{HERE}}})", "{{engine}}"),
         ),
-        lines(
+        timeseries_panel(
             "Gradient norm before clipping",
             "none",
             Query(f"max by (engine) (smdt_gradient_norm{{{HERE}}})", "{{engine}}"),
         ),
-        lines(
+        timeseries_panel(
             "Loss scale",
             "none",
             Query(f"max by (engine) (smdt_loss_scale{{{HERE}}})", "{{engine}}"),
             width=6,
         ),
-        lines(
+        timeseries_panel(
             "Steps that were skipped or not finite",
             "none",
             Query(f"max by (engine) (smdt_skipped_steps_total{{{HERE}}})", "{{engine}} skipped"),
@@ -178,7 +188,7 @@ def learning() -> list[Panel]:
 def state() -> list[Panel]:
     """Return what the run keeps."""
     return [
-        lines(
+        timeseries_panel(
             "Not saved yet",
             "s",
             Query(
@@ -187,19 +197,19 @@ def state() -> list[Panel]:
             ),
             width=8,
         ),
-        lines(
+        timeseries_panel(
             "The last checkpoint",
             "s",
             Query(f"max(smdt_checkpoint_seconds{{{HERE}}})", "seconds"),
             width=4,
         ),
-        lines(
+        timeseries_panel(
             "Its size",
             "bytes",
             Query(f"max(smdt_checkpoint_bytes{{{HERE}}})", "bytes"),
             width=4,
         ),
-        lines(
+        timeseries_panel(
             "Device memory",
             "bytes",
             Query(f"smdt_device_memory_bytes{{{HERE}}}", "rank {{rank}} {{kind}}"),

@@ -264,7 +264,7 @@ def _one_more(cuts: tuple[Cut, ...], global_batch: int) -> tuple[Cut, ...]:
 def epoch_order(
     config: OrderConfig, seed: int, epoch: int, count: int, neighbours: Neighbours | None = None
 ) -> Ids:
-    """The `count` sample ids of an epoch in their order, int64 [N].
+    """The `count` sample ids of an epoch in their order, a permutation: int64 [N].
 
     Policy `hard` without neighbours, before the first table is made, is a shuffle.
 
