@@ -22,20 +22,26 @@ def set_thread_count() -> None:
 def emulates_bf16() -> bool:
     """Return whether products in bf16 take this machine's CPU many times those in fp32.
 
-    Without AVX-512 or AMX they are 50 times slower. Measured, in about 0.1 s, since it depends on
-    the CPU and on what PyTorch was built with.
+    Without AVX-512 or AMX they are 50 times slower. Measured, in about 0.2 s, since it depends on
+    the CPU and on what PyTorch was built with: in CPU time of one thread, since threads that wait
+    for each other on a busy machine make fp32 look slow.
     """
 
     def seconds(dtype: torch.dtype) -> float:
         matrix = torch.ones(256, 256, dtype=dtype)
         measured = []
-        for _ in range(3):
-            began = time.perf_counter()
+        for _ in range(5):
+            start = time.thread_time()
             matrix @ matrix
-            measured.append(time.perf_counter() - began)
+            measured.append(time.thread_time() - start)
         return min(measured)
 
-    return seconds(torch.bfloat16) > 4 * seconds(torch.float32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return seconds(torch.bfloat16) > 4 * seconds(torch.float32)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def keep_freed_memory() -> None:

@@ -55,5 +55,15 @@ def test_freed_tensors_are_used_again_unless_told_otherwise():
     assert faults("keep_freed_memory()", **told) > 3 * TENSOR
 
 
-def test_a_cpu_emulates_bf16_where_onednn_has_no_kernels_for_it():
-    assert emulates_bf16() == (not torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def test_a_cpu_emulates_bf16_where_onednn_has_no_kernels_for_it_busy_or_not():
+    spin = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(spin) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    threads = torch.get_num_threads()
+    try:
+        found = {emulates_bf16() for _ in range(5)}
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert found == {not torch.ops.mkldnn._is_mkldnn_bf16_supported()}
+    assert torch.get_num_threads() == threads
