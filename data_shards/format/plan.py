@@ -83,7 +83,7 @@ class BuildPlan(BaseModel):
         """Return the plan of the build in a folder.
 
         Raises:
-            InputError: the folder holds no build.
+            InputError: the folder holds no build, or one that a newer version started.
             ShardError: the plan is damaged.
         """
         path = root / layout.PLAN
@@ -93,7 +93,14 @@ class BuildPlan(BaseModel):
             raise InputError(f"{root} holds no build: {layout.PLAN} is missing.") from None
         except OSError as error:
             raise InputError(f"{path} can't be read: {error.strerror}.") from None
-        except ValidationError:
+        except ValidationError as error:
+            problems = error.errors()
+            if all(problem["type"] == "extra_forbidden" for problem in problems):
+                key = ".".join(map(str, problems[0]["loc"]))
+                raise InputError(
+                    f"{path} has the key {key}, which this version does not know: update smdt, or "
+                    "name another --out."
+                ) from None
             raise ShardError(f"{path} is damaged; delete {root} and build it again.") from None
 
     def claim(self, root: Location) -> None:

@@ -38,6 +38,8 @@ DEEPSPEED = "deepspeed.json"
 ENVIRONMENT = "environment.json"
 FILES = "files.json"
 LATEST = "latest"
+FORMAT = 1
+"""Of a checkpoint; `progress.json` says it once it is another one."""
 _NAME = re.compile(r"step-\d{8,}")
 
 _log = logging.getLogger(__name__)
@@ -264,7 +266,13 @@ def load_progress(folder: Path) -> Progress:
         InputError: another version of smdt wrote it.
     """
     try:
-        progress = Progress.from_json(json.loads((folder / PROGRESS).read_text()))
+        content = json.loads((folder / PROGRESS).read_text())
+        if content.get("format", FORMAT) > FORMAT:
+            raise InputError(
+                f"{folder / PROGRESS} has format {content['format']}, and this code knows "
+                f"{FORMAT}: update smdt"
+            )
+        progress = Progress.from_json(content)
         known = progress.data.order is not None or not (folder / CONFIG).is_file()
         return progress if known else replace(progress, data=_completed(progress.data, folder))
     except KeyError as missing:
