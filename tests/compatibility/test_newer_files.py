@@ -12,7 +12,7 @@ from data_shards.format.plan import BuildOptions, BuildPlan
 from data_shards.world.source import WorldSource
 from smdt.inference import gallery
 from smdt.stages.config import load
-from smdt.stages.continued import changes
+from smdt.stages.resume_checks import compare_with_checkpoint
 from smdt.training.checkpoints import checkpoint
 
 
@@ -47,7 +47,7 @@ def test_a_newer_gallery(tmp_path):
     newer = gallery.FORMAT + 1
     path.write_text(json.dumps({"format": newer, "headings": []}))
     assert refused(lambda: gallery.Gallery.open(tmp_path)).startswith(
-        f"{path} has format {newer}, and this code knows {newer - 1}: use a newer smdt"
+        f"{path} has format {newer}, and this version reads {newer - 1}: use a newer smdt"
     )
 
 
@@ -69,19 +69,19 @@ def test_a_newer_checkpoint(saved):
     path = saved / checkpoint.PROGRESS
     path.write_text(json.dumps({"format": checkpoint.FORMAT + 1, "steps_of_engines": {}}))
     assert refused(lambda: checkpoint.load_progress(saved)) == (
-        f"{path} has format {checkpoint.FORMAT + 1}, and this code knows {checkpoint.FORMAT}: "
+        f"{path} has format {checkpoint.FORMAT + 1}, and this version reads {checkpoint.FORMAT}: "
         "update smdt"
     )
 
 
 def test_a_checkpoint_with_a_key_that_this_version_does_not_know(saved):
     config = load(saved / checkpoint.CONFIG)
-    changes(config, {}, saved, 1)
+    compare_with_checkpoint(config, {}, saved, 1)
     content = yaml.safe_load((saved / checkpoint.CONFIG).read_text())
     content["data"]["weight_of_cities"] = 2
     (saved / checkpoint.CONFIG).write_text(yaml.safe_dump(content))
-    assert refused(lambda: changes(config, {}, saved, 1)).startswith(
-        f"data.weight_of_cities is null, was 2 in the checkpoint {saved}, which cannot go on with"
+    assert refused(lambda: compare_with_checkpoint(config, {}, saved, 1)).startswith(
+        f"data.weight_of_cities is null, was 2 in the checkpoint {saved}, which cannot resume with"
     )
     assert refused(lambda: load(saved / checkpoint.CONFIG)).startswith(
         f"configuration {saved / checkpoint.CONFIG}: unknown key 'data.weight_of_cities'"
@@ -95,6 +95,6 @@ def test_a_checkpoint_that_lacks_what_this_version_needs(saved):
     path.write_text(json.dumps(content))
     said = refused(lambda: checkpoint.load_progress(saved))
     assert said == (
-        f"{path} does not say 'data': another version of smdt wrote it; go on with that one, or "
+        f"{path} does not say 'data': another version of smdt wrote it; resume with that one, or "
         "start a new run"
     )

@@ -269,7 +269,7 @@ def load_progress(folder: Path) -> Progress:
         content = json.loads((folder / PROGRESS).read_text())
         if content.get("format", FORMAT) > FORMAT:
             raise InputError(
-                f"{folder / PROGRESS} has format {content['format']}, and this code knows "
+                f"{folder / PROGRESS} has format {content['format']}, and this version reads "
                 f"{FORMAT}: update smdt"
             )
         progress = Progress.from_json(content)
