@@ -43,7 +43,7 @@ def requeue(
         print(f"The run in {folder} is done.")
         return 0
     if asked_to_stop:
-        print(f"The run in {folder} was stopped on request: {_how_it_stopped(evidence)}.")
+        print(f"The run in {folder} was asked to stop: {_how_it_stopped(evidence)}.")
         return 0
     again = verdict == "again"
     if again and (state is None or state["status"] != "preempted"):

@@ -48,7 +48,7 @@ def jobs() -> list[Panel]:
             "Part that is done",
             "percentunit",
             Query(f"sort({done} / {planned})", TASK),
-            about="The slowest task comes first.",
+            about="The task that is furthest behind comes first.",
         ),
         timeseries_panel("Samples a second", "short", Query(samples, TASK)),
         timeseries_panel(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_shards.base.errors import run
-from smdt.cli.main import app
+from smdt.cli.app import app
 from smdt.data.pipeline import DALI
 from smdt.training.deepspeed.settings import DEEPSPEED
 

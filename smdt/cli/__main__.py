@@ -1,6 +1,6 @@
 """`python -m smdt.cli`: the command `smdt` where it is not on the path."""
 
-from smdt.cli.main import main
+from smdt.cli import main
 
 if __name__ == "__main__":
     main()

@@ -65,9 +65,8 @@ class GalleryManifest:
             there = replace(GalleryManifest.load(folder), checkpoint=self.checkpoint)
             if there != self:
                 raise InputError(
-                    f"--out {folder} is a gallery of split {there.split} of an older "
-                    f"{there.shards}, or was made with other weights or turns: name another "
-                    "folder"
+                    f"--out {folder} is a gallery of split {there.split} of {there.shards}, made "
+                    "from other data or with other weights or turns: name another folder"
                 )
             return
         others = [name for name in names(folder) if not is_leftover(name)]

@@ -78,7 +78,7 @@ def test_a_slurm_job_that_is_asked_to_stop_does_not_queue_again(
     command = [sys.executable, "-m", "launcher", "stop", "--config", str(config)]
     subprocess.run(command, cwd=ROOT, check=True)
     wait_for(lambda: two_nodes.state(job) == "FAILED", 90)  # its exit code is 75
-    assert "stopped on request: all ranks saved" in (run.logs / f"slurm-{job}.log").read_text()
+    assert "asked to stop: all ranks saved" in (run.logs / f"slurm-{job}.log").read_text()
     assert run.read_state()["status"] == "preempted"
 
 

@@ -21,7 +21,7 @@ from data_shards.cli import app as data_shards
 from launcher.cli import app as launcher
 from launcher.metrics import LauncherMetrics
 from launcher.requeue import app as requeue
-from smdt.cli.main import app as smdt
+from smdt.cli.app import app as smdt
 from smdt.stages.config import SCHEMAS
 from smdt.telemetry.metrics import TrainingMetrics
 from smdt.train import app as train

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from data_shards.cli import app as data_shards
 from data_shards.format import manifest
-from smdt.cli.main import app as smdt
+from smdt.cli.app import app as smdt
 from smdt.training.checkpoints import checkpoint
 from smdt.training.checkpoints.run_folder import RunFolder
 from tests.compatibility.make_fixtures import END, SAVED, WORLD

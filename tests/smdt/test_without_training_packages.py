@@ -23,7 +23,7 @@ from tests.pictures import picture
 COMMANDS = """
 import contextlib, io, json, sys
 from data_shards.base.errors import run
-from smdt.cli.main import app
+from smdt.cli.app import app
 
 ended = []
 for command in json.loads(sys.argv[1]):

@@ -148,7 +148,7 @@ def test_a_users_stop_ends_a_set_and_outlives_its_restart(tmp_path):
     asked = f"RUN={tmp_path}; echo asked > $RUN/stop; touch $RUN/stop; "
     assert ends_with(tmp_path, asked + says("preempted")) == (
         0,
-        f"The run in {tmp_path} was stopped on request: all ranks saved after step 7.\n",
+        f"The run in {tmp_path} was asked to stop: all ranks saved after step 7.\n",
     )
     still = f"RUN={tmp_path}; [ -s $RUN/stop ] || exit 3; "
     again = {"RESTART_ATTEMPT": "1", "SMDT_ATTEMPT": "uid-2"}

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from data_shards.base.errors import run
-from smdt.cli.main import app
+from smdt.cli.app import app
 from smdt.data.order import DataState
 from smdt.training.checkpoints import checkpoint
 from smdt.training.checkpoints.checkpoint import Progress

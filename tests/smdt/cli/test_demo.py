@@ -11,6 +11,7 @@ import pytest
 import typer
 from PIL import Image
 
+from smdt.cli.app import app
 from smdt.cli.demo import (
     AZIMUTH_DEG,
     FOV_DEG,
@@ -25,7 +26,6 @@ from smdt.cli.demo import (
     this_machine,
     write_photo,
 )
-from smdt.cli.main import app
 from smdt.data.split import Split
 from smdt.stages import config as configuration
 from tests.distributed.runs import processes_of

@@ -17,7 +17,7 @@ from data_shards.inspect.stats import stats
 from data_shards.inspect.verify import verify
 from data_shards.sources.source import SplitPlan
 from data_shards.world.source import WorldSource
-from smdt.cli.main import app
+from smdt.cli.app import app
 from smdt.data.split import Split
 from smdt.geometry.mapping import PanoramaProjection
 from smdt.inference.align import open_alignment

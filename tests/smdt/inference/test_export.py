@@ -6,7 +6,7 @@ import yaml
 from safetensors.torch import load_file
 
 from data_shards.base.errors import InputError, run
-from smdt.cli.main import app
+from smdt.cli.app import app
 from smdt.evaluation.outcomes import score_text
 from smdt.inference.export import export_model
 from smdt.stages import config as configuration

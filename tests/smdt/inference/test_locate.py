@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from data_shards.base.errors import InputError, run
-from smdt.cli.main import app
+from smdt.cli.app import app
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.evaluation.recall import EvaluationError, nearest

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForSemanticSegmentation
 from data_shards.base.errors import InputError, run
 from data_shards.format.manifest import load
 from data_shards.inspect.verify import verify
-from smdt.cli.main import app
+from smdt.cli.app import app
 from smdt.data.evaluation_loader import EvaluationLoader
 from smdt.data.split import Split
 from smdt.geometry.view import resize

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from data_shards.base.errors import InputError, run
+from data_shards.base.errors import InputError
 from data_shards.cli import app as shards_app
 from launcher.cli import app as launch_app
 from smdt.cli import checkpoints, evaluation, inference, training
@@ -93,8 +93,3 @@ def doctor(json_file: JsonOption = None) -> None:
     from smdt.cli.doctor import run_doctor
 
     run_doctor(json_file)
-
-
-def main() -> None:
-    """Run `smdt` as a program."""
-    run(app)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from data_shards.base.errors import run
-from smdt.cli.main import app
+from smdt.cli.app import app
 from smdt.data.split import Split
 
 
