@@ -18,13 +18,12 @@ from data_shards.format import manifest
 from smdt.cli.app import app as smdt
 from smdt.training.checkpoints import checkpoint
 from smdt.training.checkpoints.run_folder import RunFolder
-from tests.compatibility.make_fixtures import END, SAVED, WORLD
+from tests.compatibility.make_fixtures import END, SAVED, STAGES, WORLD
 from tests.distributed.runs import files_of
 
-STAGES = ("retrieval",)
-
-TOLERANCE = 5e-5
-"""Of a weight. A step moves one by up to 1e-3; other instructions of a CPU by much less."""
+TOLERANCE = {"retrieval": 5e-5, "alignment": 1.2e-3, "segmentation": 5e-5}
+"""Largest difference of a weight. Without AVX it is 3e-8, 4.5e-4 and 7e-9 on ZeRO 1 or 2; an order
+moved by one batch or Adam's moments lost make at least 1.6e-3, 3.2e-3 and 5e-4."""
 VERSIONS = sorted(Path(__file__).parent.glob("files-*"))
 assert VERSIONS, "git has them"
 
@@ -126,7 +125,7 @@ def test_an_old_run_goes_on_to_the_same_weights(stage, zero, runs, shards, train
     records = [record for record in run.read_metrics() if "losses" in record]
     assert [record["step"] for record in records] == list(range(1, END + 1))
     folder = checkpoint.folder_of(run.checkpoints, END)
-    assert farthest(folder / checkpoint.WEIGHTS, runs / f"{name}.safetensors") < TOLERANCE
+    assert farthest(folder / checkpoint.WEIGHTS, runs / f"{name}.safetensors") < TOLERANCE[stage]
 
 
 def farthest(ours: Path, theirs: Path) -> float:
