@@ -36,7 +36,7 @@ class Voice:
 
 def show_preflight(seen: PreflightReport, hosts: Hosts) -> None:
     """Print one table: a line for each host that is fine, one for each thing that is not."""
-    table = Table("host", "", "found", "what to do", title="PreflightReport")
+    table = Table("host", "", "found", "what to do", title="Preflight")
     for host, slots in hosts.items():
         findings = [finding for finding in seen.findings if finding.host == host]
         if not findings:
