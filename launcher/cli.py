@@ -81,7 +81,7 @@ def up(
     from data_shards.base.names import is_variable
     from launcher.metrics import LauncherMetrics
     from launcher.run.command import ClusterLaunch, check_address, cluster_command
-    from launcher.run.console import Voice
+    from launcher.run.console import StatusLog
     from launcher.run.job import open_job
     from launcher.run.supervisor import (
         ENVIRONMENT,
@@ -135,7 +135,7 @@ def up(
         stall_seconds=stall_seconds,
     )
     with exporter(job, metrics):
-        Supervisor(job, options, metrics, Voice(job.folder.logs / "launcher.log")).run()
+        Supervisor(job, options, metrics, StatusLog(job.folder.logs / "launcher.log")).run()
 
 
 @app.command()

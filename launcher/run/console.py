@@ -14,7 +14,7 @@ from launcher.hosts.hostfile import Hosts
 from launcher.run.preflight import PreflightReport
 
 
-class Voice:
+class StatusLog:
     """Says what happens, on stderr and in a file.
 
     Args:

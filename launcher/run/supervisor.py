@@ -23,7 +23,7 @@ from launcher.run.command import (
     check_working_folder,
     cluster_command,
 )
-from launcher.run.console import Voice, show_preflight
+from launcher.run.console import StatusLog, show_preflight
 from launcher.run.job import TrainJob
 from launcher.run.preflight import PreflightReport, rendezvous_address, run_preflight
 from launcher.run.restarts import Restarts
@@ -73,16 +73,16 @@ class Supervisor:
         job: what to train.
         options: where and how.
         metrics: the launcher's.
-        voice: where it says what happens.
+        status: where it reports what happens.
     """
 
     def __init__(
-        self, job: TrainJob, options: SupervisorOptions, metrics: LauncherMetrics, voice: Voice
+        self, job: TrainJob, options: SupervisorOptions, metrics: LauncherMetrics, status: StatusLog
     ) -> None:
         self._job = job
         self._options = options
         self._metrics = metrics
-        self._voice = voice
+        self._status = status
         self._lease = job.folder.lease.absolute()
         self._script = job.folder.root.absolute() / ENVIRONMENT
         self._masks = job.folder.root.absolute() / MASKS
@@ -108,7 +108,7 @@ class Supervisor:
                 restarts = restarts.after_attempt(step)
                 match next_action(evidence, asked_to_stop=asked):
                     case "done":
-                        self._voice(f"done; everything is in {folder.root}")
+                        self._status(f"done; everything is in {folder.root}")
                         return
                     case "stopped":
                         raise Stopped(
@@ -121,7 +121,7 @@ class Supervisor:
                         )
                 if holder.lost:
                     raise UserError(f"Another launcher has taken over the run in {folder.root}.")
-                self._voice(
+                self._status(
                     f"the attempt ended: {describe_failure(evidence)}; saved is step {step}"
                 )
                 if restarts.exhausted:
@@ -145,12 +145,12 @@ class Supervisor:
 
     def _take_signal(self, again: bool) -> None:
         if not again:
-            self._voice("stopping: the ranks finish their step and save")
+            self._status("stopping: the ranks finish their step and save")
             try:
                 self._job.folder.stop.touch()
                 return
             except OSError as error:
-                self._voice(
+                self._status(
                     f"{self._job.folder.stop}: {error.strerror}; ending the ranks without saving"
                 )
         self._abandoned = True
@@ -210,7 +210,7 @@ class Supervisor:
         holder.begin(name)
         try:
             self._write_script({**on_cpu, **self._options.variables, **ours})
-            self._voice(f"attempt {number}: {count(hosts)} ranks on {', '.join(hosts)}")
+            self._status(f"attempt {number}: {count(hosts)} ranks on {', '.join(hosts)}")
             attempt = Attempt(cluster_command(plan), environment, folder, name, log)
             try:
                 stalled_seconds = attempt.watch(
@@ -238,9 +238,9 @@ class Supervisor:
         counts = {"used": len(used), "idle": len(idle), "left_out": len(left_out)}
         self._metrics.set_hosts(counts)
         if left_out:
-            self._voice(f"left out: {', '.join(left_out)}")
+            self._status(f"left out: {', '.join(left_out)}")
         if idle:
-            self._voice(f"not needed for a batch that divides evenly: {', '.join(idle)}")
+            self._status(f"not needed for a batch that divides evenly: {', '.join(idle)}")
 
     def _write_script(self, variables: Mapping[str, str]) -> None:
         """Write what every host sources; values stay out of all command lines."""
@@ -260,15 +260,15 @@ class Supervisor:
         for host, answer in answers.items():
             left = answer.content.get("left", [])
             if answer.error:
-                self._voice(f"{host} could not end the processes of the run: {answer.error}")
+                self._status(f"{host} could not end the processes of the run: {answer.error}")
             elif left:
-                self._voice(f"{host} could not end processes {left}: is its storage stuck?")
+                self._status(f"{host} could not end processes {left}: is its storage stuck?")
             elif answer.content["killed"]:
-                self._voice(f"{answer.content['killed']} processes were ended on {host}")
+                self._status(f"{answer.content['killed']} processes were ended on {host}")
 
     def _wait(self, seconds: float) -> None:
         """Wait, unless the run should stop."""
-        self._voice(f"next attempt in {seconds:g} s")
+        self._status(f"next attempt in {seconds:g} s")
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self._asked_to_stop:
             time.sleep(WAIT_SECONDS)

@@ -43,7 +43,7 @@ def run_job(
 
     if ranks == 1:
         _, on_rank = JOBS[name]
-        on_rank(name, job, 0, 1)
+        on_rank(job, 0, 1)
         return
     plan = local_plan(MODULE, arguments(name, job), ranks)
     check()

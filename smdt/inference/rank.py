@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NoReturn
@@ -132,18 +133,19 @@ def annotate_on_rank(name: str, job: AnnotateJob, rank: int, world_size: int) ->
         annotate(job, annotator, device, rank, world_size, advance)
 
 
-def embed_on_rank(name: str, job: EmbedJob, rank: int, world_size: int) -> None:
+def embed_on_rank(job: EmbedJob, rank: int, world_size: int) -> None:
     """Embed this rank's shards, on its GPU if there is one."""
     device = _device_of_rank()
     split = begin_embedding(job)
     left = shards_left(job, split, rank, world_size)
     samples = sum(split.shards[shard].samples for shard in left)
-    with _progress(name, samples, rank, world_size) as advance:
+    with _progress("embed", samples, rank, world_size) as advance:
         embed(job, device, rank, world_size, advance)
 
 
-def evaluate_on_rank(_: str, job: EvaluateJob, rank: int, __: int) -> None:
+def evaluate_on_rank(job: EvaluateJob, rank: int, world_size: int) -> None:
     """Evaluate together with the other ranks; rank 0 writes the result to `job.found`."""
+    del world_size  # the process group has it
     rank_and_world_size()
     set_thread_count()
     keep_freed_memory()
@@ -178,9 +180,9 @@ def evaluate_on_ranks(job: EvaluateJob, start: Callable[[Sequence[str]], None]) 
         return _EVALUATION.validate_json(found.read_bytes())
 
 
-JOBS: Mapping[str, tuple[type[Any], Callable[[str, Any, int, int], None]]] = {
-    "segment": (AnnotateJob, annotate_on_rank),
-    "align": (AnnotateJob, annotate_on_rank),
+JOBS: Mapping[str, tuple[type[Any], Callable[[Any, int, int], None]]] = {
+    "segment": (AnnotateJob, partial(annotate_on_rank, "segment")),
+    "align": (AnnotateJob, partial(annotate_on_rank, "align")),
     "embed": (EmbedJob, embed_on_rank),
     "evaluate": (EvaluateJob, evaluate_on_rank),
 }
@@ -227,7 +229,7 @@ def main_rank(
     # DeepSpeed's launcher says it in the environment as well
     name, job = parse([word for word in words if not word.startswith("--local_rank")])
     _, do = JOBS[name]
-    do(name, job, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    do(job, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
 
 class _Parser(argparse.ArgumentParser):

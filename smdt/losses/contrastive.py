@@ -49,9 +49,8 @@ class InfoNceConfig(BaseModel):
 
 def _name(loss: object) -> str:
     """Return the loss of a `loss` section; the default is the paper's."""
-    if isinstance(loss, SoftMarginConfig | InfoNceConfig):
-        return loss.name
-    return str(loss.get("name", "soft_margin")) if isinstance(loss, dict) else "soft_margin"
+    section = loss.model_dump() if isinstance(loss, BaseModel) else loss
+    return str(section.get("name", "soft_margin")) if isinstance(section, dict) else "soft_margin"
 
 
 LossConfig = Annotated[

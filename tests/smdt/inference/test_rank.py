@@ -68,4 +68,4 @@ def test_a_rank_does_its_part(monkeypatch):
     jobs = {"segment": (AnnotateJob, lambda *arguments: done.append(arguments))}
     monkeypatch.setattr(rank, "JOBS", jobs)
     rank.app(["--local_rank=1", *rank.arguments("segment", ANNOTATE)], standalone_mode=False)
-    assert done == [("segment", ANNOTATE, 1, 4)]
+    assert done == [(ANNOTATE, 1, 4)]

@@ -92,7 +92,7 @@ def test_infinities_are_looked_for_where_the_patch_says():
     for optimizer in (DeepSpeedZeroOptimizer, DeepSpeedZeroOptimizer_Stage3):
         source = inspect.getsource(optimizer)
         assert callable(optimizer.check_overflow)
-        assert "self.check_overflow(" in inspect.getsource(optimizer.step) + source
+        assert "self.check_overflow(" in source
         assert "_global_grad_norm" in source
 
 
